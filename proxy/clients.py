@@ -1,0 +1,90 @@
+"""Who gets which dialect. First match wins:
+
+1. the header ``X-Lifecycle-Events: NAME``;
+2. the path profile ``/-/as/NAME/v1/...``, for clients where only the base URL can be set;
+3. the configured ``[[lifecycle.clients]]`` rules;
+4. OpenAI SDKs too old for named events, by their ``x-stainless`` headers: ``plain``;
+5. the configured default.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from proxy.config import ClientRule
+from proxy.core.dialects import DIALECTS
+from proxy.errors import ProxyError
+
+HEADER: Final = "X-Lifecycle-Events"
+PROFILE_PREFIX: Final = "/-/as/"
+# The first versions that leave a named event alone (read in the packages; the ones before wrap it).
+_FIRST_WITH_NAMES: Final = {"python": (1, 98), "js": (5, 11)}
+
+_Match = Callable[[str], object]
+
+
+class Chooser:
+    """Picks the dialect of a request.
+
+    Args:
+        rules: the configured rules, in order.
+        default: the dialect for everybody else.
+    """
+
+    def __init__(self, rules: Sequence[ClientRule], default: str) -> None:
+        self._default = default
+        self._rules: list[tuple[str, _Match, str]] = [
+            (
+                rule.header,
+                re.compile(fnmatch.translate(rule.match), re.IGNORECASE).match,
+                rule.dialect,
+            )
+            for rule in rules
+        ]
+
+    def choose(self, headers: Mapping[str, str], profile: str | None) -> str:
+        """The name of the dialect.
+
+        Args:
+            headers: the request's, case-insensitive.
+            profile: the NAME in ``/-/as/NAME/``.
+
+        Raises:
+            ProxyError: ``bad_request`` for a name that is not known.
+        """
+        asked = headers.get(HEADER)
+        if asked is not None:
+            return _known(asked.strip().lower(), HEADER)
+        if profile is not None:
+            return _known(profile, "path")
+        for header, match, dialect in self._rules:
+            value = headers.get(header)
+            if value is not None and match(value):
+                return dialect
+        if _wraps_named_events(headers):
+            return "plain"
+        return self._default
+
+
+def split_profile(path: str) -> tuple[str | None, str]:
+    """``/-/as/NAME/v1/x`` as NAME and ``/v1/x``; any other path as it is."""
+    if not path.startswith(PROFILE_PREFIX):
+        return None, path
+    name, slash, rest = path[len(PROFILE_PREFIX) :].partition("/")
+    return name, slash + rest or "/"
+
+
+def _known(name: str, place: str) -> str:
+    if name not in DIALECTS:
+        message = f"unknown dialect {name[:40]!r} in the {place}; known are {', '.join(DIALECTS)}"
+        raise ProxyError("bad_request", message, place)
+    return name
+
+
+def _wraps_named_events(headers: Mapping[str, str]) -> bool:
+    first = _FIRST_WITH_NAMES.get(headers.get("x-stainless-lang", "").lower())
+    if first is None:
+        return False
+    version = re.match(r"(\d{1,9})\.(\d{1,9})", headers.get("x-stainless-package-version", ""))
+    return version is None or (int(version[1]), int(version[2])) < first

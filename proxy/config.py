@@ -1,0 +1,270 @@
+"""Settings from a TOML file, the environment and flags, each checked before anything starts.
+
+Flags beat the environment, which beats the file, which beats the defaults. Whatever is wrong is
+refused with the place it came from, the key and what would be right.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from proxy.core.dialects import DIALECTS
+
+Seconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+
+ENV_PREFIX: Final = "LIFECYCLE_PROXY_"
+# Short names beside TABLE__KEY.
+_ENV_SHORT: Final = {"UPSTREAM": "UPSTREAM__URL", "LISTEN": "SERVER__LISTEN"}
+# Kubernetes puts such variables into every pod beside a service that is named lifecycle-proxy.
+_ENV_FOREIGN: Final = re.compile(r"(PORT|SERVICE)(_|$)")
+
+
+class ConfigError(Exception):
+    """A setting that is not acceptable. The text names place, key and cure."""
+
+    def __init__(self, place: str, key: str, problem: str) -> None:
+        super().__init__(": ".join(part for part in (place, key, problem) if part))
+        self.key = key
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Towards clients."""
+
+    listen: str = "127.0.0.1:8787"
+    drain_timeout_s: Seconds = 30
+    heartbeat_s: Seconds = 15
+    heartbeat_before_first_byte: bool = False
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
+
+
+class Upstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Towards the backend."""
+
+    url: str = "http://127.0.0.1:11434/v1"
+    connect_timeout_s: Seconds = 10
+    first_byte_timeout_s: Seconds = 600
+    stall_timeout_s: Seconds = 300
+    max_connections: Count = 0
+    verify_tls: bool = True
+
+
+class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[lifecycle.clients]]`` table: which dialect a client gets."""
+
+    header: str
+    dialect: str
+    match: str = "*"
+
+
+class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is told of tool calls, and how."""
+
+    dialect: str = "chunk"
+    native: typing.Literal["translate", "pass"] = "translate"
+    internal_prefix: str = "_"
+    label_max: Count = 120
+    redact: bool = True
+    result_preview: Count = 0
+    max_event_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
+    emoji: dict[str, str] = {}
+    clients: list[ClientRule] = []
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything, checked.
+
+    All times are in seconds, fractions allowed; 0 turns a limit off.
+    """
+
+    server: Server = Server()
+    upstream: Upstream = Upstream()
+    lifecycle: Lifecycle = Lifecycle()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.server.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def upstream_base(self) -> str:
+        """The upstream as an OpenAI SDK is given it, without a slash at the end."""
+        url = urlsplit(self.upstream.url)
+        return f"{self.upstream_origin}{url.path.rstrip('/') or '/v1'}"
+
+    @property
+    def upstream_origin(self) -> str:
+        url = urlsplit(self.upstream.url)
+        return f"{url.scheme}://{url.netloc}"
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        file: a TOML file.
+        environ: the environment; ``LIFECYCLE_PROXY_<TABLE>__<KEY>``.
+        flags: values by dotted key, such as ``server.listen``; None is not given.
+
+    Raises:
+        ConfigError: a key, type or value is wrong, or the file cannot be read.
+    """
+    tree: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    if file is not None:
+        tree = _read(file)
+        _check_keys(tree, Settings, str(file))
+    for key, value, place in _from_environment(os.environ if environ is None else environ):
+        _set(tree, places, key, value, place)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _set(tree, places, key, value, f"--{key.rpartition('.')[2]}")
+    place = str(file) if file else ""
+    settings: Settings = _convert(tree, Settings, place, places)
+    _check_values(settings, lambda key: places.get(key, place))
+    return settings
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(file), "", error.strerror or str(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), "", f"not TOML: {error}") from None
+
+
+def _check_keys(tree: Mapping[str, Any], table: type[Struct], place: str, path: str = "") -> None:
+    """Refuse unknown keys, with the nearest known one as the cure."""
+    known = _fields(table)
+    for key, value in tree.items():
+        if key not in known:
+            raise ConfigError(place, path + key, _unknown(key, known))
+        inner = _struct_in(known[key])
+        if inner is None:
+            continue
+        for number, item in enumerate(value if isinstance(value, list) else [value]):
+            suffix = f"[{number}]." if isinstance(value, list) else "."
+            if isinstance(item, Mapping):
+                _check_keys(item, inner, place, path + key + suffix)
+
+
+def _unknown(key: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return f"unknown key ({cure})"
+
+
+def _fields(table: type[Struct]) -> dict[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(table)}
+
+
+def _struct_in(kind: Any) -> type[Struct] | None:
+    for candidate in (kind, *typing.get_args(kind)):
+        if isinstance(candidate, type(Struct)):
+            return candidate
+    return None
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    found = []
+    for variable, text in sorted(environ.items()):
+        name = variable.removeprefix(ENV_PREFIX)
+        if name in (variable, "CONFIG") or _ENV_FOREIGN.match(name):
+            continue
+        table, _, key = _ENV_SHORT.get(name, name).lower().partition("__")
+        place = f"environment {variable}"
+        tables = _fields(Settings)
+        if table not in tables:
+            raise ConfigError(place, table, _unknown(table, tables))
+        keys = _fields(tables[table])
+        if key not in keys:
+            raise ConfigError(place, f"{table}.{key}", _unknown(key, keys))
+        found.append((f"{table}.{key}", _from_text(text, keys[key], place, key), place))
+    return found
+
+
+def _from_text(text: str, kind: Any, place: str, key: str) -> Any:
+    """A value given as text: lists by comma, or any list or table as TOML writes it."""
+    if text[:1] in ("[", "{"):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(place, key, f"not a TOML value: {error}") from None
+    if typing.get_origin(kind) is list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return _convert(text, kind, place, {}, key=key, strict=False)
+
+
+def _set(tree: dict[str, Any], places: dict[str, str], key: str, value: Any, place: str) -> None:
+    table, _, name = key.partition(".")
+    if not isinstance(tree.setdefault(table, {}), dict):
+        return  # reported by the conversion
+    tree[table][name] = value
+    places[key] = place
+
+
+def _convert(
+    value: Any,
+    kind: Any,
+    place: str,
+    places: Mapping[str, str],
+    *,
+    key: str = "",
+    strict: bool = True,
+) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at ")
+        key = where.strip("`").removeprefix("$.") or key
+        problem = problem.replace("`", "").removeprefix("Object ")
+        raise ConfigError(places.get(key, place), key, problem[:1].lower() + problem[1:]) from None
+
+
+def _check_values(settings: Settings, place: typing.Callable[[str], str]) -> None:
+    """What types cannot say."""
+    listen = settings.server.listen
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        problem = f"{listen!r} is not HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one)"
+        raise ConfigError(place("server.listen"), "server.listen", problem)
+    _check_url(settings.upstream.url, place("upstream.url"))
+    _check_dialect(settings.lifecycle.dialect, place("lifecycle.dialect"), "lifecycle.dialect")
+    for number, rule in enumerate(settings.lifecycle.clients):
+        key = f"lifecycle.clients[{number}].dialect"
+        _check_dialect(rule.dialect, place("lifecycle.clients"), key)
+
+
+def _check_url(text: str, place: str) -> None:
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    if not good or url.query or url.fragment or url.username is not None:
+        problem = (
+            f"{text!r} is not a base URL, such as http://127.0.0.1:11434/v1 "
+            "(no query, no user name; a key goes into the client, as before)"
+        )
+        raise ConfigError(place, "upstream.url", problem)
+
+
+def _check_dialect(name: str, place: str, key: str) -> None:
+    if name not in DIALECTS:
+        raise ConfigError(place, key, f"unknown dialect {name!r} (known are {', '.join(DIALECTS)})")

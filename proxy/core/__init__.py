@@ -1,0 +1,1 @@
+"""The part that does no I/O: bytes to events to observations to lifecycle events to bytes."""

@@ -1,0 +1,45 @@
+"""What all dialects say of an event, in the words of Hermes Agent."""
+
+import json
+from typing import Any, Final, assert_never
+
+from proxy.core.events import LifecycleEvent, ToolCompleted, ToolRunning
+
+EVENT_LINE: Final = b"event: hermes.tool.progress\n"
+
+
+def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
+    """The flat fields of an event.
+
+    The status of a failed tool is ``completed``, too: strict clients (Swift enums, Next.js) drop
+    any other value and their card spins for ever. ``isError`` tells the two apart. Never a key
+    ``error``: every SDK raises on it.
+    """
+    fields: dict[str, Any] = {
+        "tool": event.tool,
+        "emoji": event.emoji,
+        "label": event.label,
+        "toolCallId": event.id,
+    }
+    match event:
+        case ToolRunning():
+            fields["status"] = "running"
+        case ToolCompleted():
+            fields["status"] = "completed"
+            fields["durationMs"] = event.duration_ms
+            if event.outcome.is_error:
+                fields["isError"] = True
+            if event.reason is not None:
+                fields["reason"] = event.reason
+            if event.output is not None:
+                fields["result"] = event.output
+        case _:
+            assert_never(event)
+    if event.choice:
+        fields["choice"] = event.choice
+    return fields
+
+
+def dumps(payload: dict[str, Any]) -> bytes:
+    """JSON with Hermes' separators: some readers search for ``"status": "running"``."""
+    return json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")

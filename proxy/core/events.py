@@ -1,0 +1,223 @@
+"""The vocabulary: what an observer saw (observations) and what a client is told (lifecycle events).
+
+An observer turns one upstream event into observations. The lifecycle turns observations into
+``ToolRunning`` and ``ToolCompleted``. A dialect turns those into bytes. Nothing else passes between
+the three.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+import orjson
+
+
+class Outcome(enum.Enum):
+    """How a tool call ended, as honestly as the stream lets us know."""
+
+    OK = "ok"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CUT = "cut"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_error(self) -> bool:
+        return self in (Outcome.FAILED, Outcome.CANCELLED, Outcome.CUT)
+
+
+class Arguments:
+    """The arguments of one call, as they grow. Above ``LIMIT`` characters only the head is kept."""
+
+    LIMIT: Final = 1 << 20
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def append(self, piece: str) -> None:
+        if self._size < self.LIMIT:
+            self._pieces.append(piece[: self.LIMIT - self._size])
+        self._size += len(piece)
+
+    def __bool__(self) -> bool:
+        return self._size > 0
+
+    def __str__(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether they are a whole JSON object or array: nothing may follow."""
+        text = str(self).strip()
+        if self._size > self.LIMIT or not text.endswith(("}", "]")):
+            return False
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return False
+        return True
+
+
+# --- observations -------------------------------------------------------------------------------
+# ``before`` says where the lifecycle events that follow from an observation stand: in front of the
+# upstream event that was observed (clients stop reading at an error or at [DONE]), or behind it.
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call. ``key`` tells the calls of one stream apart; ``id`` need not.
+
+    Attributes:
+        settled: no more of its identity will come; without an id there will never be one.
+    """
+
+    key: int
+    choice: int
+    id: str | None
+    name: str | None
+    arguments: Arguments
+    settled: bool = False
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """The result of a call, seen in the stream: the tool ran behind the upstream."""
+
+    key: int
+    outcome: Outcome = Outcome.OK
+    output: str | None = None
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownResult:
+    """A result of a call that was never announced."""
+
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class NativeProgress:
+    """The upstream's own lifecycle event. It stands in the place of the original."""
+
+    id: str
+    tool: str
+    label: str | None
+    emoji: str | None
+    outcome: Outcome | None  # None: running
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFinished:
+    """A choice has its ``finish_reason``. Its calls are written; what runs them may still run."""
+
+    choice: int
+    reason: str
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Substance:
+    """Something that is no usage, comment or ping: what was finished before it is over."""
+
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The end of all calls.
+
+    Attributes:
+        reason: None at a proper end (``[DONE]``).
+        beats_finish: what was finished, but not yet told, ends for this reason too.
+    """
+
+    reason: str | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    beats_finish: bool = False
+    before: ClassVar[bool] = True
+
+
+Observation = (
+    CallDelta
+    | CallResult
+    | UnknownResult
+    | NativeProgress
+    | ChoiceFinished
+    | Substance
+    | StreamEnded
+)
+
+SUBSTANCE: Final = Substance()
+NOTHING: Final[tuple[Observation, ...]] = ()
+JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)
+DONE: Final[tuple[Observation, ...]] = (StreamEnded(),)
+UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_finish=True)
+
+
+# --- lifecycle events ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRunning:
+    """A tool call has begun."""
+
+    id: str
+    choice: int
+    tool: str
+    label: str
+    emoji: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCompleted:
+    """A tool call is over, whatever its outcome.
+
+    Attributes:
+        reason: why it ended, where that is not the ordinary end: a ``finish_reason`` such as
+            ``length``, or ``upstream_error``, ``upstream_eof``, ``client_disconnected``, ...
+        duration_ms: from running to completed, in milliseconds.
+        output: the tool's result, where the stream held it.
+    """
+
+    id: str
+    choice: int
+    tool: str
+    label: str
+    emoji: str
+    outcome: Outcome
+    duration_ms: int
+    reason: str | None = None
+    output: str | None = None
+
+
+LifecycleEvent = ToolRunning | ToolCompleted
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What a frame of ours copies from the upstream's chunks.
+
+    Attributes:
+        created: Unix time in seconds.
+    """
+
+    id: str
+    created: int
+    model: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What an observer and the lifecycle passed over in one stream."""
+
+    undecodable: int = 0  # data that is no JSON
+    dropped: int = 0  # results of unknown ids, second results, repeated events
+    observer_failures: int = 0
+    failure: BaseException | None = field(default=None, repr=False)

@@ -1,0 +1,25 @@
+"""Readers of upstream vocabularies: one module each, chosen by the kind of stream."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from proxy.core import sse
+from proxy.core.events import Counts, Envelope, Observation
+from proxy.core.observers.chat import ChatObserver
+
+
+class Observer(Protocol):
+    """Turns the events of one upstream stream into observations, keeping what it needs to do so."""
+
+    def observe(self, event: sse.Event) -> Sequence[Observation]:
+        """What one event says. Never raises for anything an upstream can send."""
+        ...
+
+    def update(self, envelope: Envelope) -> None:
+        """Copy what frames of ours must carry from the latest chunk."""
+        ...
+
+
+OBSERVERS: Final[dict[str, Callable[[Counts], Observer]]] = {
+    "chat": ChatObserver,
+}

@@ -1,0 +1,215 @@
+"""OpenAI chat completions streams, as the backends of the field really write them.
+
+An observation is made of what is there; what is missing, null or of another type than documented is
+passed over. Tool calls are told apart by ``identity``; results of tools that ran behind the
+upstream by ``results``.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from proxy.core import sse
+from proxy.core.events import (
+    DONE,
+    JUST_SUBSTANCE,
+    NOTHING,
+    SUBSTANCE,
+    UPSTREAM_ERROR,
+    CallDelta,
+    ChoiceFinished,
+    Counts,
+    Envelope,
+    Observation,
+)
+from proxy.core.observers import hermes, results
+from proxy.core.observers.identity import Choice, Delta, Identities, Index
+from proxy.core.observers.json import dumps, loads
+
+_Json = dict[str, Any]
+# What makes a delta more than text. Everything else in a chunk is nobody's business here.
+_TOOL_KEYS: Final = frozenset(("tool_calls", "function_call", *results.KEYS))
+_LEGACY: Final = "function_call"
+
+
+class ChatObserver:
+    """Observes one chat completions stream."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._identities = Identities()
+        self._chunk: object = None  # the latest one
+
+    def observe(self, event: sse.Event) -> Sequence[Observation]:
+        """What one event of the stream says."""
+        data = event.data
+        if data is None:
+            return NOTHING
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return self._odd(event, data)
+        if event.name:
+            if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(chunk)):
+                return (progress,)
+            if event.name == b"error":
+                return (UPSTREAM_ERROR,)
+        return self._observe_chunk(chunk)
+
+    def update(self, envelope: Envelope) -> None:
+        """Copy id, created and model of the latest chunk that has them."""
+        chunk = self._chunk
+        if isinstance(chunk, dict):
+            if isinstance(chunk_id := chunk.get("id"), str) and chunk_id:
+                envelope.id = chunk_id
+            if type(created := chunk.get("created")) is int:
+                envelope.created = created
+            if isinstance(model := chunk.get("model"), str) and model:
+                envelope.model = model
+
+    def _odd(self, event: sse.Event, data: bytes) -> Sequence[Observation]:
+        """Data that a strict parser refuses."""
+        text = data.strip()
+        if text == b"[DONE]":
+            return DONE
+        if event.name == b"error":
+            return (UPSTREAM_ERROR,)
+        if not text:
+            return NOTHING  # a ping
+        try:
+            chunk = loads(data)
+        except ValueError:
+            self._counts.undecodable += 1
+            return JUST_SUBSTANCE
+        if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(chunk)):
+            return (progress,)
+        return self._observe_chunk(chunk)
+
+    def _observe_chunk(self, chunk: Any) -> Sequence[Observation]:
+        if not isinstance(chunk, dict):
+            return JUST_SUBSTANCE
+        if chunk.get("error"):
+            return (UPSTREAM_ERROR,)
+        choices = chunk.get("choices")
+        if not (choices and isinstance(choices, list)):
+            return self._without_choices(chunk)
+        self._chunk = chunk
+        if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
+            return JUST_SUBSTANCE
+        seen: list[Observation] = [SUBSTANCE]
+        for entry in choices:
+            if isinstance(entry, dict):
+                seen += self._observe_choice(entry, chunk)
+        seen += results.outputs(chunk, self._identities)
+        return seen
+
+    def _without_choices(self, chunk: _Json) -> Sequence[Observation]:
+        """A usage chunk or a ping changes nothing; anything else is a sign of life."""
+        if "usage" in chunk or chunk.get("type") == "ping":
+            return NOTHING
+        return [SUBSTANCE, *results.outputs(chunk, self._identities)]
+
+    def _observe_choice(self, entry: _Json, chunk: _Json) -> Iterator[Observation]:
+        index = entry.get("index")
+        choice = self._identities.choice(index if type(index) is int else 0)
+        delta = entry.get("delta")
+        if isinstance(delta, dict):
+            yield from self._calls(choice, delta, chunk, whole=False)
+            yield from results.of_delta(delta, chunk, choice, self._identities)
+        message = entry.get("message")
+        if isinstance(message, dict):
+            yield from self._calls(choice, message, chunk, whole=True)
+            yield from results.of_delta(message, chunk, choice, self._identities)
+        yield from results.outputs(entry, self._identities)
+        reason = entry.get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self._identities.finish(choice.index)
+            yield ChoiceFinished(choice.index, reason)
+
+    def _calls(
+        self, choice: Choice, delta: _Json, chunk: _Json, *, whole: bool
+    ) -> Iterator[Observation]:
+        calls = delta.get("tool_calls")
+        if isinstance(calls, dict):
+            calls = [calls]  # TGI before 2025-03
+        elif not isinstance(calls, list):
+            calls = []
+        legacy = delta.get("function_call")
+        if isinstance(legacy, dict) and not calls:
+            # One call per choice; llama-cpp-python sends both forms of the same call.
+            calls = [{"index": _LEGACY, "function": legacy}]
+        fields = delta.get("provider_specific_fields")
+        if isinstance(fields, dict) and isinstance(fields.get("mcp_tool_calls"), list):
+            calls = [*calls, *fields["mcp_tool_calls"]]
+        for entry in calls:
+            if isinstance(entry, dict):
+                yield from self._call(choice, entry, chunk, whole=whole)
+
+    def _call(
+        self, choice: Choice, entry: _Json, chunk: _Json, *, whole: bool
+    ) -> Iterator[Observation]:
+        body, name = _body(entry)
+        call_id = maybe_text(entry.get("id"))
+        if whole and call_id is None and choice.by_id:
+            return  # a message that sums up what was streamed, without ids
+        delta = Delta(_index(entry), call_id, name, _arguments(body), chunk.get("id"))
+        call = self._identities.resolve(choice, delta)
+        if call is None:
+            return
+        if not call.over:
+            settled = entry.get("index") is _LEGACY
+            yield CallDelta(call.key, choice.index, call_id, name, call.arguments, settled)
+        yield from results.of_call(call, body, entry)
+
+
+def _is_plain(entry: Any) -> bool:
+    """Whether a choice holds text and nothing else that matters: nearly every chunk there is."""
+    try:
+        delta = entry["delta"]
+        return (
+            _TOOL_KEYS.isdisjoint(delta)
+            and not entry.get("finish_reason")
+            and delta.get("role") != "tool"
+            and "message" not in entry
+            and "tool_outputs" not in entry
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def maybe_text(value: object) -> str | None:
+    """Rule 1 of the identity rules: null, "", "null" and a missing key all mean absent."""
+    if isinstance(value, str) and value and value != "null":
+        return value
+    return None
+
+
+def _index(entry: _Json) -> Index | None:
+    index = entry.get("index")
+    return index if type(index) in (int, str) else None
+
+
+def _body(entry: _Json) -> tuple[_Json, str | None]:
+    """The part of a call that holds name and arguments, and the name.
+
+    ``function`` mostly, ``custom`` for OpenAI's custom tools. Zhipu's all-tools put them under a
+    key named by the type, and the type is the name.
+    """
+    for key in ("function", "custom"):
+        body = entry.get(key)
+        if isinstance(body, dict):
+            return body, maybe_text(body.get("name"))
+    kind = maybe_text(entry.get("type"))
+    body = entry.get(kind) if kind is not None else None
+    return (body, kind) if isinstance(body, dict) else ({}, None)
+
+
+def _arguments(body: _Json) -> str:
+    for key in ("arguments", "input"):
+        value = body.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict | list) and value:
+            return dumps(value)
+    return ""

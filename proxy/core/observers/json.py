@@ -1,0 +1,30 @@
+"""Reading JSON as upstreams really send it."""
+
+import json
+from typing import Any
+
+import orjson
+
+
+def loads(data: bytes) -> Any:
+    """Decode, forgiving what Python servers get wrong: NaN, lone surrogates, invalid UTF-8.
+
+    Raises:
+        ValueError: it is no JSON at all, or nested beyond reason.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def dumps(value: object) -> str:
+    """Encode what ``loads`` gave; "" where it is nested beyond reason."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return ""

@@ -1,0 +1,260 @@
+"""Joins parser, observer, lifecycle and dialect: upstream bytes in, client bytes out.
+
+What comes out, less the frames that were added, is byte for byte what went in. Frames stand only
+between events. Bytes are held back only where a frame may have to go in front of them: an
+unfinished event while a call is open (it may turn out to be ``[DONE]`` or an error, where clients
+stop reading), or one that may turn out to be a lifecycle event of the upstream's own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from proxy.core import sse
+from proxy.core.dialects import Dialect, off
+from proxy.core.dialects.bare import bare
+from proxy.core.events import (
+    JUST_SUBSTANCE,
+    NOTHING,
+    Counts,
+    Envelope,
+    LifecycleEvent,
+    NativeProgress,
+    Observation,
+    Outcome,
+    StreamEnded,
+    ToolCompleted,
+)
+from proxy.core.lifecycle import Lifecycle, Presenter
+from proxy.core.observers import OBSERVERS
+
+_NATIVE_START: Final = b"event"
+
+
+class Step(NamedTuple):
+    """What follows from one input.
+
+    Attributes:
+        data: the bytes to send to the client now, maybe none.
+        events: the lifecycle events that became known, in order, for all other listeners.
+    """
+
+    data: bytes
+    events: tuple[LifecycleEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all pipelines of a proxy have in common.
+
+    Attributes:
+        presenter: labels and emojis.
+        mint: makes ids for calls that have none, unique beyond their stream.
+        internal_prefix: tools whose names start so have no events; "" for none.
+        translate: replace the upstream's own lifecycle events by the dialect's; False passes them.
+        max_event_bytes: larger events pass unparsed.
+        result_preview: how many characters of a result are told; 0 for none.
+    """
+
+    presenter: Presenter
+    mint: Callable[[], str]
+    internal_prefix: str = "_"
+    translate: bool = True
+    max_event_bytes: int = 8 << 20
+    result_preview: int = 0
+
+
+class Pipeline:
+    """One upstream event stream on its way to one client.
+
+    Args:
+        observer: a key of ``OBSERVERS``: what kind of stream it is.
+        dialect: how the client is told.
+        envelope: stands for the upstream's id, created and model until its first chunk has come.
+        options: the rest.
+    """
+
+    def __init__(
+        self, observer: str, dialect: Dialect, envelope: Envelope, options: Options
+    ) -> None:
+        self.counts = Counts()
+        self._parser = sse.Parser(options.max_event_bytes)
+        self._observer = OBSERVERS[observer](self.counts)
+        self._lifecycle = Lifecycle(
+            presenter=options.presenter,
+            mint=options.mint,
+            internal_prefix=options.internal_prefix,
+            counts=self.counts,
+        )
+        self._dialect = dialect
+        self._silent = dialect is off
+        self._keep_native = self._silent or dialect is bare or not options.translate
+        self._envelope = envelope
+        self._result_preview = options.result_preview
+        self._passed = 0  # bytes of the parser's tail that the client already has
+        self._gap = b""  # what must be written to end the client's last event
+        self._observer_off = False
+
+    @property
+    def between_events(self) -> bool:
+        """Whether a comment may be written now without landing inside an event."""
+        return not self._gap
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    def feed(self, chunk: bytes, now: float) -> Step:
+        """Take what one read gave.
+
+        Args:
+            chunk: bytes after transfer decoding.
+            now: seconds on a monotonic clock.
+        """
+        parser = self._parser
+        held = len(parser.tail) - self._passed
+        out = _Output()
+        for event in parser.feed(chunk):
+            self._pass_on(event, out, now)
+        tail = parser.tail
+        if self._passed != len(tail) and not self._must_hold(tail):
+            out.pieces.append(bytes(tail[self._passed :]))
+            self._passed = len(tail)
+            self._gap = b"" if not tail.strip(b"\r\n") else _gap_after(tail)
+        if not out.changed and not held and self._passed == len(tail):
+            return Step(chunk, tuple(out.told))
+        return out.step()
+
+    def eof(self, now: float) -> Step:
+        """The upstream ended its answer, properly by the rules of HTTP."""
+        out = _Output()
+        for event in self._parser.eof():
+            self._pass_on(event, out, now)
+        self._tell((StreamEnded("upstream_eof", Outcome.CUT),), out, now)
+        return out.step()
+
+    def abort(
+        self, reason: str, now: float, *, outcome: Outcome = Outcome.FAILED, error: bytes = b""
+    ) -> Step:
+        """The stream breaks here: the upstream died, a limit was reached, or we must stop.
+
+        What is open is completed, then the error is told. An unfinished event that was held back
+        follows behind: it was never whole, clients drop it.
+
+        Args:
+            reason: told with each completed.
+            now: seconds on a monotonic clock.
+            outcome: of what is still open.
+            error: an event to write behind the completions.
+        """
+        out = _Output()
+        self._tell((StreamEnded(reason, outcome, beats_finish=True),), out, now)
+        self._write(error, out)
+        out.pieces.append(bytes(self._parser.tail[self._passed :]))
+        self._passed = len(self._parser.tail)
+        return out.step()
+
+    # --- one event ------------------------------------------------------------------------------
+
+    def _pass_on(self, event: sse.Event, out: "_Output", now: float) -> None:
+        """The event itself, with what must stand in front of it and behind it."""
+        passed, self._passed = self._passed, 0
+        seen = self._observe(event)
+        if seen is JUST_SUBSTANCE and not self._lifecycle.open:
+            seen = NOTHING
+        if not seen:
+            self._pass_raw(event, passed, out)
+            return
+        if isinstance(seen[0], NativeProgress):
+            self._replace(event, passed, seen[0], out, now)
+            return
+        # Of an event that is partly with the client nothing can come in front any more.
+        split = 0 if passed else next((i for i, s in enumerate(seen) if not s.before), len(seen))
+        self._tell(seen[:split], out, now)
+        self._pass_raw(event, passed, out)
+        self._tell(seen[split:], out, now)
+
+    def _observe(self, event: sse.Event) -> Sequence[Observation]:
+        if event.data is None or self._observer_off:
+            return NOTHING
+        try:
+            return self._observer.observe(event)
+        except Exception as failure:  # the main path waits for nobody's bugs
+            return self._switch_off(failure)
+
+    def _switch_off(self, failure: Exception) -> Sequence[Observation]:
+        """The chat goes on without the observer; nothing may stay running for ever."""
+        self._observer_off = True
+        self.counts.observer_failures += 1
+        self.counts.failure = failure
+        return (StreamEnded("proxy_error", beats_finish=True),)
+
+    def _pass_raw(self, event: sse.Event, passed: int, out: "_Output") -> None:
+        out.pieces.append(event.raw[passed:] if passed else event.raw)
+        self._gap = b"" if event.closed else _gap_after(event.raw)
+
+    def _replace(
+        self, event: sse.Event, passed: int, native: NativeProgress, out: "_Output", now: float
+    ) -> None:
+        """Answer the upstream's own lifecycle event in its place, or pass it: one pair in all."""
+        told = self._lifecycle.feed(native, now)
+        if passed or self._silent or (told and self._keep_native):
+            out.told += told
+            self._pass_raw(event, passed, out)
+            return
+        out.changed = True
+        self._encode(told, out)
+
+    # --- frames of ours -------------------------------------------------------------------------
+
+    def _tell(self, seen: Sequence[Observation], out: "_Output", now: float) -> None:
+        try:
+            for observation in seen:
+                if told := self._lifecycle.feed(observation, now):
+                    self._encode(told, out)
+        except Exception as failure:
+            self._switch_off(failure)
+
+    def _encode(self, told: Sequence[LifecycleEvent], out: "_Output") -> None:
+        self._observer.update(self._envelope)
+        for full in told:
+            event = full
+            if isinstance(event, ToolCompleted) and event.output is not None:
+                event = replace(event, output=event.output[: self._result_preview] or None)
+            out.told.append(event)
+            self._write(self._dialect(event, self._envelope), out)
+
+    def _write(self, frame: bytes, out: "_Output") -> None:
+        if frame:
+            out.changed = True
+            out.pieces.append(self._gap + frame)
+            self._gap = b""
+
+    def _must_hold(self, tail: bytearray) -> bool:
+        if self._silent or self._parser.skipping:
+            return False
+        return self._lifecycle.open or _may_be_native(tail)
+
+
+class _Output:
+    """What one input leads to, as it grows."""
+
+    __slots__ = ("changed", "pieces", "told")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.told: list[LifecycleEvent] = []
+        self.changed = False  # something was added or taken away
+
+    def step(self) -> Step:
+        return Step(b"".join(self.pieces), tuple(self.told))
+
+
+def _gap_after(raw: bytes | bytearray) -> bytes:
+    """What makes the end of an unclosed event a blank line (CR and LF would be one line end)."""
+    if raw.endswith(b"\n"):
+        return b"\n"
+    return b"\r" if raw.endswith(b"\r") else b"\n\n"
+
+
+def _may_be_native(tail: bytearray) -> bool:
+    head = tail.lstrip(b"\r\n")[: len(_NATIVE_START)]
+    return _NATIVE_START.startswith(head)

@@ -1,0 +1,189 @@
+"""Server-sent events: bytes in, events out, every byte accounted for.
+
+The parser follows the WHATWG algorithm (HTML Living Standard, section 9.2.6) with three differences
+that a proxy needs. It keeps the raw bytes of each event, blank line included, so that a caller can
+pass them on untouched. It dispatches an unterminated last event at the end of the stream, since
+hand-written servers forget the blank line and clients forgive them. And where a server separates
+its events by a single line end, it cuts at the lines: see ``_cut_line``.
+
+The raw slices of all events, in order, followed by ``tail`` are exactly the bytes fed.
+"""
+
+import json
+import re
+from typing import Final, NamedTuple
+
+_BOM: Final = b"\xef\xbb\xbf"
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+# A line end and a blank line. A CR at the end of what has arrived may be half of a CRLF, so the
+# last one counts only when the byte after it is known.
+_BLANK_LINE: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\n|\r(?=[^\n]))")
+_DATA_LINE: Final = re.compile(rb"[\r\n]*data:([^\r\n]*)(?:\r\n|\n|\r(?=[^\n]))")
+_DATA_LINE_THEN_DATA: Final = re.compile(_DATA_LINE.pattern + rb"(?=data: ?[{\[])")
+_LOOK_BACK: Final = len(b"\ndata: {") - 1
+
+
+class Event(NamedTuple):
+    """One event of the stream.
+
+    Attributes:
+        raw: its bytes as received, with the blank line that closes it.
+        name: the value of the last ``event`` field, ``b""`` without one.
+        data: the ``data`` lines joined by LF; None where there is no data line, or where the event
+            was too large to be looked at (``parsed`` is then False).
+        closed: a blank line ends it. Where it does not, nothing can be written behind the event
+            without a line end first.
+        parsed: False for the pieces of an event above the limit.
+    """
+
+    raw: bytes
+    name: bytes
+    data: bytes | None
+    closed: bool = True
+    parsed: bool = True
+
+
+class Parser:
+    """An incremental parser for one stream.
+
+    Args:
+        max_event_bytes: an event that grows beyond this is handed out in unparsed pieces as it
+            arrives, so that neither memory nor the stream waits for its end.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max = max_event_bytes
+        self._tail = bytearray()
+        self._scanned = 0  # no event ends before this offset of the tail
+        self._first = True
+        self._any_line_end = False  # a CR was seen: LF LF is not the only blank line
+        self._by_line = False  # this server writes one event a line
+        self.skipping = False  # inside an event above the limit
+        self.oversized = 0  # how many of those there were
+
+    @property
+    def tail(self) -> bytearray:
+        """What has arrived of an event whose end has not."""
+        return self._tail
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take the bytes of one read; return the events that end in them."""
+        if b"\r" in data:
+            self._any_line_end = True
+        tail = self._tail
+        if not tail:
+            events, used = self._cut(data)
+            if used == len(data):
+                return events
+            tail += data[used:]
+        else:
+            tail += data
+            events, used = self._cut(tail)
+            del tail[:used]
+        if len(tail) > self._max or self.skipping:
+            events.append(self._piece())
+        self._scanned = max(0, len(tail) - _LOOK_BACK)
+        return events
+
+    def eof(self) -> list[Event]:
+        """The stream is over: hand out what is left, as an event without its blank line."""
+        if not self._tail:
+            return []
+        raw = bytes(self._tail)
+        self._tail.clear()
+        if self.skipping:
+            return [Event(raw, b"", None, closed=False, parsed=False)]
+        # A blank line of CR waited in vain for the LF that could have followed.
+        return [self._event(raw, closed=raw.endswith((b"\r\r", b"\n\r")))]
+
+    def _cut(self, buffer: bytes | bytearray) -> tuple[list[Event], int]:
+        """The events that are whole in the buffer, and how many bytes they take."""
+        events: list[Event] = []
+        start, scan = 0, self._scanned
+        while True:
+            end = self._blank_line(buffer, scan)
+            stop = end or len(buffer)
+            while line_end := self._cut_line(buffer, start, max(start, scan), stop):
+                events.append(self._event(bytes(buffer[start:line_end]), closed=False))
+                start = scan = line_end
+            if not end:
+                return events, start
+            raw = bytes(buffer[start:end])
+            if self.skipping or len(raw) > self._max:
+                self.oversized += not self.skipping
+                self.skipping = False
+                events.append(Event(raw, b"", None, parsed=False))
+            else:
+                events.append(self._event(raw, closed=True))
+            start = scan = end
+
+    def _blank_line(self, buffer: bytes | bytearray, scan: int) -> int:
+        """The offset behind the next blank line, or 0."""
+        if self._any_line_end:
+            found = _BLANK_LINE.search(buffer, scan)
+            return found.end() if found else 0
+        at = buffer.find(b"\n\n", scan)
+        return at + 2 if at >= 0 else 0
+
+    def _cut_line(self, buffer: bytes | bytearray, start: int, scan: int, stop: int) -> int:
+        """The offset behind the first line, if that line is an event of its own, else 0.
+
+        Some hand-written servers write ``data: {...}`` lines with no blank line between them, and
+        clients that read line by line do not mind. By the standard such lines are one event whose
+        joined data is no JSON, so nobody who follows the standard loses anything by the cut.
+        """
+        if self._by_line:
+            found = _DATA_LINE.match(buffer, start, stop)
+        elif buffer.find(b"\ndata:", scan, stop) < 0 and not (
+            self._any_line_end and buffer.find(b"\rdata:", scan, stop) >= 0
+        ):
+            return 0
+        else:
+            found = _DATA_LINE_THEN_DATA.match(buffer, start, stop)
+        if found is None or self.skipping or not _is_whole(found[1]):
+            return 0
+        self._by_line = True
+        return found.end()
+
+    def _piece(self) -> Event:
+        """All of the tail but the bytes that may be the start of its blank line."""
+        self.oversized += not self.skipping
+        self.skipping = True
+        raw = bytes(self._tail[:-3])
+        del self._tail[:-3]
+        return Event(raw, b"", None, closed=False, parsed=False)
+
+    def _event(self, raw: bytes, *, closed: bool) -> Event:
+        block = raw
+        if self._first:
+            self._first = False
+            block = block.removeprefix(_BOM)
+        if block.startswith(b"data: "):
+            value = block[6:].rstrip(b"\n")
+            if b"\n" not in value and b"\r" not in value:
+                return Event(raw, b"", value, closed)
+        name, data = _fields(block)
+        return Event(raw, name, data, closed)
+
+
+def _fields(block: bytes) -> tuple[bytes, bytes | None]:
+    """The event name and the joined data of one block of lines."""
+    name, data = b"", []
+    for line in _LINE_END.split(block):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return name, b"\n".join(data) if data else None
+
+
+def _is_whole(value: bytes) -> bool:
+    """Whether one line of data is a whole message: a JSON object or ``[DONE]``."""
+    value = value.strip()
+    if value == b"[DONE]":
+        return True
+    try:
+        return isinstance(json.loads(value), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,78 @@
+"""Heads of the answers that clients get."""
+
+import secrets
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy import headers
+from proxy.errors import ProxyError
+
+# On every stream that frames may be added to: nobody between here and the client may hold it back
+# (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
+_STREAM_HEADERS: Final = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+_LENGTH_AND_CODING: Final = ("Content-Length", "Content-Encoding")
+# aiohttp adds these where they are missing; an answer is passed on without them.
+_ADDED: Final = ("Server", "Content-Type")
+_UNSAID: Final = web.ResponseKey("unsaid", tuple)
+
+
+def error(failure: ProxyError) -> web.Response:
+    """The answer to a request that could not be forwarded."""
+    return web.Response(
+        status=failure.status, body=failure.body(), content_type="application/json", charset="utf-8"
+    )
+
+
+def same(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """The upstream's own head."""
+    return _response(answer, headers.for_client(answer.headers))
+
+
+def stream(
+    request: web.Request, answer: aiohttp.ClientResponse, stream_id: str
+) -> web.StreamResponse:
+    """The upstream's head for a stream that grows on the way: no length, nothing compressed."""
+    kept = headers.for_client(answer.headers)
+    for name in _LENGTH_AND_CODING:
+        kept.popall(name, None)
+    kept.update(_own(request, stream_id, answer.headers.get("X-Request-Id")))
+    return _response(answer, kept)
+
+
+def early(request: web.Request, stream_id: str) -> web.StreamResponse:
+    """A head of ours, sent before the upstream has said anything."""
+    own = _own(request, stream_id, None)
+    return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
+
+
+def is_event_stream(answer: aiohttp.ClientResponse) -> bool:
+    """Whether the body is to be read as server-sent events."""
+    kind = answer.headers.get("Content-Type", "").partition(";")[0]
+    return kind.strip().lower() == "text/event-stream"
+
+
+async def drop_added(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal handler: undo what aiohttp adds to a head of the upstream's."""
+    for name in response.get(_UNSAID, ()):
+        response.headers.pop(name, None)
+
+
+def _response(answer: aiohttp.ClientResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=kept)
+    response[_UNSAID] = tuple(name for name in _ADDED if name not in kept)
+    return response
+
+
+def _own(request: web.Request, stream_id: str, upstream_request_id: str | None) -> dict[str, str]:
+    request_id = upstream_request_id or request.headers.get("X-Request-Id")
+    return {
+        **_STREAM_HEADERS,
+        "X-Stream-Id": stream_id,
+        "X-Request-Id": request_id or f"req_{secrets.token_hex(12)}",
+    }
