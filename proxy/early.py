@@ -12,7 +12,8 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import ProxyError
-from proxy.relay import HEARTBEAT, break_connection
+from proxy.relay import break_connection
+from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
 
@@ -78,4 +79,4 @@ def _refusal(status: int, body: bytes) -> bytes:
 
 async def _tell(request: web.Request, head: web.StreamResponse, frame: bytes) -> None:
     await head.write(frame)
-    break_connection(request, request.version >= aiohttp.HttpVersion11)
+    break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)

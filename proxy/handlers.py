@@ -18,6 +18,7 @@ from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
 from proxy.errors import ProxyError
 from proxy.relay import Relay
+from proxy.stream import StreamRelay
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
@@ -87,9 +88,10 @@ class Handlers:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         stream_id = secrets.token_hex(8)
         opening = self._upstream.open(request.method, self._upstream.url(path), sent, asked.data)
-        head = responses.early(request, stream_id)
         own = self._settings.server
+        head: web.StreamResponse | None = None
         if asked.stream and own.heartbeat_before_first_byte and own.heartbeat_s:
+            head = responses.early(request, stream_id)
             maybe = await early.open_with_heartbeats(request, opening, head, own.heartbeat_s)
             if maybe is None:
                 return head
@@ -99,15 +101,15 @@ class Handlers:
         coding = answer.headers.get("Content-Encoding", "").strip().lower()
         writable = answer.status == 200 and responses.is_event_stream(answer)
         if not writable or coding not in (*_CLEAR, *_INFLATABLE):
-            if head.prepared:
+            if head is not None and head.prepared:
                 await early.tell_refusal(request, head, answer)
                 return head
             return await self._relay(Relay(request, answer, responses.same(answer)))
-        if not head.prepared:
+        if head is None or not head.prepared:
             head = responses.stream(request, answer, stream_id)
         pipeline = self._pipeline(dialect, stream_id, asked.model)
         compressed = coding not in _CLEAR
-        relay = Relay(request, answer, head, pipeline, compressed=compressed)
+        relay = StreamRelay(request, answer, head, pipeline, compressed=compressed)
         return await self._relay(relay, pipeline)
 
     def _pipeline(self, dialect: str, stream_id: str, model: str) -> Pipeline:

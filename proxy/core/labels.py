@@ -114,11 +114,12 @@ class Labels:
 
     def label(self, tool: str, arguments: str) -> str:
         """One line: the most telling argument, else the name of the tool."""
-        text = _one_line(preview(tool, arguments)) or _one_line(tool)
+        text = _one_line(preview(tool, arguments)) if arguments else ""
         if self._max_length:
             text = text[: self._max_length + 4096]  # bounds the work on huge arguments
-        if self._redacted:
+        if text and self._redacted:
             text = redact(text)
+        text = text or _one_line(tool)
         if self._max_length and len(text) > self._max_length:
             text = text[: self._max_length - 1] + "…"
         return text

@@ -120,6 +120,11 @@ class Lifecycle:
         """Whether something may still have to be told."""
         return bool(self._calls)
 
+    @property
+    def finishing(self) -> bool:
+        """Whether a completed is due as soon as something of substance comes."""
+        return self._finishing > 0
+
     def feed(self, seen: Observation, now: float) -> list[LifecycleEvent]:
         """Take one observation; return what clients are to be told, in order.
 

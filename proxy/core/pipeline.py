@@ -110,10 +110,16 @@ class Pipeline:
             now: seconds on a monotonic clock.
         """
         parser = self._parser
+        if not parser.tail and self._skim(chunk):
+            self._gap = b""
+            return Step(chunk)  # nearly every chunk there is
         held = len(parser.tail) - self._passed
         out = _Output()
         for event in parser.feed(chunk):
-            self._pass_on(event, out, now)
+            if event.raw != chunk and self._skim(event.raw):
+                self._pass_raw(event, out)
+            else:
+                self._pass_on(event, out, now)
         tail = parser.tail
         if self._passed != len(tail) and not self._must_hold(tail):
             out.pieces.append(bytes(tail[self._passed :]))
@@ -156,21 +162,23 @@ class Pipeline:
 
     def _pass_on(self, event: sse.Event, out: "_Output", now: float) -> None:
         """The event itself, with what must stand in front of it and behind it."""
-        passed, self._passed = self._passed, 0
         seen = self._observe(event)
         if seen is JUST_SUBSTANCE and not self._lifecycle.open:
             seen = NOTHING
         if not seen:
-            self._pass_raw(event, passed, out)
+            self._pass_raw(event, out)
             return
         if isinstance(seen[0], NativeProgress):
-            self._replace(event, passed, seen[0], out, now)
+            self._replace(event, seen[0], out, now)
             return
         # Of an event that is partly with the client nothing can come in front any more.
-        split = 0 if passed else next((i for i, s in enumerate(seen) if not s.before), len(seen))
+        split = 0 if self._passed else sum(observation.before for observation in seen)
         self._tell(seen[:split], out, now)
-        self._pass_raw(event, passed, out)
+        self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
+
+    def _skim(self, raw: bytes) -> bool:
+        return not self._lifecycle.finishing and not self._observer_off and self._observer.skim(raw)
 
     def _observe(self, event: sse.Event) -> Sequence[Observation]:
         if event.data is None or self._observer_off:
@@ -187,18 +195,19 @@ class Pipeline:
         self.counts.failure = failure
         return (StreamEnded("proxy_error", beats_finish=True),)
 
-    def _pass_raw(self, event: sse.Event, passed: int, out: "_Output") -> None:
-        out.pieces.append(event.raw[passed:] if passed else event.raw)
+    def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
+        out.pieces.append(event.raw[self._passed :])
+        self._passed = 0
         self._gap = b"" if event.closed else _gap_after(event.raw)
 
     def _replace(
-        self, event: sse.Event, passed: int, native: NativeProgress, out: "_Output", now: float
+        self, event: sse.Event, native: NativeProgress, out: "_Output", now: float
     ) -> None:
         """Answer the upstream's own lifecycle event in its place, or pass it: one pair in all."""
         told = self._lifecycle.feed(native, now)
-        if passed or self._silent or (told and self._keep_native):
+        if self._passed or self._silent or (told and self._keep_native):
             out.told += told
-            self._pass_raw(event, passed, out)
+            self._pass_raw(event, out)
             return
         out.changed = True
         self._encode(told, out)

@@ -6,6 +6,7 @@ from typing import Any, Final, assert_never
 from proxy.core.events import LifecycleEvent, ToolCompleted, ToolRunning
 
 EVENT_LINE: Final = b"event: hermes.tool.progress\n"
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
@@ -42,4 +43,4 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
 
 def dumps(payload: dict[str, Any]) -> bytes:
     """JSON with Hermes' separators: some readers search for ``"status": "running"``."""
-    return json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
+    return _ENCODE(payload).encode("utf-8", "replace")

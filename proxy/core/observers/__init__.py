@@ -15,6 +15,10 @@ class Observer(Protocol):
         """What one event says. Never raises for anything an upstream can send."""
         ...
 
+    def skim(self, raw: bytes) -> bool:
+        """A quicker look at one whole event: True where ``observe`` would find only substance."""
+        ...
+
     def update(self, envelope: Envelope) -> None:
         """Copy what frames of ours must carry from the latest chunk."""
         ...

@@ -5,7 +5,7 @@ passed over. Tool calls are told apart by ``identity``; results of tools that ra
 upstream by ``results``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -26,6 +26,7 @@ from proxy.core.events import (
 from proxy.core.observers import hermes, results
 from proxy.core.observers.identity import Choice, Delta, Identities, Index
 from proxy.core.observers.json import dumps, loads
+from proxy.core.observers.shapes import Owner, Shapes
 
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
@@ -39,7 +40,26 @@ class ChatObserver:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._identities = Identities()
+        self._shapes = Shapes()
         self._chunk: object = None  # the latest one
+
+    def skim(self, raw: bytes) -> bool:
+        """Whether the event is text, or more arguments of a call that is known, and nothing else.
+
+        It has been taken in then; there is nothing to observe but substance.
+        """
+        found = self._shapes.match(raw)
+        if found is None:
+            return False
+        shape, value = found
+        if (owner := shape.owner) is not None:
+            if owner.version != self._identities.version:
+                self._shapes.forget(shape)
+                return False
+            owner.call.arguments.append(value)
+            owner.choice.touched = owner.call
+        self._chunk = shape.chunk
+        return True
 
     def observe(self, event: sse.Event) -> Sequence[Observation]:
         """What one event of the stream says."""
@@ -55,7 +75,7 @@ class ChatObserver:
                 return (progress,)
             if event.name == b"error":
                 return (UPSTREAM_ERROR,)
-        return self._observe_chunk(chunk)
+        return self._observe_chunk(chunk, event.raw)
 
     def update(self, envelope: Envelope) -> None:
         """Copy id, created and model of the latest chunk that has them."""
@@ -84,9 +104,9 @@ class ChatObserver:
             return JUST_SUBSTANCE
         if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(chunk)):
             return (progress,)
-        return self._observe_chunk(chunk)
+        return self._observe_chunk(chunk, b"")
 
-    def _observe_chunk(self, chunk: Any) -> Sequence[Observation]:
+    def _observe_chunk(self, chunk: Any, raw: bytes) -> Sequence[Observation]:
         if not isinstance(chunk, dict):
             return JUST_SUBSTANCE
         if chunk.get("error"):
@@ -96,13 +116,40 @@ class ChatObserver:
             return self._without_choices(chunk)
         self._chunk = chunk
         if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
+            self._learn_text(raw, chunk)
             return JUST_SUBSTANCE
         seen: list[Observation] = [SUBSTANCE]
         for entry in choices:
             if isinstance(entry, dict):
-                seen += self._observe_choice(entry, chunk)
+                self._observe_choice(entry, chunk, seen)
         seen += results.outputs(chunk, self._identities)
+        if len(seen) == 2 and isinstance(seen[1], CallDelta):
+            self._learn_arguments(raw, chunk, seen[1])
         return seen
+
+    def _learn_text(self, raw: bytes, chunk: _Json) -> None:
+        """The next pieces of text, or of reasoning, will look the same."""
+        delta = _delta_of(chunk)
+        texts = [key for key in delta if type(delta[key]) is str and delta[key] and key != "role"]
+        if texts:
+            key = max(texts, key=lambda key: len(delta[key]))
+            self._shapes.learn(raw, chunk, (_delta_of, key))
+
+    def _learn_arguments(self, raw: bytes, chunk: _Json, seen: CallDelta) -> None:
+        """The next pieces of the same call's arguments will look the same."""
+        choice = self._identities.choice(seen.choice)
+        call = choice.touched
+        if seen.name or seen.id or call is None or not (call.name and (call.id or call.arguments)):
+            return
+        try:
+            entry = chunk["choices"][0]["delta"]["tool_calls"][0]
+            arguments = entry["function"]["arguments"]
+        except (LookupError, TypeError):
+            return
+        slot = _index(entry)
+        if slot is not None and choice.slots.get(slot) is call and type(arguments) is str:
+            owner = Owner(call, choice, self._identities.version)
+            self._shapes.learn(raw, chunk, (_function_of, "arguments"), owner)
 
     def _without_choices(self, chunk: _Json) -> Sequence[Observation]:
         """A usage chunk or a ping changes nothing; anything else is a sign of life."""
@@ -110,26 +157,25 @@ class ChatObserver:
             return NOTHING
         return [SUBSTANCE, *results.outputs(chunk, self._identities)]
 
-    def _observe_choice(self, entry: _Json, chunk: _Json) -> Iterator[Observation]:
+    def _observe_choice(self, entry: _Json, chunk: _Json, seen: list[Observation]) -> None:
         index = entry.get("index")
         choice = self._identities.choice(index if type(index) is int else 0)
-        delta = entry.get("delta")
-        if isinstance(delta, dict):
-            yield from self._calls(choice, delta, chunk, whole=False)
-            yield from results.of_delta(delta, chunk, choice, self._identities)
-        message = entry.get("message")
-        if isinstance(message, dict):
-            yield from self._calls(choice, message, chunk, whole=True)
-            yield from results.of_delta(message, chunk, choice, self._identities)
-        yield from results.outputs(entry, self._identities)
+        for key, whole in (("delta", False), ("message", True)):
+            delta = entry.get(key)
+            if isinstance(delta, dict):
+                self._calls(choice, delta, chunk, seen, whole=whole)
+                if delta.get("role") == "tool" or not results.KEYS.isdisjoint(delta):
+                    seen += results.of_delta(delta, chunk, choice, self._identities)
+        if "tool_outputs" in entry:
+            seen += results.outputs(entry, self._identities)
         reason = entry.get("finish_reason")
         if isinstance(reason, str) and reason:
             self._identities.finish(choice.index)
-            yield ChoiceFinished(choice.index, reason)
+            seen.append(ChoiceFinished(choice.index, reason))
 
     def _calls(
-        self, choice: Choice, delta: _Json, chunk: _Json, *, whole: bool
-    ) -> Iterator[Observation]:
+        self, choice: Choice, delta: _Json, chunk: _Json, seen: list[Observation], *, whole: bool
+    ) -> None:
         calls = delta.get("tool_calls")
         if isinstance(calls, dict):
             calls = [calls]  # TGI before 2025-03
@@ -144,11 +190,11 @@ class ChatObserver:
             calls = [*calls, *fields["mcp_tool_calls"]]
         for entry in calls:
             if isinstance(entry, dict):
-                yield from self._call(choice, entry, chunk, whole=whole)
+                self._call(choice, entry, chunk, seen, whole=whole)
 
     def _call(
-        self, choice: Choice, entry: _Json, chunk: _Json, *, whole: bool
-    ) -> Iterator[Observation]:
+        self, choice: Choice, entry: _Json, chunk: _Json, seen: list[Observation], *, whole: bool
+    ) -> None:
         body, name = _body(entry)
         call_id = maybe_text(entry.get("id"))
         if whole and call_id is None and choice.by_id:
@@ -159,8 +205,9 @@ class ChatObserver:
             return
         if not call.over:
             settled = entry.get("index") is _LEGACY
-            yield CallDelta(call.key, choice.index, call_id, name, call.arguments, settled)
-        yield from results.of_call(call, body, entry)
+            told = CallDelta(call.key, choice.index, call_id, name, call.arguments, settled)
+            seen.append(told)
+        seen += results.of_call(call, body, entry)
 
 
 def _is_plain(entry: Any) -> bool:
@@ -176,6 +223,16 @@ def _is_plain(entry: Any) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _delta_of(chunk: Any) -> _Json:
+    delta: _Json = chunk["choices"][0]["delta"]
+    return delta
+
+
+def _function_of(chunk: Any) -> _Json:
+    function: _Json = chunk["choices"][0]["delta"]["tool_calls"][0]["function"]
+    return function
 
 
 def maybe_text(value: object) -> str | None:

@@ -58,6 +58,7 @@ class Identities:
     def __init__(self) -> None:
         self.choices: dict[int, Choice] = {}
         self._keys = 0
+        self.version = 0  # changes whenever a delta might belong to another call than before
 
     def choice(self, index: int) -> Choice:
         found = self.choices.get(index)
@@ -74,6 +75,7 @@ class Identities:
 
     def finish(self, index: int) -> None:
         """Rule 8: after a choice's finish_reason its slots are free again."""
+        self.version += 1
         choice = self.choice(index)
         for call in choice.calls:
             call.finished = True
@@ -95,6 +97,7 @@ class Identities:
 
     def open(self, choice: Choice, index: Index | None, chunk_id: object) -> Call:
         """A new call, in its slot if it has one."""
+        self.version += 1
         self._keys += 1
         call = Call(self._keys, choice.index, chunk_id)
         choice.calls.append(call)

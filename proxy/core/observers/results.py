@@ -14,12 +14,13 @@ from proxy.core.observers.json import dumps
 _Json = dict[str, Any]
 
 # The keys of a delta that may hold results (besides role "tool").
-KEYS: Final = (
-    "executed_tools",  # Groq compound
-    "provider_specific_fields",  # LiteLLM: mcp_call_results
-    "mcp_call_results",
-    "tool_outputs",
-    "tool_call_id",
+KEYS: Final = frozenset(
+    (
+        "executed_tools",  # Groq compound
+        "provider_specific_fields",  # LiteLLM: mcp_call_results
+        "mcp_call_results",
+        "tool_outputs",
+    )
 )
 _OUTPUTS: Final = ("output", "outputs", "result", "tool_result", "content")
 _FAILED_STATUS: Final = ("failed", "error", "incomplete")
