@@ -114,12 +114,15 @@ class Labels:
 
     def label(self, tool: str, arguments: str) -> str:
         """One line: the most telling argument, else the name of the tool."""
-        text = _one_line(preview(tool, arguments)) if arguments else ""
+        return self.shown(preview(tool, arguments) if arguments else "") or self.shown(tool)
+
+    def shown(self, text: str) -> str:
+        """Any text as a label may show it: one line, no secrets, not too long."""
+        text = _one_line(text)
         if self._max_length:
             text = text[: self._max_length + 4096]  # bounds the work on huge arguments
-        if text and self._redacted:
+        if self._redacted and not text.isidentifier():
             text = redact(text)
-        text = text or _one_line(tool)
         if self._max_length and len(text) > self._max_length:
             text = text[: self._max_length - 1] + "…"
         return text

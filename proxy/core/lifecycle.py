@@ -68,6 +68,8 @@ class Presenter(Protocol):
 
     def label(self, tool: str, arguments: str) -> str: ...
 
+    def shown(self, text: str) -> str: ...
+
     def emoji(self, tool: str) -> str: ...
 
 
@@ -190,7 +192,9 @@ class Lifecycle:
             return []
         self._native_key -= 1
         call = _Call(0, Arguments(), seen.id, seen.tool, native=True)
-        call.label, call.emoji = seen.label, seen.emoji
+        # Hermes redacts nothing, and its labels may be of any length.
+        call.label = self._presenter.shown(seen.label) if seen.label else None
+        call.emoji = seen.emoji
         self._calls[self._native_key] = call
         return self._start(call, now)
 
