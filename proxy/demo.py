@@ -23,7 +23,7 @@ from aiohttp import web
 
 from proxy import config, server
 
-_DRAIN_S: Final = 1.0  # whoever ends a demo wants it to end
+_END_S: Final = 1.0  # whoever ends a demo wants it to end
 _QUESTION: Final = "Will it rain in Oslo tomorrow, and how full is the disk?"
 _BEFORE: Final = "Let me check both. "
 _AFTER: Final = "It will rain in Oslo tomorrow, at 12 °C. The disk is 61 % full."
@@ -85,7 +85,7 @@ async def _proxy(listen: str, backend: str) -> AsyncIterator[str]:
     try:
         yield url
     finally:
-        await server.stop(runner, _DRAIN_S)
+        await server.stop(runner, _END_S)
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ async def _backend() -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/v1/models", _models)
     app.router.add_post("/v1/chat/completions", _chat)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_END_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,24 @@
+# docker build -t lifecycle-proxy .
+# docker run --rm -p 8787:8787 --read-only -e LIFECYCLE_PROXY_UPSTREAM=http://my-backend:8000/v1 lifecycle-proxy
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/venv
+COPY pyproject.toml README.md LICENSE ./
+COPY proxy ./proxy
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check .
+
+FROM python:3.13-slim
+COPY --from=build /opt/venv /opt/venv
+# Nothing is written at run time: the root file system may be read-only.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LIFECYCLE_PROXY_LISTEN=0.0.0.0:8787
+# By number, so that Kubernetes can see that it is not root.
+USER 65532:65532
+EXPOSE 8787
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s \
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8787, timeout=3); c.request('GET', '/-/healthy'); raise SystemExit(c.getresponse().status != 200)"]
+ENTRYPOINT ["lifecycle-proxy"]
+CMD ["serve"]
