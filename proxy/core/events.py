@@ -91,7 +91,7 @@ class CallResult:
     key: int
     outcome: Outcome = Outcome.OK
     output: str | None = None
-    before: ClassVar[bool] = False
+    before: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +206,13 @@ class Envelope:
 
     Attributes:
         created: Unix time in seconds.
+        system_fingerprint: None where the upstream sends none.
     """
 
     id: str
     created: int
     model: str
+    system_fingerprint: str | None = None
 
 
 @dataclass(slots=True)

@@ -159,9 +159,10 @@ def _one_line(text: str) -> str:
 
 
 def _text(value: object) -> str:
+    """A plain value, or the first of a list of such; other structures tell nothing in one line."""
     if isinstance(value, list):
         value = value[0] if value else None
-    return "" if value is None else str(value)
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _clip(text: str, length: int) -> str:

@@ -83,6 +83,7 @@ class _Call:
     native: bool = False  # announced by the upstream's own lifecycle event
     label: str | None = None
     emoji: str | None = None
+    shown: tuple[str, str] = ("", "")  # label and emoji, as told last
     started: float = 0.0
     reason: str | None = None  # of the finish
     outcome: Outcome = Outcome.UNKNOWN
@@ -116,11 +117,21 @@ class Lifecycle:
         self._finishing = 0
         self._stale = False  # a call in _calls has ended
         self._native_key = 0
+        self._presents = True
 
     @property
     def open(self) -> bool:
-        """Whether something may still have to be told."""
-        return bool(self._calls)
+        """Whether a completed, or both, may still have to be told."""
+        return any(call.name for call in self._calls.values())
+
+    def present_plainly(self) -> None:
+        """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
+        self._presents = False
+
+    def told_from_deltas(self, call_id: str) -> bool:
+        """Whether a call of this id was announced from the stream's own deltas."""
+        call = self._ids.get((0, call_id))
+        return call is not None and not call.native
 
     @property
     def finishing(self) -> bool:
@@ -175,7 +186,7 @@ class Lifecycle:
     def _result(
         self, call: _Call | None, outcome: Outcome, output: str | None, now: float
     ) -> list[LifecycleEvent]:
-        if call is None:
+        if call is None or call.state in _ENDED:
             self._counts.dropped += 1
             return []
         call.outcome, call.reason = outcome, None
@@ -221,22 +232,24 @@ class Lifecycle:
             if seen.reason is None and call.arguments and not call.arguments.complete:
                 call.outcome, call.reason = Outcome.CUT, "no_finish"
             told += self._start(call, now) + self._complete(call, now)
+        self._ended.update(self._calls)  # those that never had a name, too
+        self._calls.clear()
         return told
 
     # --- what is told ---------------------------------------------------------------------------
 
     def _start(self, call: _Call, now: float) -> list[LifecycleEvent]:
-        if call.state is not State.NEW or not call.name:
+        if call.state is not State.NEW or not call.name or not self._presents:
             return []
         call.id = call.id or self._mint()
         twin = self._ids.get((call.choice, call.id))
         if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):
             self._move(call, Signal.HUSH)
             return []
+        label, emoji = self._present(call)
         self._move(call, Signal.START)
         self._ids[call.choice, call.id] = call
         call.started = now
-        label, emoji = self._present(call)
         return [ToolRunning(call.id, call.choice, call.name, label, emoji)]
 
     def _complete(self, call: _Call, now: float, output: str | None = None) -> list[LifecycleEvent]:
@@ -259,8 +272,10 @@ class Lifecycle:
         ]
 
     def _present(self, call: _Call) -> tuple[str, str]:
-        label = call.label or self._presenter.label(call.name, str(call.arguments))
-        return label, call.emoji or self._presenter.emoji(call.name)
+        if self._presents:
+            label = call.label or self._presenter.label(call.name, str(call.arguments))
+            call.shown = label, call.emoji or self._presenter.emoji(call.name)
+        return call.shown
 
     def _is_internal(self, name: str) -> bool:
         return bool(self._internal_prefix) and name.startswith(self._internal_prefix)

@@ -7,6 +7,7 @@ stop reading), or one that may turn out to be a lifecycle event of the upstream'
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -14,8 +15,8 @@ from proxy.core import sse
 from proxy.core.dialects import Dialect, off
 from proxy.core.dialects.bare import bare
 from proxy.core.events import (
+    DONE,
     JUST_SUBSTANCE,
-    NOTHING,
     Counts,
     Envelope,
     LifecycleEvent,
@@ -91,14 +92,26 @@ class Pipeline:
         self._keep_native = self._silent or dialect is bare or not options.translate
         self._envelope = envelope
         self._result_preview = options.result_preview
+        self._max_event_bytes = options.max_event_bytes
         self._passed = 0  # bytes of the parser's tail that the client already has
         self._gap = b""  # what must be written to end the client's last event
         self._observer_off = False
+        self._is_done = False
 
     @property
     def between_events(self) -> bool:
-        """Whether a comment may be written now without landing inside an event."""
-        return not self._gap
+        """Whether a comment may be written now: not inside an event, nor behind ``[DONE]``."""
+        return not self._gap and not self._is_done
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the upstream said ``[DONE]``."""
+        return self._is_done
+
+    @property
+    def oversized(self) -> int:
+        """How many events were too large to be looked at."""
+        return self._parser.oversized
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -122,8 +135,9 @@ class Pipeline:
                 self._pass_on(event, out, now)
         tail = parser.tail
         if self._passed != len(tail) and not self._must_hold(tail):
-            out.pieces.append(bytes(tail[self._passed :]))
-            self._passed = len(tail)
+            stop = max(self._passed, len(tail) - parser.undecided)
+            out.pieces.append(bytes(tail[self._passed : stop]))
+            self._passed = stop
             self._gap = b"" if not tail.strip(b"\r\n") else _gap_after(tail)
         if not out.changed and not held and self._passed == len(tail):
             return Step(chunk, tuple(out.told))
@@ -134,7 +148,7 @@ class Pipeline:
         out = _Output()
         for event in self._parser.eof():
             self._pass_on(event, out, now)
-        self._tell((StreamEnded("upstream_eof", Outcome.CUT),), out, now)
+        self._close(StreamEnded("upstream_eof", Outcome.CUT), out, now)
         return out.step()
 
     def abort(
@@ -152,52 +166,53 @@ class Pipeline:
             error: an event to write behind the completions.
         """
         out = _Output()
-        self._tell((StreamEnded(reason, outcome, beats_finish=True),), out, now)
-        self._write(error, out)
+        self._close(StreamEnded(reason, outcome, beats_finish=True), out, now)
+        if not self._is_done:
+            self._write(error, out)
         out.pieces.append(bytes(self._parser.tail[self._passed :]))
         self._passed = len(self._parser.tail)
         return out.step()
+
+    def _close(self, ended: StreamEnded, out: "_Output", now: float) -> None:
+        """Complete what is open. Behind ``[DONE]`` nothing is."""
+        try:
+            if not self._is_done:
+                self._tell((ended,), out, now)
+        except Exception as failure:  # see _pass_on
+            self._switch_off(failure, out, now)
 
     # --- one event ------------------------------------------------------------------------------
 
     def _pass_on(self, event: sse.Event, out: "_Output", now: float) -> None:
         """The event itself, with what must stand in front of it and behind it."""
-        seen = self._observe(event)
-        if seen is JUST_SUBSTANCE and not self._lifecycle.open:
-            seen = NOTHING
-        if not seen:
+        out.raw_due = True
+        if not (event.data is None or self._observer_off or self._is_done):
+            try:
+                self._look(event, out, now)
+            except Exception as failure:  # the main path waits for nobody's bugs
+                self._switch_off(failure, out, now)
+        if out.raw_due:
             self._pass_raw(event, out)
+
+    def _look(self, event: sse.Event, out: "_Output", now: float) -> None:
+        seen = self._observer.observe(event)
+        if seen is JUST_SUBSTANCE and not self._lifecycle.open:
             return
-        if isinstance(seen[0], NativeProgress):
+        if seen and isinstance(seen[0], NativeProgress):
             self._replace(event, seen[0], out, now)
             return
         # Of an event that is partly with the client nothing can come in front any more.
-        split = 0 if self._passed else sum(observation.before for observation in seen)
+        split = 0 if self._passed else _leading(seen)
         self._tell(seen[:split], out, now)
         self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
-
-    def _skim(self, raw: bytes) -> bool:
-        return not self._lifecycle.finishing and not self._observer_off and self._observer.skim(raw)
-
-    def _observe(self, event: sse.Event) -> Sequence[Observation]:
-        if event.data is None or self._observer_off:
-            return NOTHING
-        try:
-            return self._observer.observe(event)
-        except Exception as failure:  # the main path waits for nobody's bugs
-            return self._switch_off(failure)
-
-    def _switch_off(self, failure: Exception) -> Sequence[Observation]:
-        """The chat goes on without the observer; nothing may stay running for ever."""
-        self._observer_off = True
-        self.counts.observer_failures += 1
-        self.counts.failure = failure
-        return (StreamEnded("proxy_error", beats_finish=True),)
+        if seen is DONE:
+            self._is_done = True
 
     def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
+        out.raw_due = False
         out.pieces.append(event.raw[self._passed :])
-        self._passed = 0
+        self._passed = max(0, self._passed - len(event.raw))  # pieces of a large event overlap
         self._gap = b"" if event.closed else _gap_after(event.raw)
 
     def _replace(
@@ -205,22 +220,41 @@ class Pipeline:
     ) -> None:
         """Answer the upstream's own lifecycle event in its place, or pass it: one pair in all."""
         told = self._lifecycle.feed(native, now)
-        if self._passed or self._silent or (told and self._keep_native):
+        ours = self._lifecycle.told_from_deltas(native.id)
+        if self._passed or self._silent or (self._keep_native and not ours):
             out.told += told
             self._pass_raw(event, out)
             return
-        out.changed = True
+        out.changed, out.raw_due = True, False
         self._encode(told, out)
+
+    def _skim(self, raw: bytes) -> bool:
+        if self._observer_off or self._is_done or self._lifecycle.finishing:
+            return False
+        if len(raw) > self._max_event_bytes:
+            return False
+        try:
+            return self._observer.skim(raw)
+        except Exception as failure:  # a full look may do better
+            self.counts.observer_failures += 1
+            self.counts.failure = failure
+            return False
+
+    def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:
+        """The chat goes on without the observer; nothing may stay running for ever."""
+        self._observer_off = True
+        self.counts.observer_failures += 1
+        self.counts.failure = failure
+        self._lifecycle.present_plainly()
+        with suppress(Exception):  # whatever broke may well break again
+            self._tell((StreamEnded("proxy_error", beats_finish=True),), out, now)
 
     # --- frames of ours -------------------------------------------------------------------------
 
     def _tell(self, seen: Sequence[Observation], out: "_Output", now: float) -> None:
-        try:
-            for observation in seen:
-                if told := self._lifecycle.feed(observation, now):
-                    self._encode(told, out)
-        except Exception as failure:
-            self._switch_off(failure)
+        for observation in seen:
+            if told := self._lifecycle.feed(observation, now):
+                self._encode(told, out)
 
     def _encode(self, told: Sequence[LifecycleEvent], out: "_Output") -> None:
         self._observer.update(self._envelope)
@@ -246,15 +280,24 @@ class Pipeline:
 class _Output:
     """What one input leads to, as it grows."""
 
-    __slots__ = ("changed", "pieces", "told")
+    __slots__ = ("changed", "pieces", "raw_due", "told")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.told: list[LifecycleEvent] = []
         self.changed = False  # something was added or taken away
+        self.raw_due = False  # the event itself has still to be passed on
 
     def step(self) -> Step:
         return Step(b"".join(self.pieces), tuple(self.told))
+
+
+def _leading(seen: Sequence[Observation]) -> int:
+    """How many of them stand in front of the event."""
+    for position, observation in enumerate(seen):
+        if not observation.before:
+            return position
+    return len(seen)
 
 
 def _gap_after(raw: bytes | bytearray) -> bytes:

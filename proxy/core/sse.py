@@ -18,9 +18,11 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end and a blank line. A CR at the end of what has arrived may be half of a CRLF, so the
 # last one counts only when the byte after it is known.
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\n|\r(?=[^\n]))")
-_DATA_LINE: Final = re.compile(rb"[\r\n]*data:([^\r\n]*)(?:\r\n|\n|\r(?=[^\n]))")
+_DATA_LINE: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*data:([^\r\n]*)(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE_THEN_DATA: Final = re.compile(_DATA_LINE.pattern + rb"(?=data: ?[{\[])")
 _LOOK_BACK: Final = len(b"\ndata: {") - 1
+# What may become the start of a second data line.
+_MAYBE_DATA: Final = re.compile(rb"[\r\n](d|da|dat|data|data:|data: )\Z")
 
 
 class Event(NamedTuple):
@@ -66,6 +68,12 @@ class Parser:
         """What has arrived of an event whose end has not."""
         return self._tail
 
+    @property
+    def undecided(self) -> int:
+        """How many bytes at the end of the tail may belong to the next event."""
+        found = _MAYBE_DATA.search(self._tail[-_LOOK_BACK:])
+        return len(found[1]) if found else 0
+
     def feed(self, data: bytes) -> list[Event]:
         """Take the bytes of one read; return the events that end in them."""
         if b"\r" in data:
@@ -91,8 +99,6 @@ class Parser:
             return []
         raw = bytes(self._tail)
         self._tail.clear()
-        if self.skipping:
-            return [Event(raw, b"", None, closed=False, parsed=False)]
         # A blank line of CR waited in vain for the LF that could have followed.
         return [self._event(raw, closed=raw.endswith((b"\r\r", b"\n\r")))]
 
@@ -101,7 +107,7 @@ class Parser:
         events: list[Event] = []
         start, scan = 0, self._scanned
         while True:
-            end = self._blank_line(buffer, scan)
+            end = self._event_end(buffer, scan)
             stop = end or len(buffer)
             while line_end := self._cut_line(buffer, start, max(start, scan), stop):
                 events.append(self._event(bytes(buffer[start:line_end]), closed=False))
@@ -109,16 +115,14 @@ class Parser:
             if not end:
                 return events, start
             raw = bytes(buffer[start:end])
-            if self.skipping or len(raw) > self._max:
-                self.oversized += not self.skipping
-                self.skipping = False
-                events.append(Event(raw, b"", None, parsed=False))
-            else:
-                events.append(self._event(raw, closed=True))
+            events.append(self._event(raw, closed=not (self._by_line and self.skipping)))
             start = scan = end
 
-    def _blank_line(self, buffer: bytes | bytearray, scan: int) -> int:
+    def _event_end(self, buffer: bytes | bytearray, scan: int) -> int:
         """The offset behind the next blank line, or 0."""
+        if self._by_line and self.skipping:
+            found = _LINE_END.search(buffer, scan)
+            return found.end() if found else 0
         if self._any_line_end:
             found = _BLANK_LINE.search(buffer, scan)
             return found.end() if found else 0
@@ -132,7 +136,11 @@ class Parser:
         clients that read line by line do not mind. By the standard such lines are one event whose
         joined data is no JSON, so nobody who follows the standard loses anything by the cut.
         """
+        if self.skipping:
+            return 0
         if self._by_line:
+            if _LINE_END.search(buffer, scan, stop) is None:
+                return 0
             found = _DATA_LINE.match(buffer, start, stop)
         elif buffer.find(b"\ndata:", scan, stop) < 0 and not (
             self._any_line_end and buffer.find(b"\rdata:", scan, stop) >= 0
@@ -140,7 +148,7 @@ class Parser:
             return 0
         else:
             found = _DATA_LINE_THEN_DATA.match(buffer, start, stop)
-        if found is None or self.skipping or not _is_whole(found[1]):
+        if found is None or not _is_whole(found[1]):
             return 0
         self._by_line = True
         return found.end()
@@ -154,6 +162,10 @@ class Parser:
         return Event(raw, b"", None, closed=False, parsed=False)
 
     def _event(self, raw: bytes, *, closed: bool) -> Event:
+        if self.skipping or len(raw) > self._max:
+            self.oversized += not self.skipping
+            self.skipping = self._first = False
+            return Event(raw, b"", None, closed, parsed=False)
         block = raw
         if self._first:
             self._first = False

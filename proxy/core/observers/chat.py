@@ -18,20 +18,21 @@ from proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
     CallDelta,
+    CallResult,
     ChoiceFinished,
     Counts,
     Envelope,
     Observation,
 )
 from proxy.core.observers import hermes, results
-from proxy.core.observers.identity import Choice, Delta, Identities, Index
+from proxy.core.observers.identity import Choice, Delta, Identities, Index, maybe_id
 from proxy.core.observers.json import dumps, loads
 from proxy.core.observers.shapes import Owner, Shapes
 
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
 _TOOL_KEYS: Final = frozenset(("tool_calls", "function_call", *results.KEYS))
-_LEGACY: Final = "function_call"
+_LEGACY: Final = ("function_call", 0)
 
 
 class ChatObserver:
@@ -78,7 +79,7 @@ class ChatObserver:
         return self._observe_chunk(chunk, event.raw)
 
     def update(self, envelope: Envelope) -> None:
-        """Copy id, created and model of the latest chunk that has them."""
+        """Copy id, created, model and fingerprint of the latest chunk."""
         chunk = self._chunk
         if isinstance(chunk, dict):
             if isinstance(chunk_id := chunk.get("id"), str) and chunk_id:
@@ -87,6 +88,8 @@ class ChatObserver:
                 envelope.created = created
             if isinstance(model := chunk.get("model"), str) and model:
                 envelope.model = model
+            if isinstance(fingerprint := chunk.get("system_fingerprint"), str):
+                envelope.system_fingerprint = fingerprint
 
     def _odd(self, event: sse.Event, data: bytes) -> Sequence[Observation]:
         """Data that a strict parser refuses."""
@@ -123,7 +126,10 @@ class ChatObserver:
             if isinstance(entry, dict):
                 self._observe_choice(entry, chunk, seen)
         seen += results.outputs(chunk, self._identities)
-        if len(seen) == 2 and isinstance(seen[1], CallDelta):
+        if any(isinstance(observation, CallResult) for observation in seen):
+            # Tools that run behind the upstream end one by one; the others go on.
+            del seen[0]
+        elif len(seen) == 2 and isinstance(seen[1], CallDelta):
             self._learn_arguments(raw, chunk, seen[1])
         return seen
 
@@ -152,10 +158,14 @@ class ChatObserver:
             self._shapes.learn(raw, chunk, (_function_of, "arguments"), owner)
 
     def _without_choices(self, chunk: _Json) -> Sequence[Observation]:
-        """A usage chunk or a ping changes nothing; anything else is a sign of life."""
-        if "usage" in chunk or chunk.get("type") == "ping":
-            return NOTHING
-        return [SUBSTANCE, *results.outputs(chunk, self._identities)]
+        """A ping changes nothing; anything else is a sign of life.
+
+        A usage chunk, too: SDKs take usage and fingerprint from the last chunk they see, which must
+        not be one of ours.
+        """
+        if told := list(results.outputs(chunk, self._identities)):
+            return told
+        return NOTHING if chunk.get("type") == "ping" else JUST_SUBSTANCE
 
     def _observe_choice(self, entry: _Json, chunk: _Json, seen: list[Observation]) -> None:
         index = entry.get("index")
@@ -199,7 +209,7 @@ class ChatObserver:
         call_id = maybe_text(entry.get("id"))
         if whole and call_id is None and choice.by_id:
             return  # a message that sums up what was streamed, without ids
-        delta = Delta(_index(entry), call_id, name, _arguments(body), chunk.get("id"))
+        delta = Delta(_index(entry), call_id, name, _arguments(body), maybe_id(chunk))
         call = self._identities.resolve(choice, delta)
         if call is None:
             return
@@ -244,7 +254,7 @@ def maybe_text(value: object) -> str | None:
 
 def _index(entry: _Json) -> Index | None:
     index = entry.get("index")
-    return index if type(index) in (int, str) else None
+    return index if type(index) in (int, str) or index is _LEGACY else None
 
 
 def _body(entry: _Json) -> tuple[_Json, str | None]:

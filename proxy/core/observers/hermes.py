@@ -37,7 +37,7 @@ def maybe_progress(payload: Any) -> NativeProgress | None:
         return NativeProgress(call_id, tool, _text(payload, "label"), _text(payload, "emoji"), None)
     if status in _ENDED:
         outcome = Outcome.FAILED if payload.get("isError") is True else _ENDED[status]
-        return NativeProgress(call_id, str(tool or ""), None, None, outcome)
+        return NativeProgress(call_id, tool if isinstance(tool, str) else "", None, None, outcome)
     return None
 
 

@@ -6,11 +6,12 @@ rules below are tried in order, per choice; each names a backend that needs it.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.core.events import Arguments
 
-Index = int | str
+# A label, not a position. Calls that come under a key of their own have slots of their own.
+Index = int | str | tuple[str, int]
 
 
 class Delta(NamedTuple):
@@ -20,7 +21,7 @@ class Delta(NamedTuple):
     id: str | None
     name: str | None
     arguments: str
-    chunk_id: object
+    chunk_id: str | None
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +30,7 @@ class Call:
 
     key: int
     choice: int
-    chunk_id: object
+    chunk_id: str | None
     id: str | None = None
     name: str | None = None
     arguments: Arguments = field(default_factory=Arguments)
@@ -50,6 +51,12 @@ class Choice:
     slots: dict[Index, Call] = field(default_factory=dict)
     touched: Call | None = None
     calls: list[Call] = field(default_factory=list)  # since the last finish
+
+
+def maybe_id(chunk: dict[str, Any]) -> str | None:
+    """The id of a chunk."""
+    chunk_id = chunk.get("id")
+    return chunk_id if isinstance(chunk_id, str) else None
 
 
 class Identities:
@@ -92,10 +99,13 @@ class Identities:
             call.id = delta.id
             choice.by_id[delta.id] = call
         call.name = call.name or delta.name
-        call.arguments.append(delta.arguments)
+        # A call that is over, or told again with all its arguments (chatgpt.com's backend,
+        # MiniMax's summary), takes no more of them.
+        if not (call.over or (delta.name and call.arguments.complete)):
+            call.arguments.append(delta.arguments)
         return call
 
-    def open(self, choice: Choice, index: Index | None, chunk_id: object) -> Call:
+    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> Call:
         """A new call, in its slot if it has one."""
         self.version += 1
         self._keys += 1

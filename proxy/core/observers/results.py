@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from proxy.core.events import CallDelta, CallResult, Observation, Outcome, UnknownResult
-from proxy.core.observers.identity import Call, Choice, Identities
+from proxy.core.observers.identity import Call, Choice, Identities, maybe_id
 from proxy.core.observers.json import dumps
 
 _Json = dict[str, Any]
@@ -65,8 +65,8 @@ def _executed(
     entry: _Json, position: int, choice: Choice, chunk: _Json, identities: Identities
 ) -> Iterator[Observation]:
     """Groq's built-in tools: first without, then with ``output``; no id, the type is the name."""
-    index = entry.get("index", position)
-    slot = f"executed_tools {index}"
+    index = entry.get("index")
+    slot = ("executed_tools", index if type(index) is int else position)
     name = entry.get("name") or entry.get("type")
     arguments = entry.get("arguments")
     arguments = arguments if isinstance(arguments, str) else ""
@@ -74,7 +74,7 @@ def _executed(
     if call is None or (call.over and arguments != str(call.arguments)):
         if not (isinstance(name, str) and name):
             return
-        call = identities.open(choice, slot, chunk.get("id"))
+        call = identities.open(choice, slot, maybe_id(chunk))
         call.arguments.append(arguments)
         yield CallDelta(call.key, choice.index, None, name, call.arguments, settled=True)
     if entry.get("output") is not None:

@@ -112,6 +112,6 @@ def _is_proved(head: bytes, tail: bytes, chunk: Any, where: tuple[Holder, str]) 
         if inside[key] != _PROBE:
             return False
         inside[key] = holder(chunk)[key]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return bool(probed == chunk)
+    except (orjson.JSONDecodeError, LookupError, TypeError, RecursionError):
         return False
-    return bool(probed == chunk)
