@@ -1,25 +1,32 @@
 """From the upstream's answer to the client, chunk by chunk.
 
-The loop has no opinions: what a chunk becomes is decided in ``_take``, when to give up in the
-watch. It reads what has arrived and writes it at once. Reading is one call (``readany``) and
-writing another, so an upstream that pushes can take the place of this one without touching either
-side.
+Nothing waits here. The upstream's connection tells the relay that something has come; what a chunk
+becomes is decided in ``_take``, and it is written before the event loop goes on. A client that
+falls behind stops the reading from the upstream. When to give up is decided in the watch.
 """
 
 import asyncio
+import logging
 import socket
 import struct
 import time
+from contextlib import suppress
 from typing import Final, cast
 
 import aiohttp
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
+from proxy.exchange import EXCHANGE, Ended
+
+log = logging.getLogger("proxy")
 
 # Behind this much unsent the client is waited for, and so is the upstream.
 _BUFFER_BYTES: Final = 1 << 16
+_BROKE: Final = "the connection to the upstream broke in mid-stream"
+_ENDED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 class Relay:
@@ -40,10 +47,15 @@ class Relay:
         self.last_read = self.last_write = time.monotonic()
         self._request = request
         self._upstream = upstream
+        self._content = upstream.content
         self._response = response
+        self._exchange = request[EXCHANGE]
         self._transport: asyncio.Transport | None = None
+        self._writer: AbstractStreamWriter | None = None
+        self._protocol: PushingProtocol | None = None
         self._chunked = False
-        self._reading = False
+        self._catching_up: asyncio.Task[None] | None = None
+        self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
 
     async def run(self) -> web.StreamResponse:
         """Relay until the end, whatever the end.
@@ -56,77 +68,115 @@ class Relay:
             self._transport = self._request.transport
             if writer is None or self._transport is None:
                 raise ConnectionResetError("the client is gone")
+            self._writer = writer
+            self._exchange.first_byte = self.last_read
             self._chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
-            failure = await self._pump(writer, self._transport)
+            self._attach()
+            failure = await self._finished
             if failure is None:
-                self._send(self._end())
-                await self._response.write_eof()
+                await self._end_well()
             else:
-                self._send(self._broken(failure))
-                delimited = self._chunked or self._response.content_length is not None
-                break_connection(self._request, delimited=delimited)
+                self._break(failure)
         except asyncio.CancelledError:
-            self._client_gone()
+            self._gone()
             raise
         except ConnectionError:
-            self._client_gone()
+            self._gone()
         finally:
+            self._exchange.last_byte = self.last_read
+            self._detach()
             self._upstream.close()
         return self._response
 
     # --- for the watch --------------------------------------------------------------------------
 
     def stall(self) -> None:
-        """Make the read fail, if it is the upstream that we are waiting for."""
-        if self._reading:
+        """Give up, if it is the upstream that we are waiting for."""
+        if self._catching_up is None:
             self.fail(ProxyError("upstream_timeout", "the upstream fell silent in mid-stream"))
-
-    def is_lost(self) -> bool:
-        """A bad chunk size makes aiohttp drop the connection without a word to the reader."""
-        content, connection = self._upstream.content, self._upstream.connection
-        if not self._reading or content.is_eof() or content.exception() or connection is None:
-            return False
-        return connection.transport is None or connection.transport.is_closing()
 
     def beat(self, now: float) -> None:
         """Nothing can be written into a body that passes as it is."""
 
     def fail(self, failure: ProxyError) -> None:
-        """End as broken, from outside."""
-        self._upstream.content.set_exception(failure)
+        """End as broken, from outside or from inside."""
+        self._finish(failure)
 
-    # --- the loop -------------------------------------------------------------------------------
+    # --- what comes -----------------------------------------------------------------------------
 
-    async def _pump(
-        self, writer: AbstractStreamWriter, transport: asyncio.Transport
-    ) -> ProxyError | None:
-        """Pass everything on; return why it broke, or None at a proper end."""
-        read, take, send, now = (
-            self._upstream.content.readany,
-            self._take,
-            self._send,
-            time.monotonic,
-        )
-        behind = transport.get_write_buffer_size
-        while True:
-            self._reading = True
-            try:
-                chunk = await read()
-            except (aiohttp.ClientError, OSError, ProxyError) as error:
-                self._send(self._take(_rest(self._upstream.content), now()))
-                return _why(error)
-            self._reading = False
-            if not chunk:
-                return None
-            self.last_read = self.last_write = time_s = now()
-            try:
-                data = take(chunk, time_s)
-            except ProxyError as error:
-                return error
-            if data:
-                send(data)
-                if behind() > _BUFFER_BYTES:
-                    await writer.drain()
+    def _attach(self) -> None:
+        connection = self._upstream.connection
+        protocol = connection.protocol if connection is not None else None
+        if isinstance(protocol, PushingProtocol):
+            self._protocol = protocol
+            protocol.sink = self._arrived
+        self._arrived()  # what came with the head, which may be all
+
+    def _detach(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        if self._protocol is not None:
+            self._protocol.sink = None
+            self._protocol = None
+
+    def _finish(self, failure: ProxyError | None) -> None:
+        # The connection may serve another request before this one has been wound up.
+        if self._protocol is not None:
+            self._protocol.sink = None
+        if not self._finished.done():
+            self._finished.set_result(failure)
+
+    def _arrived(self) -> None:
+        """Something has come from the upstream, or its connection has gone."""
+        content = self._content
+        try:
+            if (broken := content.exception()) is not None:
+                self._pass_on(_rest(content))
+                self._finish(_why(broken))
+                return
+            self._pass_on(content.read_nowait())
+            if content.is_eof():
+                self._pass_on(content.read_nowait())
+                self._check_end()
+                self._finish(None)
+            elif self._protocol is not None and self._protocol.is_lost:
+                self._finish(ProxyError("upstream_protocol", "the upstream's answer is no HTTP"))
+        except ProxyError as failure:
+            self._finish(failure)
+        except Exception as bug:  # aiohttp would take it for a fault of the upstream's
+            self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
+            log.exception("a bug of the proxy's own")
+
+    def _pass_on(self, chunk: bytes) -> None:
+        if not chunk or self._transport is None:
+            return
+        exchange, now = self._exchange, time.monotonic()
+        gap_s = now - self.last_read
+        if gap_s > exchange.longest_gap_s:  # noqa: PLR1730  a call of max costs more
+            exchange.longest_gap_s = gap_s
+        exchange.chunks += 1
+        self.last_read = self.last_write = now
+        if data := self._take(chunk, now):
+            exchange.sent_bytes += len(data)
+            self._send(data)
+            if self._transport.get_write_buffer_size() > _BUFFER_BYTES:
+                self._wait_for_client()
+
+    def _wait_for_client(self) -> None:
+        if self._catching_up is None and self._protocol is not None:
+            self._protocol.pause_reading()
+            self._catching_up = asyncio.ensure_future(self._catch_up(self._protocol))
+
+    async def _catch_up(self, protocol: PushingProtocol) -> None:
+        """Read on once the client has taken what there is."""
+        assert self._writer is not None
+        with suppress(ConnectionError):
+            await self._writer.drain()
+            self.last_read = time.monotonic()  # the silence was not the upstream's
+            self._catching_up = None
+            protocol.resume_reading()
+            if not self._finished.done():
+                self._arrived()
 
     def _send(self, data: bytes) -> None:
         """Write now, in one piece. (Through aiohttp's writer the same costs a tenth more.)"""
@@ -135,11 +185,34 @@ class Relay:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._transport.write(data)
 
+    # --- the end --------------------------------------------------------------------------------
+
+    async def _end_well(self) -> None:
+        self._exchange.ended = "eof"
+        self._send(self._end())
+        await self._response.write_eof()
+
+    def _break(self, failure: ProxyError) -> None:
+        self._exchange.ended = _ENDED.get(failure.code, "upstream_error")
+        self._exchange.error = failure.code
+        self._send(self._broken(failure))
+        delimited = self._chunked or self._response.content_length is not None
+        break_connection(self._request, delimited=delimited)
+
+    def _gone(self) -> None:
+        self._exchange.ended = "client_gone"
+        self._client_gone()
+
     # --- what becomes of the bytes --------------------------------------------------------------
 
     def _take(self, chunk: bytes, now: float) -> bytes:
         """What the client gets for a chunk. Raises ProxyError where it cannot go on."""
         return chunk
+
+    def _check_end(self) -> None:
+        """Raises ProxyError where the end of the body is no proper one, whatever HTTP says."""
+        if self._protocol is not None and self._protocol.was_reset:
+            raise ProxyError("upstream_unreachable", _BROKE)
 
     def _end(self) -> bytes:
         """What the client gets at a proper end."""
@@ -169,14 +242,14 @@ def break_connection(request: web.Request, *, delimited: bool) -> None:
 
 
 def _rest(content: aiohttp.StreamReader) -> bytes:
-    """What had arrived before the break. aiohttp's reader would rather lose it."""
+    """What had come before the break. aiohttp's reader would rather lose it."""
     content.set_exception(cast("BaseException", None))
     return content.read_nowait()
 
 
-def _why(error: Exception) -> ProxyError:
+def _why(error: BaseException) -> ProxyError:
     if isinstance(error, ProxyError):
         return error
     if isinstance(error, aiohttp.ClientPayloadError):
         return ProxyError("upstream_protocol", "the upstream's answer broke off before its end")
-    return ProxyError("upstream_unreachable", "the connection to the upstream broke in mid-stream")
+    return ProxyError("upstream_unreachable", _BROKE)

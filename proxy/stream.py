@@ -1,20 +1,19 @@
 """The relay of an event stream that frames are added to."""
 
 import time
-import zlib
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 
-from proxy.core.events import Outcome
-from proxy.core.pipeline import Pipeline
+from proxy.core.events import Outcome, ToolCompleted
+from proxy.core.pipeline import Pipeline, Step
 from proxy.errors import ProxyError
+from proxy.inflate import Inflate
 from proxy.relay import Relay
 
 HEARTBEAT: Final = b": keep-alive\n\n"  # never ": ping": Continue stops reading there
-# No honest upstream packs more into one read; a zip bomb does.
-_INFLATED_BYTES: Final = 32 << 20
+_REASONS: Final = {"draining": "drained", "upstream_timeout": "upstream_timeout"}
 
 
 class StreamRelay(Relay):
@@ -39,7 +38,9 @@ class StreamRelay(Relay):
     ) -> None:
         super().__init__(request, upstream, response)
         self._pipeline = pipeline
-        self._inflater = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS) if compressed else None
+        self._exchange.stream = True
+        self._exchange.counts = pipeline.counts
+        self._inflate = Inflate() if compressed else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""
@@ -51,27 +52,39 @@ class StreamRelay(Relay):
             self.last_write = now
 
     def _take(self, chunk: bytes, now: float) -> bytes:
-        if self._inflater is not None:
-            chunk = self._inflate(chunk)
-        return self._pipeline.feed(chunk, now).data
+        if self._inflate is not None:
+            chunk = self._inflate.feed(chunk)
+        step = self._pipeline.feed(chunk, now)
+        if step.events:
+            self._note(step)
+        return step.data
+
+    def _check_end(self) -> None:
+        super()._check_end()
+        if self._inflate is not None:
+            self._inflate.check_end()
 
     def _end(self) -> bytes:
-        return self._pipeline.eof(time.monotonic()).data
+        if self._pipeline.is_done:
+            self._exchange.ended = "done"
+        return self._last(self._pipeline.eof(time.monotonic()))
 
     def _broken(self, failure: ProxyError) -> bytes:
-        reason = "drained" if failure.code == "draining" else "upstream_error"
-        return self._pipeline.abort(reason, time.monotonic(), error=failure.frame()).data
+        reason = _REASONS.get(failure.code, "upstream_error")
+        error = failure.frame()
+        return self._last(self._pipeline.abort(reason, time.monotonic(), error=error))
 
     def _client_gone(self) -> None:
-        self._pipeline.abort("client_disconnected", time.monotonic(), outcome=Outcome.CANCELLED)
+        now = time.monotonic()
+        self._last(self._pipeline.abort("client_disconnected", now, outcome=Outcome.CANCELLED))
 
-    def _inflate(self, data: bytes) -> bytes:
-        assert self._inflater is not None
-        try:
-            clear = self._inflater.decompress(data, _INFLATED_BYTES)
-        except zlib.error as error:
-            message = f"the upstream's compression is broken: {error}"
-            raise ProxyError("upstream_protocol", message) from None
-        if self._inflater.unconsumed_tail:
-            raise ProxyError("upstream_protocol", "the upstream's compression is a bomb")
-        return clear
+    def _last(self, step: Step) -> bytes:
+        self._note(step)
+        self._exchange.oversized = self._pipeline.oversized
+        self._exchange.sent_bytes += len(step.data)
+        return step.data
+
+    def _note(self, step: Step) -> None:
+        """What metrics and the log want to know of the calls."""
+        self._exchange.frames += len(step.events)
+        self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

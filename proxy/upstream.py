@@ -5,6 +5,8 @@ for all users, decompression, redirects followed, headers of its own. Each is se
 """
 
 import asyncio
+import logging
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -14,8 +16,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.config import Settings
+from proxy.connect import ATTEMPT, Attempt, NotingRequest, push
 from proxy.errors import ProxyError
+from proxy.exchange import Exchange
 
+log = logging.getLogger("proxy")
+
+_BACKOFF_S: Final = 0.1  # before the first retry, then twice that, and so on
+_PROBE_S: Final = 5.0
 _MAX_HEADERS: Final = 1024
 _AUTO_HEADERS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
@@ -32,34 +40,22 @@ class Upstream:
         self._base = settings.upstream_base
         self._origin = settings.upstream_origin
         self._first_byte_s = settings.upstream.first_byte_timeout_s or None
-        self._session: aiohttp.ClientSession | None = None
+        self._pooled: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Make the session, on the running loop."""
-        own = self._settings.upstream
-        connect = own.connect_timeout_s or None
-        max_header_bytes = self._settings.server.max_header_bytes
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=own.max_connections, limit_per_host=0, ssl=own.verify_tls
-            ),
-            # Waiting for a slot is no failure to connect. No total: a stream may last for hours. No
-            # sock_read: it re-arms a timer on every chunk; the watch finds stalls at no such cost.
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=None if own.max_connections else connect, sock_connect=connect
-            ),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_AUTO_HEADERS,
-            max_line_size=max_header_bytes,
-            max_field_size=max_header_bytes,
-            max_headers=_MAX_HEADERS,
-            trust_env=False,
-        )
+        """Make the sessions, on the running loop.
+
+        Raises:
+            OSError, ssl.SSLError: the CA file cannot be read.
+        """
+        self._pooled = self._session(pooled=True)
+        self._fresh = self._session(pooled=False)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._pooled, self._fresh):
+            if session is not None:
+                await session.close()
 
     def url(self, path: str) -> URL:
         """Where a request goes: ``/v1/X`` to base + ``/X``, any other path to the base's origin.
@@ -72,26 +68,80 @@ class Upstream:
         return URL(self._origin + path, encoded=True)
 
     async def open(
-        self, method: str, url: URL, headers: CIMultiDict[str], body: Any
+        self, method: str, url: URL, headers: CIMultiDict[str], body: Any, exchange: Exchange
     ) -> aiohttp.ClientResponse:
         """Send a request and wait for the head of its answer.
 
+        A request on a pooled connection that turns out to be dead is sent once more, on a new one,
+        if not a byte of an answer came and the body can be sent again.
+
         Args:
             body: bytes, or an async iterator of bytes, or None.
+            exchange: where a retry is noted.
 
         Raises:
             ProxyError: ``upstream_unreachable``, ``upstream_timeout`` or ``upstream_protocol``.
         """
-        assert self._session is not None, "started"
+        assert self._pooled is not None, "started"
+        assert self._fresh is not None
+        attempt = Attempt()
+        ATTEMPT.set(attempt)
+        try:
+            with translated(url):
+                return await self._connected(self._pooled, method, url, headers, body)
+        except ProxyError as failure:
+            replayable = body is None or isinstance(body, bytes)
+            if not (replayable and attempt.was_stale and failure.code == "upstream_unreachable"):
+                raise
+        exchange.retries += 1
         with translated(url):
-            async with asyncio.timeout(None) as limit:
-                return await self._session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=self._timed(body, limit),
-                    allow_redirects=False,
-                )
+            return await self._send(self._fresh, method, url, headers, body)
+
+    async def probe(self) -> str:
+        """Try whether the upstream takes connections.
+
+        Returns:
+            What is wrong; "" where nothing is. What it answers does not matter: any answer will do.
+        """
+        assert self._pooled is not None, "started"
+        url = self.url("/v1/models")
+        try:
+            with translated(url):
+                async with asyncio.timeout(_PROBE_S):
+                    answer = await self._pooled.get(url, allow_redirects=False)
+        except ProxyError as failure:
+            return failure.message
+        answer.close()
+        return ""
+
+    async def _connected(
+        self, session: aiohttp.ClientSession, *request: Any
+    ) -> aiohttp.ClientResponse:
+        """Send, trying again where no connection could be made: nothing has been sent then."""
+        for retry in range(self._settings.upstream.retries):
+            try:
+                return await self._send(session, *request)
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(_BACKOFF_S * 2**retry)
+        return await self._send(session, *request)
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        headers: CIMultiDict[str],
+        body: Any,
+    ) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(None) as limit:
+            return await session.request(
+                method,
+                url,
+                headers=headers,
+                data=self._timed(body, limit),
+                allow_redirects=False,
+                server_hostname=self._settings.upstream.server_name or None,
+            )
 
     def _timed(self, body: Any, limit: asyncio.Timeout) -> Any:
         """The same body. The wait for the first byte begins at its end."""
@@ -109,6 +159,43 @@ class Upstream:
             start()
             return body
         return pieces()
+
+    def _session(self, *, pooled: bool) -> aiohttp.ClientSession:
+        own = self._settings.upstream
+        connect = own.connect_timeout_s or None
+        max_header_bytes = self._settings.server.max_header_bytes
+        limits: dict[str, Any] = {"limit": own.max_connections, "limit_per_host": 0}
+        if not pooled:
+            limits["force_close"] = True
+        connector: aiohttp.BaseConnector
+        if self._settings.upstream_socket is None:
+            connector = aiohttp.TCPConnector(ssl=self._tls(), **limits)
+        else:
+            connector = aiohttp.UnixConnector(self._settings.upstream_socket, **limits)
+        push(connector)
+        return aiohttp.ClientSession(
+            connector=connector,
+            request_class=NotingRequest,
+            # Waiting for a slot is no failure to connect. No total: a stream may last for hours. No
+            # sock_read: it re-arms a timer on every chunk; the watch finds stalls at no such cost.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=None if own.max_connections else connect, sock_connect=connect
+            ),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_AUTO_HEADERS,
+            max_line_size=max_header_bytes,
+            max_field_size=max_header_bytes,
+            max_headers=_MAX_HEADERS,
+            trust_env=own.use_proxy_env,
+        )
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        own = self._settings.upstream
+        if not own.verify_tls:
+            log.warning("upstream.verify_tls is off: whoever is in between can read every key")
+            return False
+        return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
 
 
 @contextmanager

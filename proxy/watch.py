@@ -6,7 +6,6 @@ last byte in each direction, and one task walks over all of them.
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Final, Protocol
 
 from proxy.errors import ProxyError
@@ -33,10 +32,6 @@ class Watched(Protocol):
         """End the stream as broken."""
         ...
 
-    def is_lost(self) -> bool:
-        """The upstream's connection is gone, though the reader was never told."""
-        ...
-
 
 class Watch:
     """Finds stalled upstreams and silent clients.
@@ -52,24 +47,12 @@ class Watch:
         shortest = min(self._stall_s, self._heartbeat_s)
         self._tick_s = max(_TICK_MIN_S, min(_TICK_MAX_S, shortest / 4))
         self._streams: set[Watched] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     def add(self, stream: Watched) -> None:
         self._streams.add(stream)
-        self._idle.clear()
 
     def discard(self, stream: Watched) -> None:
         self._streams.discard(stream)
-        if not self._streams:
-            self._idle.set()
-
-    async def idle(self, limit_s: float) -> bool:
-        """Wait until no stream is open; False where the limit in seconds comes first."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                await self._idle.wait()
-        return self._idle.is_set()
 
     def fail_all(self, failure: ProxyError) -> None:
         """End every stream as broken."""
@@ -85,7 +68,7 @@ class Watch:
     def look(self, now: float) -> None:
         """One look at all streams."""
         for stream in tuple(self._streams):
-            if now - stream.last_read >= self._stall_s or stream.is_lost():
+            if now - stream.last_read >= self._stall_s:
                 stream.stall()
             elif now - stream.last_write >= self._heartbeat_s:
                 stream.beat(now)

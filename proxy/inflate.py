@@ -1,0 +1,60 @@
+"""Undoing a content coding that was not asked for."""
+
+import zlib
+from typing import Final
+
+from proxy.errors import ProxyError
+
+CODINGS: Final = ("gzip", "x-gzip", "deflate")
+# No honest upstream packs more into one read; a zip bomb does.
+_LIMIT_BYTES: Final = 32 << 20
+_GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+
+
+class Inflate:
+    """gzip of any number of members, zlib, and the raw deflate that some servers call deflate."""
+
+    def __init__(self) -> None:
+        self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        self._begun = False
+        self._whole = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The clear bytes of what one read gave.
+
+        Raises:
+            ProxyError: ``upstream_protocol``: it is none of these, or a bomb.
+        """
+        try:
+            return self._members(data)
+        except zlib.error as error:
+            message = f"the upstream's compression is broken: {error}"
+            raise ProxyError("upstream_protocol", message) from None
+
+    def check_end(self) -> None:
+        """Raises ProxyError (``upstream_protocol``) where the stream ends inside a member."""
+        if self._begun and not self._whole:
+            raise ProxyError("upstream_protocol", "the upstream's compressed answer is cut short")
+
+    def _members(self, data: bytes) -> bytes:
+        clear = b""
+        while data:
+            clear += self._piece(data, _LIMIT_BYTES - len(clear))
+            if self._object.unconsumed_tail:
+                raise zlib.error("far too much in one piece")
+            data = self._object.unused_data
+            self._whole = self._object.eof
+            if self._whole:
+                self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        return clear
+
+    def _piece(self, data: bytes, limit: int) -> bytes:
+        try:
+            clear = self._object.decompress(data, max(limit, 1))
+        except zlib.error:
+            if self._begun:
+                raise
+            self._object = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            clear = self._object.decompress(data, max(limit, 1))
+        self._begun = True
+        return clear
