@@ -1,0 +1,60 @@
+"""One request and its answer, as metrics and the access log see it. Filled in along the way."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aiohttp import web
+
+from proxy.core.events import Counts, ToolCompleted
+
+Route = Literal["chat", "websocket", "own", "other"]
+# How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
+# the client, a time limit or our own shutdown; or answered by an error of ours.
+Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of one exchange. Times are ``time.monotonic()`` seconds.
+
+    Attributes:
+        token: random, hexadecimal; what ids of ours are made of.
+        path: without the query, which may hold a key.
+        client: the peer's address.
+        model: as asked, "" where that is not known.
+        error: the code of an error of ours, "" without one.
+        chunks: reads passed on.
+        sent_bytes: of the body, frames of ours included.
+        longest_gap_s: between two chunks.
+        frames: lifecycle frames that were added.
+        tools: the calls that were completed.
+        retries: requests sent once more on a fresh connection.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    client: str
+    route: Route = "other"
+    started: float = field(default_factory=time.monotonic)
+    model: str = ""
+    dialect: str = ""
+    stream: bool = False
+    status: int = 0
+    error: str = ""
+    ended: Ended = ""
+    first_byte: float | None = None
+    last_byte: float | None = None
+    chunks: int = 0
+    sent_bytes: int = 0
+    longest_gap_s: float = 0.0
+    frames: int = 0
+    tools: list[ToolCompleted] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    oversized: int = 0
+    retries: int = 0
+    token: str = ""
+
+
+EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)
