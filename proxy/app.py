@@ -7,12 +7,18 @@ from contextlib import suppress
 from aiohttp import web
 
 from proxy import responses
+from proxy.auth import Keys
 from proxy.config import Settings
+from proxy.cors import Cors
+from proxy.gate import Gate, Handler
 from proxy.handlers import Handlers
+from proxy.metrics import Metrics
+from proxy.own import OwnPaths
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
 WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
+GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -20,10 +26,19 @@ def create_app(settings: Settings) -> web.Application:
 
     Serve it with ``proxy.server``: a reverse proxy needs a runner that is set up for it.
     """
-    app = web.Application()
+    keys = Keys(settings.server.api_keys, settings.upstream.api_key)
     upstream = Upstream(settings)
-    watch = app[WATCH] = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
-    handlers = Handlers(settings, upstream, watch)
+    metrics = Metrics()
+    watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
+    gate = Gate(keys, Cors(settings.server.cors_origins), metrics)
+    handlers = Handlers(settings, upstream, watch, keys)
+    own = OwnPaths(settings, upstream, gate, metrics)
+
+    # Every request comes this way, whatever the router thinks: it would answer some targets with a
+    # 404 of its own, and any path that is not ours belongs to the upstream.
+    @web.middleware
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await gate.around(request, own.handle, handlers.forward)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         await upstream.start()
@@ -34,10 +49,10 @@ def create_app(settings: Settings) -> web.Application:
             await watching
         await upstream.close()
 
+    app = web.Application(middlewares=[around])
+    app.router.add_route("*", "/{rest:.*}", handlers.forward)
+    app[WATCH], app[GATE] = watch, gate
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.drop_added)
-    app.router.add_route("*", "/-/as/{rest:.*}", handlers.forward)
-    app.router.add_get("/-/healthy", handlers.healthy)
-    app.router.add_route("*", "/-/{rest:.*}", handlers.own)
-    app.router.add_route("*", "/{rest:.*}", handlers.forward)
+    app.on_response_prepare.append(gate.mark)
     return app

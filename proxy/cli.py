@@ -2,15 +2,17 @@
 
 import argparse
 import asyncio
+import gc
 import importlib
-import logging
 import os
+import socket
 import sys
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from proxy import __version__, config
+from proxy import __version__, config, logs, workers
 
 T = TypeVar("T")
 
@@ -25,9 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when asked to stop, 1 where it failed at run time, 2 for wrong usage or settings.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
         return int(arguments.run(arguments))
     except config.ConfigError as error:
@@ -65,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where clients connect; port 0 picks a free one (default: 127.0.0.1:8787)",
     )
+    serve.add_argument(
+        "--workers", type=int, metavar="N", help="processes sharing the port (default: 1)"
+    )
     serve.set_defaults(run=_serve)
 
     demo = commands.add_parser(
@@ -93,12 +95,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from proxy import server
-
-    flags = {"upstream.url": arguments.upstream, "server.listen": arguments.listen}
+    flags = {
+        "upstream.url": arguments.upstream,
+        "server.listen": arguments.listen,
+        "server.workers": arguments.workers,
+    }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     settings = config.load(Path(file) if file else None, flags=flags)
-    _run(server.serve(settings))
+    logs.configure(settings.server.log_format)
+    if settings.server.workers > 1:
+        return workers.Supervisor(settings, partial(_work, settings)).run()
+    return _work(settings)
+
+
+def _work(
+    settings: config.Settings, sock: socket.socket | None = None, supervisor: int | None = None
+) -> int:
+    """Serve in this process."""
+    from proxy import server  # behind the fork: see workers
+
+    _run(server.serve(settings, sock, supervisor=supervisor))
     return 0
 
 
@@ -122,5 +138,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
+    # What was imported stays; looking at it again and again for cycles is no use.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -20,9 +20,15 @@ from msgspec import Meta, Struct
 from proxy.core.dialects import DIALECTS
 
 Seconds = Annotated[float, Meta(ge=0)]
+_Place = Callable[[str], str]
 Count = Annotated[int, Meta(ge=0)]
 
 ENV_PREFIX: Final = "LIFECYCLE_PROXY_"
+_FLAGS: Final = {
+    "upstream.url": "--upstream",
+    "server.listen": "--listen",
+    "server.workers": "--workers",
+}
 # Short names beside TABLE__KEY.
 _ENV_SHORT: Final = {"UPSTREAM": "UPSTREAM__URL", "LISTEN": "SERVER__LISTEN"}
 # Kubernetes puts such variables into every pod beside a service that is named lifecycle-proxy.
@@ -41,10 +47,17 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Towards clients."""
 
     listen: str = "127.0.0.1:8787"
+    workers: Annotated[int, Meta(ge=1, le=1024)] = 1
     drain_timeout_s: Seconds = 30
     heartbeat_s: Seconds = 15
     heartbeat_before_first_byte: bool = False
+    cors_origins: list[str] = []
+    api_keys: list[str] = []
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
+    tls_cert: str = ""
+    tls_key: str = ""
+    log_format: typing.Literal["auto", "text", "json"] = "auto"
+    access_log: bool = True
 
 
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,7 +68,13 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     first_byte_timeout_s: Seconds = 600
     stall_timeout_s: Seconds = 300
     max_connections: Count = 0
+    retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    websocket_idle_s: Seconds = 0
     verify_tls: bool = True
+    ca_file: str = ""
+    server_name: str = ""
+    use_proxy_env: bool = False
+    api_key: str = ""
 
 
 class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,19 +110,36 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lifecycle: Lifecycle = Lifecycle()
 
     @property
+    def listen_socket(self) -> str | None:
+        """The path of a unix socket to listen on, if that is asked for."""
+        return self.server.listen[5:] if self.server.listen.startswith("unix:") else None
+
+    @property
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
         host, _, port = self.server.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
     @property
+    def upstream_socket(self) -> str | None:
+        """The path of the upstream's unix socket (``unix:/run/x.sock`` or ``...sock:/base``)."""
+        if not self.upstream.url.startswith("unix:"):
+            return None
+        return self.upstream.url[5:].partition(":")[0]
+
+    @property
     def upstream_base(self) -> str:
         """The upstream as an OpenAI SDK is given it, without a slash at the end."""
-        url = urlsplit(self.upstream.url)
-        return f"{self.upstream_origin}{url.path.rstrip('/') or '/v1'}"
+        if self.upstream_socket is not None:
+            path = self.upstream.url[5:].partition(":")[2]
+        else:
+            path = urlsplit(self.upstream.url).path
+        return f"{self.upstream_origin}{path.rstrip('/') or '/v1'}"
 
     @property
     def upstream_origin(self) -> str:
+        if self.upstream_socket is not None:
+            return "http://localhost"
         url = urlsplit(self.upstream.url)
         return f"{url.scheme}://{url.netloc}"
 
@@ -126,18 +162,43 @@ def load(
     """
     tree: dict[str, Any] = {}
     places: dict[str, str] = {}
+    environ = os.environ if environ is None else environ
     if file is not None:
         tree = _read(file)
         _check_keys(tree, Settings, str(file))
-    for key, value, place in _from_environment(os.environ if environ is None else environ):
+    for key, value, place in _from_environment(environ):
         _set(tree, places, key, value, place)
     for key, value in (flags or {}).items():
         if value is not None:
-            _set(tree, places, key, value, f"--{key.rpartition('.')[2]}")
+            _set(tree, places, key, value, _FLAGS.get(key, key))
     place = str(file) if file else ""
     settings: Settings = _convert(tree, Settings, place, places)
     _check_values(settings, lambda key: places.get(key, place))
-    return settings
+    return _with_secrets(settings, environ, lambda key: places.get(key, place))
+
+
+def _with_secrets(settings: Settings, environ: Mapping[str, str], place: _Place) -> Settings:
+    """``env:NAME`` replaced by what that variable holds."""
+
+    def secret(text: str, key: str) -> str:
+        if not text.startswith("env:"):
+            return text
+        value = environ.get(text[4:], "")
+        if not value:
+            problem = f"the environment variable {text[4:]} is not set, or is empty"
+            raise ConfigError(place(key), key, problem)
+        return value
+
+    keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
+    if not all(keys):
+        raise ConfigError(place("server.api_keys"), "server.api_keys", "a key must not be empty")
+    replace = msgspec.structs.replace
+    api_key = secret(settings.upstream.api_key, "upstream.api_key")
+    return replace(
+        settings,
+        server=replace(settings.server, api_keys=keys),
+        upstream=replace(settings.upstream, api_key=api_key),
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -234,15 +295,23 @@ def _convert(
         problem, _, where = str(error).partition(" - at ")
         key = where.strip("`").removeprefix("$.") or key
         problem = problem.replace("`", "").removeprefix("Object ")
-        raise ConfigError(places.get(key, place), key, problem[:1].lower() + problem[1:]) from None
+        raise ConfigError(
+            places.get(key.partition("[")[0], place), key, problem[:1].lower() + problem[1:]
+        ) from None
 
 
-def _check_values(settings: Settings, place: typing.Callable[[str], str]) -> None:
+def _check_values(settings: Settings, place: _Place) -> None:
     """What types cannot say."""
     listen = settings.server.listen
     host, colon, port = listen.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        problem = f"{listen!r} is not HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one)"
+    unix = listen.startswith("unix:/")
+    if not unix and not (
+        colon and host and port.isascii() and port.isdigit() and int(port) < 65536
+    ):
+        problem = (
+            f"{listen!r} is not HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one), "
+            "nor unix:/PATH"
+        )
         raise ConfigError(place("server.listen"), "server.listen", problem)
     _check_url(settings.upstream.url, place("upstream.url"))
     _check_dialect(settings.lifecycle.dialect, place("lifecycle.dialect"), "lifecycle.dialect")
@@ -257,10 +326,19 @@ def _check_url(text: str, place: str) -> None:
         good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         good = False
-    if not good or url.query or url.fragment or url.username is not None:
+    if text.startswith("unix:/"):
+        return
+    if (
+        not good
+        or not text.isprintable()
+        or " " in text
+        or url.query
+        or url.fragment
+        or url.username is not None
+    ):
         problem = (
             f"{text!r} is not a base URL, such as http://127.0.0.1:11434/v1 "
-            "(no query, no user name; a key goes into the client, as before)"
+            "nor unix:/PATH (no query, no user name; a key is upstream.api_key)"
         )
         raise ConfigError(place, "upstream.url", problem)
 

@@ -1,6 +1,5 @@
 """Heads of the answers that clients get."""
 
-import secrets
 from typing import Final
 
 import aiohttp
@@ -9,6 +8,7 @@ from multidict import CIMultiDict
 
 from proxy import headers
 from proxy.errors import ProxyError
+from proxy.exchange import EXCHANGE
 
 # On every stream that frames may be added to: nobody between here and the client may hold it back
 # (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
@@ -19,14 +19,22 @@ _STREAM_HEADERS: Final = {
 _LENGTH_AND_CODING: Final = ("Content-Length", "Content-Encoding")
 # aiohttp adds these where they are missing; an answer is passed on without them.
 _ADDED: Final = ("Server", "Content-Type")
+_RETRY_AFTER_S: Final = "5"
 _UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
 
-def error(failure: ProxyError) -> web.Response:
+def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     """The answer to a request that could not be forwarded."""
-    return web.Response(
+    response = web.Response(
         status=failure.status, body=failure.body(), content_type="application/json", charset="utf-8"
     )
+    if request_id is not None:
+        response.headers["X-Request-Id"] = request_id
+    if failure.code == "draining":
+        response.headers["Retry-After"] = _RETRY_AFTER_S
+    if failure.code == "invalid_api_key":
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def same(answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -69,10 +77,17 @@ def _response(answer: aiohttp.ClientResponse, kept: CIMultiDict[str]) -> web.Str
     return response
 
 
+def switched(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """The upstream's 101, with the hop-by-hop part of the handshake for this hop."""
+    kept = headers.for_client(answer.headers)
+    kept["Connection"] = "Upgrade"
+    kept["Upgrade"] = answer.headers.get("Upgrade", "websocket")
+    return _response(answer, kept)
+
+
 def _own(request: web.Request, stream_id: str, upstream_request_id: str | None) -> dict[str, str]:
-    request_id = upstream_request_id or request.headers.get("X-Request-Id")
     return {
         **_STREAM_HEADERS,
         "X-Stream-Id": stream_id,
-        "X-Request-Id": request_id or f"req_{secrets.token_hex(12)}",
+        "X-Request-Id": upstream_request_id or request[EXCHANGE].request_id,
     }

@@ -1,104 +1,145 @@
-"""Serving: the socket, the signals, and the way out."""
+"""Serving: the sockets, the signals, and the way out."""
 
 import asyncio
 import logging
+import os
 import signal
-import sys
+import socket
+import ssl
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
-from proxy.app import WATCH, create_app
-from proxy.config import Settings
+from proxy.app import GATE, WATCH, create_app
+from proxy.config import ConfigError, Settings
 from proxy.errors import ProxyError
+from proxy.protocol import Protocol
+from proxy.sockets import bind, notify, url
 
 log = logging.getLogger("proxy")
 
 _MAX_HEADERS: Final = 1024
 _BACKLOG: Final = 4096
-# After our own drain nothing is left that aiohttp would have to wait for.
-_SHUTDOWN_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.5  # for the error frames of streams that are broken off
+_CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice
 
 
-async def start(settings: Settings) -> tuple[web.AppRunner, str]:
+class Runner(web.AppRunner):
+    """aiohttp's runner, and the listener whose connections speak our protocol."""
+
+    listener: asyncio.Server | None = None
+
+
+async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[Runner, str]:
     """Listen and serve.
 
+    Args:
+        settings: everything.
+        sock: a bound socket; None binds one.
+
     Returns:
-        The runner, and the URL that it serves at.
+        What ``stop`` takes, and the URL where it serves.
 
     Raises:
         OSError: the address cannot be bound.
+        ConfigError: the certificate cannot be used.
     """
-    runner = web.AppRunner(
-        create_app(settings),
-        handler_cancellation=True,  # a client that goes away takes its upstream request along
-        auto_decompress=False,
-        access_log=None,
-        max_line_size=settings.server.max_header_bytes,
-        max_field_size=settings.server.max_header_bytes,
-        max_headers=_MAX_HEADERS,
-        shutdown_timeout=_SHUTDOWN_S,
-        logger=_quiet(),
-    )
+    tls = _tls(settings)
+    sock = sock or bind(settings)
+    # A client that goes away takes its upstream request along.
+    runner = Runner(create_app(settings), handler_cancellation=True, shutdown_timeout=_CLEAN_UP_S)
     await runner.setup()
-    host, port = settings.address
-    try:
-        site = web.TCPSite(runner, host, port, backlog=_BACKLOG, reuse_address=True)
-        await site.start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return runner, _url(runner)
+    loop = asyncio.get_running_loop()
+    make = _protocols(runner, settings, loop)
+    runner.listener = await loop.create_server(make, sock=sock, backlog=_BACKLOG, ssl=tls)
+    return runner, url(sock, settings)
 
 
-async def stop(runner: web.AppRunner, drain_s: float) -> None:
-    """Take no new connections, let open streams end, break off what is left after the limit.
+async def stop(runner: Runner, drain_s: float) -> None:
+    """Take nothing new, let open streams end, break off what is left after the limit.
 
     Args:
         drain_s: how long open streams may take, in seconds.
     """
-    for site in list(runner.sites):
-        await site.stop()
-    watch = runner.app[WATCH]
-    if not await watch.idle(drain_s):
+    # Connections are still taken: who comes now gets a 503 and when to come again, and a probe
+    # learns that it should send nobody.
+    gate, watch = runner.app[GATE], runner.app[WATCH]
+    if not await gate.drained(drain_s):
         watch.fail_all(ProxyError("draining", "the proxy is shutting down"))
-        await watch.idle(_SHUTDOWN_S)
+        gate.expire()
+        await gate.drained(_LAST_WORDS_S)
+    if runner.listener is not None:
+        runner.listener.close()
     await runner.cleanup()
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a signal says stop; a second one ends the process at once."""
-    runner, url = await start(settings)
-    print(f"listening on {url} -> {settings.upstream_base}", flush=True)
+async def serve(
+    settings: Settings, sock: socket.socket | None = None, *, supervisor: int | None = None
+) -> None:
+    """Serve until a signal says stop; a second one ends the process at once.
+
+    Args:
+        settings: everything.
+        sock: a bound socket; None binds one.
+        supervisor: a socket's descriptor: a byte is sent when connections are taken, and its end
+            is the order to stop. None where nobody supervises: then people and systemd are told.
+    """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
-    def stop_now() -> None:
+    def on_signal() -> None:
         if asked.is_set():
-            sys.stdout.flush()
-            raise SystemExit(0)
+            os._exit(0)  # the second signal: nothing may stand in its way
         asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop_now)
+        loop.add_signal_handler(number, on_signal)
+    runner, where = await start(settings, sock)
+    if supervisor is None:
+        print(f"listening on {where} -> {settings.upstream_base}", flush=True)
+        notify("READY=1")
+    else:
+        os.write(supervisor, b"r")
+        loop.add_reader(supervisor, asked.set)
     await asked.wait()
+    if supervisor is None:
+        notify("STOPPING=1")
+    else:
+        loop.remove_reader(supervisor)
     log.info("stopping: open streams have %g s to end", settings.server.drain_timeout_s)
     await stop(runner, settings.server.drain_timeout_s)
 
 
-def _url(runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _protocols(
+    runner: Runner, settings: Settings, loop: asyncio.AbstractEventLoop
+) -> Callable[[], Protocol]:
+    """What makes the protocol of each client connection."""
+    server = runner.server
+    assert server is not None, "set up"
+    limit = settings.server.max_header_bytes
+
+    def make() -> Protocol:
+        return Protocol(
+            server,
+            loop=loop,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]  # None turns it off
+            max_line_size=limit,
+            max_field_size=limit,
+            max_headers=_MAX_HEADERS,
+            logger=logging.getLogger("proxy.http"),
+        )
+
+    return make
 
 
-def _quiet() -> logging.Logger:
-    """aiohttp's own logger writes a traceback for every bad request and every lost client."""
-    quiet = logging.getLogger("proxy.http")
-    quiet.addFilter(_drop_traceback)
-    return quiet
-
-
-def _drop_traceback(record: logging.LogRecord) -> bool:
-    if record.exc_info:
-        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]!r}", ()
-        record.exc_info = None
-    return True
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    own = settings.server
+    if not own.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(own.tls_cert, own.tls_key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("", "server.tls_cert", f"cannot be used: {error}") from None
+    return context

@@ -1,0 +1,143 @@
+"""What every request passes first and last: drain, CORS, keys; errors, metrics, the access log."""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy import logs, responses
+from proxy.auth import Keys
+from proxy.clients import PROFILE_PREFIX
+from proxy.cors import Cors
+from proxy.errors import ProxyError
+from proxy.exchange import EXCHANGE, Exchange, Route
+from proxy.metrics import Metrics
+from proxy.tunnel import is_upgrade
+
+log = logging.getLogger("proxy")
+
+_OPEN: Final = ("/-/healthy", "/-/ready")
+OWN_PREFIX: Final = "/-/"
+_CHAT_SUFFIX: Final = "/chat/completions"
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gate:
+    """Stands around all handlers.
+
+    Args:
+        keys: who is let in.
+        cors: browsers that may call.
+        metrics: counts.
+    """
+
+    def __init__(self, keys: Keys, cors: Cors, metrics: Metrics) -> None:
+        self.draining = False  # no new requests: the process is about to end
+        self._expired = False  # nor any more patience with the old ones
+        self._active: dict[asyncio.Task[Any], Exchange] = {}
+        self._idle = asyncio.Event()
+        self._keys = keys
+        self._cors = cors
+        self._metrics = metrics
+
+    async def around(
+        self, request: web.Request, own: Handler, forward: Handler
+    ) -> web.StreamResponse:
+        """The middleware."""
+        exchange = request[EXCHANGE] = _exchange(request)
+        self._metrics.opened(exchange.route)
+        task = asyncio.current_task()
+        assert task is not None
+        self._active[task] = exchange
+        try:
+            response = self._cors.maybe_preflight(request) or await self._let_in(
+                request, own if exchange.route == "own" else forward
+            )
+            exchange.status = response.status
+            return response
+        except ProxyError as failure:
+            exchange.status, exchange.error = failure.status, failure.code
+            exchange.ended = exchange.ended or "refused"
+            return responses.error(failure, exchange.request_id)
+        except asyncio.CancelledError:
+            exchange.ended = exchange.ended or "client_gone"
+            if not self._expired or exchange.first_byte is not None:
+                raise
+            task.uncancel()
+            late = ProxyError("draining", "the proxy is shutting down; try again")
+            exchange.status, exchange.error, exchange.ended = late.status, late.code, "drained"
+            return responses.error(late, exchange.request_id)
+        except Exception:
+            log.exception("a bug of the proxy's own (request %s)", exchange.request_id)
+            internal = ProxyError("internal", "the proxy failed; its log says why")
+            exchange.status, exchange.error = internal.status, internal.code
+            return responses.error(internal, exchange.request_id)
+        finally:
+            exchange.ended = exchange.ended or "done"
+            del self._active[task]
+            if not self._active:
+                self._idle.set()
+            self._metrics.closed(exchange)
+            logs.access(exchange)
+
+    async def drained(self, limit_s: float) -> bool:
+        """Wait until the last request has been answered; False where the limit comes first."""
+        self.draining = True
+        if self._active:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._idle.wait()
+        return not self._active
+
+    def expire(self) -> None:
+        """Give up what still waits for the upstream; what streams is the watch's to break."""
+        self._expired = True
+        for task, exchange in self._active.items():
+            if exchange.first_byte is None:
+                task.cancel()
+
+    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+        """A signal handler, for every head that goes out."""
+        self._cors.mark(request, response.headers)
+
+    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request[EXCHANGE].path not in _OPEN:
+            if self.draining:
+                raise ProxyError("draining", "the proxy is shutting down; try again")
+            self._keys.check(request.headers)
+        return await handler(request)
+
+
+def _exchange(request: web.Request) -> Exchange:
+    token, path = secrets.token_hex(12), request.raw_path.partition("?")[0]
+    return Exchange(
+        token=token,
+        request_id=_request_id(request, token),
+        method=request.method,
+        path=path,
+        client=request.remote or "unix",
+        route=_route(request, path),
+    )
+
+
+def _route(request: web.Request, path: str) -> Route:
+    """What kind of request it is. Dialect profiles are the upstream's paths in disguise."""
+    if path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX):
+        return "own"
+    if request.method == "POST":
+        return "chat" if path.endswith(_CHAT_SUFFIX) else "other"
+    return "websocket" if is_upgrade(request) else "other"
+
+
+def _request_id(request: web.Request, token: str) -> str:
+    """The client's own, if it is one that can stand in a log, else a new one."""
+    sent = request.headers.get("X-Request-Id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{token}"

@@ -1,0 +1,69 @@
+"""Fixtures: a scripted upstream and the proxy in front of it, in this process, on free ports."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from proxy import config, server
+from tests.fakes import Upstream
+
+StartProxy = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """A scripted upstream, listening."""
+    fake = Upstream()
+    await fake.start()
+    yield fake
+    await fake.stop()
+    for failure in fake.failures:
+        raise failure
+
+
+@pytest.fixture
+async def runners() -> AsyncIterator[list[server.Runner]]:
+    """The proxies of this test; whatever is left of them is stopped."""
+    started: list[server.Runner] = []
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_stop, started)
+        yield started
+
+
+async def _stop(runners: list[server.Runner]) -> None:
+    for runner in runners:
+        await server.stop(runner, 0)
+
+
+@pytest.fixture
+async def start_proxy(upstream: Upstream, runners: list[server.Runner]) -> StartProxy:
+    """Starts a proxy: ``await start_proxy({"server.heartbeat_s": 0.1})`` returns its URL."""
+
+    async def start(settings: dict[str, Any] | None = None) -> str:
+        flags = {
+            "server.listen": "127.0.0.1:0",
+            "server.drain_timeout_s": 0.2,
+            "upstream.url": f"{upstream.origin}/v1",
+            **(settings or {}),
+        }
+        runner, url = await server.start(config.load(environ={}, flags=flags))
+        runners.append(runner)
+        return url.replace("127.0.0.1", "localhost")  # a cookie jar would ignore an address
+
+    return start
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy) -> str:
+    """The URL of a proxy with default settings."""
+    return await start_proxy()
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No traceback may be logged while the test runs."""
+    yield
+    records = caplog.get_records("call")
+    assert [record.getMessage() for record in records if record.exc_info] == []

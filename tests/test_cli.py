@@ -1,0 +1,228 @@
+"""The command, as people and scripts run it: a process of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy import cli
+from tests.fakes import Client, Request, Upstream, Wire, ask, lifecycle, payloads, tool_call
+
+COMMAND = (sys.executable, "-m", "proxy")
+LISTEN = ("--listen", "127.0.0.1:0")
+LINE = re.compile(r"listening on (http://127\.0\.0\.1:\d+) -> (\S+)\n")
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LIFECYCLE_PROXY_")}
+    return {**clean, **more}
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        (*COMMAND, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+        env=environment(**environ),
+    )
+
+
+@contextmanager
+def serving(*arguments: str, **environ: str) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """A running ``serve``: the process, its URL and its upstream's, as its one line names them."""
+    with subprocess.Popen(
+        (*COMMAND, "serve", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**environ),
+    ) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            found = LINE.fullmatch(line)
+            assert found, (line, process.stderr and process.stderr.read())
+            yield process, found[1], found[2]
+        finally:
+            process.kill()
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, output and errors of a process that is ending."""
+    out, err = process.communicate(timeout=5)
+    return process.returncode, out, err
+
+
+# --- serve --------------------------------------------------------------------------------------
+
+
+def test_serve_says_where_it_listens_and_where_it_forwards_to() -> None:
+    with serving(*LISTEN, "--upstream", "http://127.0.0.1:9/") as (process, url, base):
+        assert base == "http://127.0.0.1:9/v1"
+        assert not url.endswith(":0")
+        process.terminate()
+        code, out, err = ended(process)
+    assert (code, out) == (0, "")
+    assert "Traceback" not in err
+
+
+async def test_serve_forwards(upstream: Upstream) -> None:
+    with serving(*LISTEN, "--upstream", f"{upstream.origin}/v1") as (_, url, _base):
+        assert (await ask(url, "GET", "/v1/models")).json() == {"ok": True}
+
+
+def test_serve_reads_file_environment_and_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[server]\nlisten = "127.0.0.1:0"\n[upstream]\nurl = "http://file/v1"')
+    with serving("--config", str(file)) as (_, _, base):
+        assert base == "http://file/v1"
+    environ = {"LIFECYCLE_PROXY_CONFIG": str(file), "LIFECYCLE_PROXY_UPSTREAM": "http://env/v1"}
+    with serving(**environ) as (_, _, base):
+        assert base == "http://env/v1"
+    with serving("--upstream", "http://flag/v1", **environ) as (_, _, base):
+        assert base == "http://flag/v1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
+    with serving(*LISTEN) as (process, _, _):
+        process.send_signal(number)
+        code, _, err = ended(process)
+    assert code == 0
+    assert "Traceback" not in err
+
+
+async def stuck(request: Request, wire: Wire) -> None:
+    await wire.stream(tool_call())
+    await wire.gone.wait()
+
+
+async def test_a_signal_drains_open_streams(upstream: Upstream) -> None:
+    upstream.script = stuck
+    environ = {"LIFECYCLE_PROXY_SERVER__DRAIN_TIMEOUT_S": "0.2"}
+    with serving(*LISTEN, "--upstream", upstream.origin, **environ) as (process, url, _):
+        async with Client(url) as client:
+            answer = await (await client.chat()).until(b"running")
+            process.terminate()
+            await answer.read()
+        code, _, err = ended(process)
+    assert [status for _, status, _ in lifecycle(answer.body)] == ["running", "completed"]
+    assert payloads(answer.body)[-1]["error"]["code"] == "draining"
+    assert answer.end == "cut"
+    assert code == 0
+    assert "Traceback" not in err
+
+
+async def test_a_second_signal_ends_it_at_once(upstream: Upstream) -> None:
+    upstream.script = stuck
+    with serving(*LISTEN, "--upstream", upstream.origin) as (process, url, _):
+        assert process.stderr is not None
+        async with Client(url) as client:
+            answer = await (await client.chat()).until(b"running")
+            process.terminate()
+            assert "stopping" in process.stderr.readline()
+            began = time.monotonic()
+            process.terminate()
+            await answer.read()
+        code, _, err = ended(process)
+    assert time.monotonic() - began < 1
+    assert answer.end in ("cut", "reset")
+    assert code == 0
+    assert "Traceback" not in err
+
+
+def test_a_taken_port_is_a_failure_at_run_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_settings_are_a_failure_of_usage(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--upstream", "nonsense"], "--upstream: upstream.url: 'nonsense' is not a base URL"),
+        (["--config", str(tmp_path / "none")], "No such file"),
+        (["--listen", "nonsense"], "--listen: server.listen: 'nonsense' is not HOST:PORT"),
+    ):
+        done = run("serve", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- the rest -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("serv",), ("serve", "--lisn"), ("check-config",)])
+def test_wrong_usage_is_a_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: lifecycle-proxy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "check-config"])
+def test_help_names_the_commands_and_the_defaults(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert command in out
+    if command == "serve":
+        assert "127.0.0.1:8787" in out
+        assert "http://127.0.0.1:11434/v1" in out
+
+
+def test_the_version_is_printed() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"lifecycle-proxy \d+\.\d+\S*\n", done.stdout)
+
+
+def test_check_config_accepts_a_good_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[server]\nheartbeat_s = 5\n")
+    assert cli.main(["check-config", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: ok\n"
+
+
+def test_check_config_refuses_a_bad_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[upstream]\nconect_timeout_s = 5\n")
+    assert cli.main(["check-config", str(file)]) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err == (
+        f"lifecycle-proxy: {file}: upstream.conect_timeout_s: "
+        "unknown key (did you mean connect_timeout_s?)\n"
+    )
+
+
+def test_check_config_looks_at_the_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("")
+    assert run("check-config", str(file), LIFECYCLE_PROXY_NONSENSE="1").returncode == 0
+
+
+def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:
+    done = run("check-config", str(tmp_path / "none.toml"))
+    assert done.returncode == 2
+    assert "none.toml: No such file" in done.stderr
