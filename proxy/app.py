@@ -9,7 +9,6 @@ from aiohttp import web
 from proxy import responses
 from proxy.auth import Keys
 from proxy.config import Settings
-from proxy.cors import Cors
 from proxy.gate import Gate, Handler
 from proxy.handlers import Handlers
 from proxy.metrics import Metrics
@@ -30,7 +29,7 @@ def create_app(settings: Settings) -> web.Application:
     upstream = Upstream(settings)
     metrics = Metrics()
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
-    gate = Gate(keys, Cors(settings.server.cors_origins), metrics)
+    gate = Gate(settings, keys, metrics)
     handlers = Handlers(settings, upstream, watch, keys)
     own = OwnPaths(settings, upstream, gate, metrics)
 

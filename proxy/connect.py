@@ -28,6 +28,7 @@ class PushingProtocol(ResponseHandler):
     received_bytes = 0
     sink: Sink | None = None
     was_reset = False  # where the end of the connection ends a body, this is no proper end
+    is_paused = False
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
@@ -40,6 +41,17 @@ class PushingProtocol(ResponseHandler):
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink()
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp asks for this with every chunk that is read, paused or not, and each time the
+        # parser is fed with nothing and the transport called.
+        if self.is_paused:
+            self.is_paused = False
+            super().resume_reading(resume_parser)
 
     @property
     def is_lost(self) -> bool:

@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy import logs, responses
 from proxy.auth import Keys
 from proxy.clients import PROFILE_PREFIX
+from proxy.config import Settings
 from proxy.cors import Cors
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Route
@@ -33,18 +34,20 @@ class Gate:
     """Stands around all handlers.
 
     Args:
+        settings: ``[server]``: which browsers may call, and whether exchanges are logged.
         keys: who is let in.
-        cors: browsers that may call.
         metrics: counts.
     """
 
-    def __init__(self, keys: Keys, cors: Cors, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, keys: Keys, metrics: Metrics) -> None:
         self.draining = False  # no new requests: the process is about to end
         self._expired = False  # nor any more patience with the old ones
         self._active: dict[asyncio.Task[Any], Exchange] = {}
         self._idle = asyncio.Event()
         self._keys = keys
-        self._cors = cors
+        self._cors = Cors(settings.server.cors_origins)
+        self._logs = settings.server.access_log
+        self._record_failed = False
         self._metrics = metrics
 
     async def around(
@@ -84,8 +87,18 @@ class Gate:
             del self._active[task]
             if not self._active:
                 self._idle.set()
+            self._record(exchange)
+
+    def _record(self, exchange: Exchange) -> None:
+        """Count and log. Whatever happens there, the answer goes out."""
+        try:
             self._metrics.closed(exchange)
-            logs.access(exchange)
+            if self._logs:
+                logs.access(exchange)
+        except Exception:
+            if not self._record_failed:
+                log.exception("metrics or logs failed; said once")
+            self._record_failed = True
 
     async def drained(self, limit_s: float) -> bool:
         """Wait until the last request has been answered; False where the limit comes first."""

@@ -158,7 +158,8 @@ def access(exchange: Exchange) -> None:
         dialect=exchange.dialect,
         model=exchange.model[:_VALUE_LENGTH],
     )
-    _ACCESS.info(fields)
+    # As info() does it, but for the walk up the stack to find out who called.
+    _ACCESS.handle(logging.LogRecord(_ACCESS.name, logging.INFO, __file__, 0, fields, (), None))
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

@@ -7,8 +7,7 @@ for all users, decompression, redirects followed, headers of its own. Each is se
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import aiohttp
@@ -87,15 +86,17 @@ class Upstream:
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            with translated(url):
-                return await self._connected(self._pooled, method, url, headers, body)
-        except ProxyError as failure:
+            return await self._connected(self._pooled, method, url, headers, body)
+        except _ERRORS as error:
+            failure = translate(error, url)
             replayable = body is None or isinstance(body, bytes)
             if not (replayable and attempt.was_stale and failure.code == "upstream_unreachable"):
-                raise
+                raise failure from None
         exchange.retries += 1
-        with translated(url):
+        try:
             return await self._send(self._fresh, method, url, headers, body)
+        except _ERRORS as error:
+            raise translate(error, url) from None
 
     async def probe(self) -> str:
         """Try whether the upstream takes connections.
@@ -106,11 +107,10 @@ class Upstream:
         assert self._pooled is not None, "started"
         url = self.url("/v1/models")
         try:
-            with translated(url):
-                async with asyncio.timeout(_PROBE_S):
-                    answer = await self._pooled.get(url, allow_redirects=False)
-        except ProxyError as failure:
-            return failure.message
+            async with asyncio.timeout(_PROBE_S):
+                answer = await self._pooled.get(url, allow_redirects=False)
+        except _ERRORS as error:
+            return translate(error, url).message
         answer.close()
         return ""
 
@@ -133,32 +133,23 @@ class Upstream:
         headers: CIMultiDict[str],
         body: Any,
     ) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(None) as limit:
+        # The wait for the first byte begins at the end of the body.
+        whole = body is None or isinstance(body, bytes)
+        async with asyncio.timeout(self._first_byte_s if whole else None) as limit:
             return await session.request(
                 method,
                 url,
                 headers=headers,
-                data=self._timed(body, limit),
+                data=body if whole else self._timed(body, limit),
                 allow_redirects=False,
                 server_hostname=self._settings.upstream.server_name or None,
             )
 
-    def _timed(self, body: Any, limit: asyncio.Timeout) -> Any:
-        """The same body. The wait for the first byte begins at its end."""
-
-        def start() -> None:
-            if self._first_byte_s is not None:
-                limit.reschedule(asyncio.get_running_loop().time() + self._first_byte_s)
-
-        async def pieces() -> AsyncIterator[bytes]:
-            async for piece in body:
-                yield piece
-            start()
-
-        if body is None or isinstance(body, bytes):
-            start()
-            return body
-        return pieces()
+    async def _timed(self, body: Any, limit: asyncio.Timeout) -> AsyncIterator[bytes]:
+        async for piece in body:
+            yield piece
+        if self._first_byte_s is not None:
+            limit.reschedule(asyncio.get_running_loop().time() + self._first_byte_s)
 
     def _session(self, *, pooled: bool) -> aiohttp.ClientSession:
         own = self._settings.upstream
@@ -198,32 +189,27 @@ class Upstream:
         return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
 
 
-@contextmanager
-def translated(url: URL) -> Iterator[None]:
-    """The border between aiohttp's errors and ours.
+_ERRORS: Final = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
 
-    Raises:
-        ProxyError: what went wrong before the head of an answer had come.
-    """
+
+def translate(error: Exception, url: URL) -> ProxyError:
+    """The border between aiohttp's errors and ours: what went wrong before an answer's head."""
     where = f"the upstream {url.origin()}"
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError:
-        raise ProxyError(
-            "upstream_timeout", f"{where} did not take the connection in time"
-        ) from None
-    except TimeoutError:
-        raise ProxyError("upstream_timeout", f"{where} did not begin to answer in time") from None
-    except (aiohttp.ClientResponseError, aiohttp.http.HttpProcessingError) as error:
-        raise ProxyError(
-            "upstream_protocol", f"{where} answered with no HTTP: {error.message}"
-        ) from None
-    except aiohttp.ServerDisconnectedError as error:
-        if isinstance(error.message, str):  # nothing had come
-            raise ProxyError("upstream_unreachable", f"{where} closed without an answer") from None
-        raise ProxyError("upstream_protocol", f"the answer of {where} broke off") from None
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        raise ProxyError("upstream_unreachable", f"TLS with {where} failed: {error}") from None
-    except (aiohttp.ClientError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ProxyError("upstream_unreachable", f"cannot reach {where}: {reason}") from None
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ProxyError("upstream_timeout", f"{where} did not take the connection in time")
+        case TimeoutError():
+            return ProxyError("upstream_timeout", f"{where} did not begin to answer in time")
+        case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
+            return ProxyError(
+                "upstream_protocol", f"{where} answered with no HTTP: {error.message}"
+            )
+        case aiohttp.ServerDisconnectedError() if isinstance(error.message, str):
+            return ProxyError("upstream_unreachable", f"{where} closed without an answer")
+        case aiohttp.ServerDisconnectedError():
+            return ProxyError("upstream_protocol", f"the answer of {where} broke off")
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return ProxyError("upstream_unreachable", f"TLS with {where} failed: {error}")
+        case _:
+            reason = getattr(error, "strerror", None) or error
+            return ProxyError("upstream_unreachable", f"cannot reach {where}: {reason}")

@@ -7,10 +7,12 @@ proxy announced it. Two things differ: secrets are blotted out, and the line has
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
+_TOOLS_KEPT: Final = 512
 DEFAULT_EMOJI: Final = "⚡"
 EMOJI: Final[dict[str, str]] = {
     name: emoji
@@ -61,8 +63,8 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE), r"\1 ***"),
     (
         re.compile(
-            r"\b(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs]|AIza)"
-            r"[-_]?[A-Za-z0-9_-]{12,}"
+            r"\b(?:AIza|(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs])"
+            r"[-_])[A-Za-z0-9_-]{12,}"
         ),
         "***",
     ),
@@ -85,8 +87,17 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 )
 
 
+# One quick look tells for nearly every label that there is nothing to blot out.
+_SUSPECT: Final = re.compile(
+    r"bearer|basic|key|token|secret|pass|pwd|auth|cred|://|[A-Za-z]{2,}[-_]|eyJ|AKIA|ASIA|AIza",
+    re.IGNORECASE,
+)
+
+
 def redact(text: str) -> str:
     """Blot out what looks like a credential: bearer tokens, well-known key forms, ``key=value``."""
+    if not _SUSPECT.search(text):
+        return text
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -111,10 +122,13 @@ class Labels:
         self._max_length = max_length
         self._redacted = redacted
         self._emoji = {**EMOJI, **(emoji or {})}
+        # A stream announces the same few tools again and again, mostly before their arguments come.
+        self.emoji = lru_cache(_TOOLS_KEPT)(self._find_emoji)
+        self._name = lru_cache(_TOOLS_KEPT)(self.shown)
 
     def label(self, tool: str, arguments: str) -> str:
         """One line: the most telling argument, else the name of the tool."""
-        return self.shown(preview(tool, arguments) if arguments else "") or self.shown(tool)
+        return (arguments and self.shown(preview(tool, arguments))) or self._name(tool)
 
     def shown(self, text: str) -> str:
         """Any text as a label may show it: one line, no secrets, not too long."""
@@ -127,7 +141,7 @@ class Labels:
             text = text[: self._max_length - 1] + "…"
         return text
 
-    def emoji(self, tool: str) -> str:
+    def _find_emoji(self, tool: str) -> str:
         if tool in self._emoji:
             return self._emoji[tool]
         for prefix, emoji in _EMOJI_BY_PREFIX.items():

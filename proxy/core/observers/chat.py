@@ -67,6 +67,8 @@ class ChatObserver:
         data = event.data
         if data is None:
             return NOTHING
+        if data == b"[DONE]":
+            return DONE
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
