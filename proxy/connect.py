@@ -13,7 +13,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -25,10 +25,16 @@ Sink = Callable[[], None]
 class PushingProtocol(ResponseHandler):
     """aiohttp's client protocol, with a sink that is told of everything that happens."""
 
+    open_connections: ClassVar[int] = 0
+
     received_bytes = 0
     sink: Sink | None = None
     was_reset = False  # where the end of the connection ends a body, this is no proper end
     is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        PushingProtocol.open_connections += 1
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
@@ -37,6 +43,7 @@ class PushingProtocol(ResponseHandler):
             self.sink()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        PushingProtocol.open_connections -= 1
         self.was_reset = exc is not None
         super().connection_lost(exc)
         if self.sink is not None:

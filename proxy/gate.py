@@ -14,6 +14,7 @@ from proxy import logs, responses
 from proxy.auth import Keys
 from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
+from proxy.connect import PushingProtocol
 from proxy.cors import Cors
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Route
@@ -22,6 +23,7 @@ from proxy.tunnel import is_upgrade
 
 log = logging.getLogger("proxy")
 
+_CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")
 OWN_PREFIX: Final = "/-/"
 _CHAT_SUFFIX: Final = "/chat/completions"
@@ -72,6 +74,7 @@ class Gate:
         except asyncio.CancelledError:
             exchange.ended = exchange.ended or "client_gone"
             if not self._expired or exchange.first_byte is not None:
+                exchange.status = exchange.status or _CLIENT_GONE
                 raise
             task.uncancel()
             late = ProxyError("draining", "the proxy is shutting down; try again")
@@ -93,6 +96,7 @@ class Gate:
         """Count and log. Whatever happens there, the answer goes out."""
         try:
             self._metrics.closed(exchange)
+            self._metrics.pool(PushingProtocol.open_connections)
             if self._logs:
                 logs.access(exchange)
         except Exception:

@@ -70,6 +70,7 @@ class Relay:
                 raise ConnectionResetError("the client is gone")
             self._writer = writer
             self._exchange.first_byte = self.last_read
+            self._exchange.status = self._response.status
             self._chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
             self._attach()
             failure = await self._finished
