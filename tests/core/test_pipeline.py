@@ -366,6 +366,12 @@ def test_after_a_failure_in_telling_nothing_stays_running() -> None:
     assert_paired(play(body, presenter=BrokenPresenter()).events)
 
 
+def test_a_failure_in_telling_at_the_end_does_not_touch_the_stream() -> None:
+    body = text() + calls(call(0, None, "g"))
+    played = play(body, presenter=BrokenPresenter())
+    assert (played.data, played.counts.observer_failures) == (body, 1)
+
+
 class FailsOnce(Frames):
     """Cannot write the second frame."""
 

@@ -196,3 +196,12 @@ def test_an_event_of_the_very_limit_is_parsed(sizes: tuple[int, ...]) -> None:
     body = b"data: " + b"x" * 22 + b"\n\n"
     assert len(data_of(parse(body, sizes, limit=30))) == 1
     assert len(data_of(parse(body, sizes, limit=29))) == 0
+
+
+@pytest.mark.parametrize("sizes", [WHOLE, BYTEWISE, (7,)])
+def test_a_line_above_the_limit_ends_with_its_line(sizes: tuple[int, ...]) -> None:
+    small, large = b'data: {"a":1}\n', b'data: {"a":"' + b"x" * 60 + b'"}\n'
+    body = small * 2 + large + small * 2
+    events = parse(body, sizes, limit=30)
+    assert b"".join(event.raw for event in events) == body
+    assert data_of(events) == [b'{"a":1}'] * 4
