@@ -80,6 +80,8 @@ class Parser:
             self._any_line_end = True
         tail = self._tail
         if not tail:
+            if self._is_one_event(data):
+                return [Event(data, b"", data[6:-2])]  # as nearly all servers write
             events, used = self._cut(data)
             if used == len(data):
                 return events
@@ -92,6 +94,16 @@ class Parser:
             events.append(self._piece())
         self._scanned = max(0, len(tail) - _LOOK_BACK)
         return events
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Whether a read gave one event of one data line and LF line ends, and nothing else."""
+        return (
+            data.endswith(b"\n\n")
+            and data.startswith(b"data: ")
+            and data.find(b"\n", 0, -2) < 0
+            and len(data) <= self._max
+            and not (self._any_line_end or self._by_line or self._first or self.skipping)
+        )
 
     def eof(self) -> list[Event]:
         """The stream is over: hand out what is left, as an event without its blank line."""
