@@ -1,16 +1,18 @@
 """Who may use the proxy, and with which key the upstream is asked."""
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from proxy.errors import ProxyError
 
 # How browsers send a key with a WebSocket, since they can set no header (OpenAI's own clients).
 _SUBPROTOCOL_KEY: Final = "openai-insecure-api-key."
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
+
+Headers = MultiMapping[str]
 
 
 class Keys:
@@ -25,7 +27,7 @@ class Keys:
         self._accepted = [key.encode() for key in accepted]
         self._upstream = upstream
 
-    def check(self, headers: Mapping[str, str]) -> None:
+    def check(self, headers: Headers) -> None:
         """Let a request in, or not.
 
         Raises:
@@ -49,16 +51,17 @@ class Keys:
             headers["Authorization"] = f"Bearer {self._upstream}"
 
 
-def _bearer(headers: Mapping[str, str]) -> str:
+def _bearer(headers: Headers) -> str:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _subprotocols(headers: Mapping[str, str]) -> list[str]:
-    return [part.strip() for part in headers.get(_SUBPROTOCOLS, "").split(",") if part.strip()]
+def _subprotocols(headers: Headers) -> list[str]:
+    lines = ",".join(headers.getall(_SUBPROTOCOLS, ()))
+    return [part.strip() for part in lines.split(",") if part.strip()]
 
 
-def _from_subprotocol(headers: Mapping[str, str]) -> str:
+def _from_subprotocol(headers: Headers) -> str:
     for name in _subprotocols(headers):
         if name.startswith(_SUBPROTOCOL_KEY):
             return name.removeprefix(_SUBPROTOCOL_KEY)

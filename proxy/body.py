@@ -42,6 +42,17 @@ async def look(request: web.Request) -> Body:
     return Body(_chain(pieces, request), stream=True)
 
 
+async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
+    """A small JSON body whole, so that it can be sent again; anything else as it comes."""
+    if not request.can_read_body:
+        return None
+    size = request.content_length
+    if size is None or size > PEEK_BYTES or request.content_type != "application/json":
+        return request.content.iter_any()
+    pieces = [piece async for piece in request.content.iter_any()]
+    return b"".join(pieces)
+
+
 def _read(data: bytes) -> Body:
     try:
         asked = orjson.loads(data)

@@ -7,6 +7,7 @@ refused with the place it came from, the key and what would be right.
 import difflib
 import os
 import re
+import ssl
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
@@ -314,6 +315,7 @@ def _check_values(settings: Settings, place: _Place) -> None:
         )
         raise ConfigError(place("server.listen"), "server.listen", problem)
     _check_url(settings.upstream.url, place("upstream.url"))
+    _check_tls(settings, place)
     _check_dialect(settings.lifecycle.dialect, place("lifecycle.dialect"), "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         key = f"lifecycle.clients[{number}].dialect"
@@ -341,6 +343,36 @@ def _check_url(text: str, place: str) -> None:
             "nor unix:/PATH (no query, no user name; a key is upstream.api_key)"
         )
         raise ConfigError(place, "upstream.url", problem)
+
+
+def _check_tls(settings: Settings, place: _Place) -> None:
+    """Whether the files can be used. They are read again where they are."""
+    server, upstream = settings.server, settings.upstream
+    if server.tls_cert:
+        key = "server.tls_cert"
+        try:
+            server_context(settings)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(place(key), key, f"cannot be used: {error}") from None
+    if upstream.ca_file:
+        key = "upstream.ca_file"
+        try:
+            ssl.create_default_context(cafile=upstream.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(place(key), key, f"cannot be used: {error}") from None
+
+
+def server_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS towards clients; None where no certificate is configured.
+
+    Raises:
+        OSError: the certificate or the key cannot be read, or do not belong together.
+    """
+    if not settings.server.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key or None)
+    return context
 
 
 def _check_dialect(name: str, place: str, key: str) -> None:

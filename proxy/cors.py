@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 _MAX_AGE_S: Final = 600
 _PREFIX: Final = "access-control-"
 _EXPOSED: Final = "X-Request-Id, X-Stream-Id, Retry-After"
+_PREFLIGHT: Final = web.RequestKey("preflight", bool)
 _METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -36,6 +37,7 @@ class Cors:
         ):
             return None
         asked = headers.get("Access-Control-Request-Headers", "*")
+        request[_PREFLIGHT] = True
         return web.Response(
             status=204,
             headers={
@@ -47,17 +49,25 @@ class Cors:
         )
 
     def mark(self, request: web.Request, headers: CIMultiDict[str]) -> None:
-        """Let the browser read an answer: streams and errors too. Replaces the upstream's word."""
-        origin = request.headers.get("Origin")
-        if origin is None or not self._allows(origin):
+        """Let the browser read an answer, or not: streams and errors too.
+
+        Where origins are configured, what the upstream says of them does not count.
+        """
+        if not self._origins:
             return
-        preflight = "Access-Control-Max-Age" in headers and request.method == "OPTIONS"
-        for name in [n for n in headers if n.lower().startswith(_PREFIX) and not preflight]:
-            headers.popall(name, None)
-        headers["Access-Control-Allow-Origin"] = "*" if self._any else origin
-        headers["Access-Control-Expose-Headers"] = _EXPOSED
+        origin = request.headers.get("Origin")
+        if not _is_own_preflight(request, headers):
+            for name in [name for name in headers if name.lower().startswith(_PREFIX)]:
+                headers.popall(name, None)
         if not self._any:
             headers.add("Vary", "Origin")
+        if self._allows(origin):
+            headers["Access-Control-Allow-Origin"] = "*" if self._any else str(origin)
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
 
     def _allows(self, origin: str | None) -> bool:
         return origin is not None and (self._any or origin in self._origins)
+
+
+def _is_own_preflight(request: web.Request, headers: CIMultiDict[str]) -> bool:
+    return request.get(_PREFLIGHT, False) and "Access-Control-Max-Age" in headers

@@ -72,8 +72,8 @@ async def run(listen: str, *, once: bool) -> int:
 
 @asynccontextmanager
 async def _proxy(listen: str, backend: str) -> AsyncIterator[str]:
-    """The real proxy with its default settings; on another port where the default one is taken."""
-    flags = {"server.listen": listen, "upstream.url": backend}
+    """The real proxy, with no access log in between; on another port if the default is taken."""
+    flags = {"server.listen": listen, "upstream.url": backend, "server.access_log": False}
     try:
         runner, url = await server.start(config.load(environ={}, flags=flags))
     except OSError as error:

@@ -67,7 +67,7 @@ class Handlers:
 
     async def _plain(self, request: web.Request, path: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
-        data = request.content.iter_any() if request.can_read_body else None
+        data = await body.small_or_streamed(request)
         sent = self._headers(request, data)
         answer = await self._open(request, path, sent, data)
         return await self._watched(Relay(request, answer, responses.same(answer)))

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.config import Settings
+from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.gate import Gate, Handler
@@ -66,6 +67,7 @@ class OwnPaths:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
+        self._metrics.pool(PushingProtocol.open_connections)
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 

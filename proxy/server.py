@@ -5,14 +5,13 @@ import logging
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from proxy.app import GATE, WATCH, create_app
-from proxy.config import ConfigError, Settings
+from proxy.config import Settings, server_context
 from proxy.errors import ProxyError
 from proxy.protocol import Protocol
 from proxy.sockets import bind, notify, url
@@ -43,9 +42,8 @@ async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[
 
     Raises:
         OSError: the address cannot be bound.
-        ConfigError: the certificate cannot be used.
     """
-    tls = _tls(settings)
+    tls = server_context(settings)
     sock = sock or bind(settings)
     # A client that goes away takes its upstream request along.
     runner = Runner(create_app(settings), handler_cancellation=True, shutdown_timeout=_CLEAN_UP_S)
@@ -131,15 +129,3 @@ def _protocols(
         )
 
     return make
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    own = settings.server
-    if not own.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(own.tls_cert, own.tls_key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("", "server.tls_cert", f"cannot be used: {error}") from None
-    return context

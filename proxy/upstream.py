@@ -43,11 +43,9 @@ class Upstream:
         self._fresh: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Make the sessions, on the running loop.
-
-        Raises:
-            OSError, ssl.SSLError: the CA file cannot be read.
-        """
+        """Make the sessions, on the running loop."""
+        if not self._settings.upstream.verify_tls:
+            log.warning("upstream.verify_tls is off: whoever is in between can read every key")
         self._pooled = self._session(pooled=True)
         self._fresh = self._session(pooled=False)
 
@@ -94,7 +92,7 @@ class Upstream:
                 raise failure from None
         exchange.retries += 1
         try:
-            return await self._send(self._fresh, method, url, headers, body)
+            return await self._connected(self._fresh, method, url, headers, body)
         except _ERRORS as error:
             raise translate(error, url) from None
 
@@ -108,7 +106,11 @@ class Upstream:
         url = self.url("/v1/models")
         try:
             async with asyncio.timeout(_PROBE_S):
-                answer = await self._pooled.get(url, allow_redirects=False)
+                answer = await self._pooled.get(
+                    url,
+                    allow_redirects=False,
+                    server_hostname=self._settings.upstream.server_name or None,
+                )
         except _ERRORS as error:
             return translate(error, url).message
         answer.close()
@@ -184,7 +186,6 @@ class Upstream:
     def _tls(self) -> ssl.SSLContext | bool:
         own = self._settings.upstream
         if not own.verify_tls:
-            log.warning("upstream.verify_tls is off: whoever is in between can read every key")
             return False
         return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
 

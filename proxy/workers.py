@@ -56,6 +56,9 @@ class Supervisor:
         directory = None
         if _METRICS_DIR not in os.environ:
             directory = os.environ[_METRICS_DIR] = tempfile.mkdtemp(prefix="lifecycle-proxy-")
+        if self._settings.listen_socket is None:
+            # Sockets that may share a port share it with those of another proxy, too.
+            bind(self._settings).close()
         # Keeps the port (and port 0's choice) while workers come and go. Nobody listens on it
         # unless it is a unix socket, which the workers share.
         holder = bind(self._settings, shared=True)

@@ -8,6 +8,7 @@ that is: ``clean``, ``cut`` (closed before the body was whole) or ``reset``.
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Literal, Self, cast
@@ -45,7 +46,8 @@ class Wire(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.reader.feed_eof()
         self.gone.set()
-        return True  # our own side stays open: the script says when it ends
+        # Our own side stays open, where there is such a thing: the script says when it ends.
+        return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
@@ -162,6 +164,7 @@ class Upstream:
         greeting: said to every connection, before any request.
         lazy: the script runs at once and reads the body itself, with ``request.pieces``.
         failures: what went wrong in scripts; the fixture raises it.
+        origin: its URL, once it listens on a port.
     """
 
     def __init__(self) -> None:
@@ -172,11 +175,7 @@ class Upstream:
         self.lazy = False
         self.failures: list[Exception] = []
         self._server: asyncio.Server | None = None
-
-    @property
-    def origin(self) -> str:
-        assert self._server is not None, "started"
-        return f"http://localhost:{self._server.sockets[0].getsockname()[1]}"
+        self.origin = ""
 
     @property
     def request(self) -> Request:
@@ -184,13 +183,24 @@ class Upstream:
         (request,) = self.requests
         return request
 
-    async def start(self) -> None:
+    async def start(
+        self, sock: socket.socket | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Listen: on a bound socket, if one is given, and with TLS, if that is."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Wire(self._serve), "127.0.0.1", 0)
+        sock = sock or socket.create_server(("127.0.0.1", 0))
+        if sock.family != socket.AF_UNIX:
+            scheme = "http" if tls is None else "https"
+            self.origin = f"{scheme}://localhost:{sock.getsockname()[1]}"
+        self._server = await loop.create_server(lambda: Wire(self._serve), sock=sock, ssl=tls)
 
-    async def stop(self) -> None:
+    def refuse(self) -> None:
+        """Take no more connections; those that are open stay."""
         assert self._server is not None, "started"
         self._server.close()
+
+    async def stop(self) -> None:
+        self.refuse()
         for wire in self.wires:
             await wire.end()
 
@@ -242,9 +252,12 @@ class Answer:
         return self
 
     async def _read_until(self, mark: bytes | None) -> None:
+        rest: list[bytes] = []  # joined once: a large body would be copied with every piece
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                while mark is None or mark not in self.body:
+                while mark is None:
+                    rest.append(await anext(self._pieces))
+                while mark not in self.body:
                     self.body += await anext(self._pieces)
         except StopAsyncIteration:
             self.end = self.end or "clean"
@@ -252,22 +265,34 @@ class Answer:
             self.end = "cut"
         except ConnectionError:
             self.end = "reset"
+        finally:
+            self.body += b"".join(rest)
 
     def json(self) -> Any:
         return json.loads(self.body)
 
 
 class Client:
-    """A client of raw bytes: ``async with Client(url) as client``."""
+    """A client of raw bytes: ``async with Client(url) as client``.
 
-    def __init__(self, url: str) -> None:
-        self.host = urlsplit(url).netloc
+    Args:
+        url: ``http://``, ``https://`` or ``unix:/path``.
+        tls: what is trusted.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        self.host = urlsplit(url).netloc or "localhost"
         self.wire = Wire()
+        self._url = url
+        self._tls = tls
 
     async def __aenter__(self) -> Self:
-        name, _, port = self.host.partition(":")
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self.wire, name, int(port))
+        loop, url = asyncio.get_running_loop(), urlsplit(self._url)
+        if url.scheme == "unix":
+            await loop.create_unix_connection(lambda: self.wire, url.path)
+        else:
+            name, port = url.hostname or "", url.port or 0
+            await loop.create_connection(lambda: self.wire, name, port, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -304,9 +329,16 @@ class Client:
         await self.send("POST", CHAT, JSON, *lines, body=body, version=version)
 
 
-async def ask(url: str, method: str, target: str, *lines: str, body: bytes | None = None) -> Answer:
+async def ask(
+    url: str,
+    method: str,
+    target: str,
+    *lines: str,
+    body: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
     """One request on a connection of its own, read to the end."""
-    async with Client(url) as client:
+    async with Client(url, tls) as client:
         await client.send(method, target, *lines, body=body)
         return await (await client.head(bodiless=method == "HEAD")).read()
 

@@ -1,0 +1,54 @@
+"""The command in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+COMMAND = (sys.executable, "-m", "proxy")
+LISTEN = ("--listen", "127.0.0.1:0")
+LINE = re.compile(r"listening on (https?://127\.0\.0\.1:\d+|unix:/\S+) -> (\S+)\n")
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LIFECYCLE_PROXY_")}
+    return {**clean, **more}
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        (*COMMAND, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+        env=environment(**environ),
+    )
+
+
+@contextmanager
+def serving(*arguments: str, **environ: str) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
+    """A running ``serve``: the process, its URL and its upstream's, as its one line names them."""
+    with subprocess.Popen(
+        (*COMMAND, "serve", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**environ),
+    ) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            found = LINE.fullmatch(line)
+            assert found, (line, process.stderr and process.stderr.read())
+            yield process, found[1], found[2]
+        finally:
+            process.kill()
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, output and errors of a process that is ending."""
+    out, err = process.communicate(timeout=5)
+    return process.returncode, out, err

@@ -1,0 +1,260 @@
+"""Browsers: what a page of a configured origin may do and read, and that others may not."""
+
+import pytest
+
+from tests.conftest import StartProxy
+from tests.fakes import (
+    CHAT,
+    DONE,
+    JSON,
+    Answer,
+    Client,
+    Request,
+    Upstream,
+    Wire,
+    ask,
+    chat,
+    text,
+    tool_call,
+)
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+PAGE = "https://page.example"
+CORS = {"server.cors_origins": [PAGE, "http://localhost:3000/"]}
+ANY = {"server.cors_origins": ["*"]}
+FROM_PAGE = f"Origin: {PAGE}"
+FROM_ELSEWHERE = "Origin: https://elsewhere.example"
+WANTS_POST = "Access-Control-Request-Method: POST"
+
+
+def cors(answer: Answer) -> dict[str, str]:
+    """The CORS headers of an answer, each of them once."""
+    names = [name.lower() for name in answer.headers if name.lower().startswith("access-control-")]
+    assert len(names) == len(set(names))
+    return {name: answer.headers[name] for name in names}
+
+
+def varies(answer: Answer) -> set[str]:
+    values = ",".join(answer.headers.getall("Vary", []))
+    return {value.strip().lower() for value in values.split(",")}
+
+
+def assert_readable(answer: Answer, origin: str = PAGE) -> None:
+    assert answer.headers.getall("Access-Control-Allow-Origin") == [origin]
+    exposed = {one.strip() for one in answer.headers["Access-Control-Expose-Headers"].split(",")}
+    assert {"X-Request-Id", "X-Stream-Id", "Retry-After"} <= exposed
+
+
+async def stream(request: Request, wire: Wire) -> None:
+    await wire.stream(text("hi"), DONE, b"")
+
+
+async def own_cors(request: Request, wire: Wire) -> None:
+    """An upstream that lets everybody in, as many do."""
+    await wire.answer(
+        b"{}",
+        "200 OK",
+        JSON,
+        "Access-Control-Allow-Origin: *",
+        "access-control-allow-credentials: true",
+        "Access-Control-Expose-Headers: X-Theirs",
+        "Vary: Accept",
+    )
+
+
+# --- preflights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [PAGE, "http://localhost:3000"])
+@pytest.mark.parametrize("target", [CHAT, "/v1/models", "/-/metrics", "/-/as/plain/v1/models"])
+async def test_a_preflight_is_answered_by_the_proxy(
+    upstream: Upstream, start_proxy: StartProxy, origin: str, target: str
+) -> None:
+    headers = "authorization,content-type,x-stainless-lang"
+    lines = (f"Origin: {origin}", WANTS_POST, f"Access-Control-Request-Headers: {headers}")
+    answer = await ask(await start_proxy(CORS), "OPTIONS", target, *lines)
+    told = cors(answer)
+    assert (answer.status, answer.body) == (204, b"")
+    assert told["access-control-allow-origin"] == origin
+    assert told["access-control-allow-headers"] == headers
+    assert {"GET", "POST", "DELETE"} <= set(told["access-control-allow-methods"].split(", "))
+    assert int(told["access-control-max-age"]) > 0
+    assert varies(answer) >= {"origin", "access-control-request-headers"}
+    assert upstream.wires == []
+
+
+async def test_a_preflight_may_ask_for_no_headers(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    answer = await ask(await start_proxy(CORS), "OPTIONS", CHAT, FROM_PAGE, WANTS_POST)
+    assert (answer.status, cors(answer)["access-control-allow-origin"]) == (204, PAGE)
+
+
+async def test_a_preflight_leaves_the_connection_in_order(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    upstream.script = stream
+    async with Client(await start_proxy(CORS)) as client:
+        await client.send("OPTIONS", CHAT, FROM_PAGE, WANTS_POST)
+        await (await client.head()).read()
+        answer = await (await client.chat(FROM_PAGE)).read()
+    assert answer.body == text("hi") + DONE
+
+
+async def test_an_options_that_is_no_preflight_is_the_upstreams(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    url = await start_proxy(CORS)
+    await ask(url, "OPTIONS", CHAT, FROM_PAGE)
+    await ask(url, "OPTIONS", CHAT)
+    assert [request.method for request in upstream.requests] == ["OPTIONS", "OPTIONS"]
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+async def test_a_stream_can_be_read(upstream: Upstream, start_proxy: StartProxy) -> None:
+    upstream.script = stream
+    answer = await chat(await start_proxy(CORS), FROM_PAGE)
+    assert_readable(answer)
+    assert varies(answer) == {"origin"}
+    assert answer.headers["X-Stream-Id"]
+    assert answer.body == text("hi") + DONE
+
+
+@pytest.mark.parametrize("target", ["/v1/models", "/-/healthy", "/-/metrics"])
+async def test_a_plain_answer_can_be_read(
+    upstream: Upstream, start_proxy: StartProxy, target: str
+) -> None:
+    assert_readable(await ask(await start_proxy(CORS), "GET", target, FROM_PAGE))
+
+
+async def test_errors_of_the_upstream_can_be_read(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.answer(b'{"error": "slow"}', "429 Too Many Requests", JSON, "Retry-After: 9")
+
+    upstream.script = script
+    answer = await chat(await start_proxy(CORS), FROM_PAGE)
+    assert_readable(answer)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "9")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/-/nothing", 404), ("/-/as/none/v1/x", 400), ("/v1/models", 502)]
+)
+async def test_errors_of_ours_can_be_read(
+    upstream: Upstream, start_proxy: StartProxy, target: str, status: int
+) -> None:
+    upstream.refuse()
+    answer = await ask(await start_proxy(CORS), "GET", target, FROM_PAGE)
+    assert answer.status == status
+    assert_readable(answer)
+
+
+async def test_an_early_head_can_be_read(upstream: Upstream, start_proxy: StartProxy) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.gone.wait()
+
+    upstream.script = script
+    early = {"server.heartbeat_s": 0.05, "server.heartbeat_before_first_byte": True}
+    async with Client(await start_proxy({**CORS, **early})) as client:
+        assert_readable(await client.chat(FROM_PAGE))
+
+
+async def test_a_broken_stream_could_be_read(upstream: Upstream, start_proxy: StartProxy) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(tool_call())
+        wire.close()
+
+    upstream.script = script
+    answer = await chat(await start_proxy(CORS), FROM_PAGE)
+    assert_readable(answer)
+    assert answer.end == "cut"
+
+
+async def test_the_upstreams_own_word_is_replaced(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    upstream.script = own_cors
+    answer = await ask(await start_proxy(CORS), "GET", "/v1/models", FROM_PAGE)
+    assert_readable(answer)
+    assert set(cors(answer)) == {"access-control-allow-origin", "access-control-expose-headers"}
+    assert varies(answer) == {"accept", "origin"}
+
+
+async def test_a_star_lets_every_origin_in(upstream: Upstream, start_proxy: StartProxy) -> None:
+    url = await start_proxy(ANY)
+    for line in (FROM_PAGE, FROM_ELSEWHERE, "Origin: null"):
+        assert_readable(await ask(url, "GET", "/v1/models", line), "*")
+        preflight = await ask(url, "OPTIONS", CHAT, line, WANTS_POST)
+        assert cors(preflight)["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in cors(preflight)
+
+
+# --- everybody else -------------------------------------------------------------------------------
+
+OTHERS = (
+    FROM_ELSEWHERE,
+    "Origin: null",
+    "Origin: https://page.example.evil",
+    "Origin: https://page.example:8443",
+    "Origin: http://page.example",
+    "Origin: https://sub.page.example",
+)
+
+
+@pytest.mark.parametrize("line", OTHERS)
+async def test_other_origins_get_nothing(
+    upstream: Upstream, start_proxy: StartProxy, line: str
+) -> None:
+    url = await start_proxy(CORS)
+    assert cors(await ask(url, "GET", "/v1/models", line)) == {}
+    assert cors(await ask(url, "OPTIONS", CHAT, line, WANTS_POST)) == {}
+    assert cors(await ask(url, "GET", "/-/nothing", line)) == {}
+
+
+async def test_where_origins_are_configured_the_upstream_lets_in_no_others(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    upstream.script = own_cors
+    url = await start_proxy(CORS)
+    assert cors(await ask(url, "GET", "/v1/models", FROM_ELSEWHERE)) == {}
+    assert cors(await ask(url, "OPTIONS", CHAT, FROM_ELSEWHERE, WANTS_POST)) == {}
+
+
+@pytest.mark.parametrize("lines", [(FROM_ELSEWHERE,), ()])
+async def test_a_cache_learns_that_the_answer_depends_on_the_origin(
+    upstream: Upstream, start_proxy: StartProxy, lines: tuple[str, ...]
+) -> None:
+    answer = await ask(await start_proxy(CORS), "GET", "/v1/models", *lines)
+    assert "origin" in varies(answer)
+
+
+async def test_without_origins_cors_is_the_upstreams_business(
+    upstream: Upstream, proxy: str
+) -> None:
+    upstream.script = own_cors
+    answer = await ask(proxy, "GET", "/v1/models", FROM_PAGE)
+    assert cors(answer) == {
+        "access-control-allow-origin": "*",
+        "access-control-allow-credentials": "true",
+        "access-control-expose-headers": "X-Theirs",
+    }
+    assert varies(answer) == {"accept"}
+    await ask(proxy, "OPTIONS", CHAT, FROM_PAGE, WANTS_POST)
+    sent = upstream.requests[1]
+    assert (sent.method, sent.headers["Origin"]) == ("OPTIONS", PAGE)
+
+
+async def test_without_origins_nothing_of_ours_is_marked(upstream: Upstream, proxy: str) -> None:
+    upstream.script = stream
+    for answer in (
+        await chat(proxy, FROM_PAGE),
+        await ask(proxy, "GET", "/-/healthy", FROM_PAGE),
+        await ask(proxy, "GET", "/-/nothing", FROM_PAGE),
+    ):
+        assert cors(answer) == {}
+        assert "Vary" not in answer.headers
