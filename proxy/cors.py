@@ -30,11 +30,7 @@ class Cors:
     def maybe_preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a preflight for a configured origin. Browsers send no key with it."""
         headers = request.headers
-        if (
-            request.method != "OPTIONS"
-            or "Access-Control-Request-Method" not in headers
-            or not self._allows(headers.get("Origin"))
-        ):
+        if not (is_preflight(request) and self._allows(headers.get("Origin"))):
             return None
         asked = headers.get("Access-Control-Request-Headers", "*")
         request[_PREFLIGHT] = True
@@ -67,6 +63,12 @@ class Cors:
 
     def _allows(self, origin: str | None) -> bool:
         return origin is not None and (self._any or origin in self._origins)
+
+
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks what it may ask (Fetch standard, CORS-preflight request)."""
+    asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    return asks and "Origin" in request.headers
 
 
 def _is_own_preflight(request: web.Request, headers: CIMultiDict[str]) -> bool:

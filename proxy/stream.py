@@ -72,7 +72,8 @@ class StreamRelay(Relay):
     def _broken(self, failure: ProxyError) -> bytes:
         reason = _REASONS.get(failure.code, "upstream_error")
         error = failure.frame()
-        return self._last(self._pipeline.abort(reason, time.monotonic(), error=error))
+        now = time.monotonic()
+        return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 
     def _client_gone(self) -> None:
         now = time.monotonic()

@@ -111,6 +111,10 @@ class Upstream:
                     allow_redirects=False,
                     server_hostname=self._settings.upstream.server_name or None,
                 )
+        except aiohttp.ConnectionTimeoutError as error:
+            return translate(error, url).message
+        except TimeoutError:
+            return ""  # it takes connections; a backend that computes may be slow to answer
         except _ERRORS as error:
             return translate(error, url).message
         answer.close()

@@ -114,6 +114,15 @@ async def test_a_preflight_needs_no_key_and_the_request_behind_it_does(
     assert upstream.wires == []
 
 
+async def test_a_preflight_is_the_upstreams_where_no_origins_are_configured(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    url = await start_proxy(KEYS)
+    asks = ("Origin: https://a.example", "Access-Control-Request-Method: POST")
+    assert (await ask(url, "OPTIONS", CHAT, *asks)).status == 200
+    assert upstream.requests[0].method == "OPTIONS"
+
+
 async def test_a_mere_options_is_no_preflight(upstream: Upstream, start_proxy: StartProxy) -> None:
     url = await start_proxy({**KEYS, "server.cors_origins": ["http://page"]})
     assert_refused(await ask(url, "OPTIONS", CHAT, "Origin: http://page"))
