@@ -3,18 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Final
 
 from aiohttp import web
 
 from proxy import responses
 from proxy.auth import Keys
 from proxy.config import Settings
+from proxy.connect import PushingProtocol
 from proxy.gate import Gate, Handler
 from proxy.handlers import Handlers
 from proxy.metrics import Metrics
 from proxy.own import OwnPaths
 from proxy.upstream import Upstream
 from proxy.watch import Watch
+
+_COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
@@ -42,10 +46,12 @@ def create_app(settings: Settings) -> web.Application:
     async def running(app: web.Application) -> AsyncIterator[None]:
         await upstream.start()
         watching = asyncio.create_task(watch.run())
+        counting = asyncio.create_task(_count_connections(metrics))
         yield
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for task in (watching, counting):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await upstream.close()
 
     app = web.Application(middlewares=[around])
@@ -55,3 +61,10 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(responses.drop_added)
     app.on_response_prepare.append(gate.mark)
     return app
+
+
+async def _count_connections(metrics: Metrics) -> None:
+    """Other processes show this one's number, too, so it cannot wait until somebody asks."""
+    while True:
+        metrics.pool(PushingProtocol.open_connections())
+        await asyncio.sleep(_COUNT_S)

@@ -102,8 +102,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     settings = config.load(Path(file) if file else None, flags=flags)
-    logs.configure(settings.server.log_format)
     if settings.server.workers > 1:
+        logs.configure(settings.server.log_format)
         return workers.Supervisor(settings, partial(_work, settings)).run()
     return _work(settings)
 
@@ -114,6 +114,7 @@ def _work(
     """Serve in this process."""
     from proxy import server  # behind the fork: see workers
 
+    logs.configure(settings.server.log_format, background=True)
     _run(server.serve(settings, sock, supervisor=supervisor))
     return 0
 

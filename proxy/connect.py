@@ -11,6 +11,7 @@ Of aiohttp's private names one is used: the connector's ``_factory``.
 
 import asyncio
 import functools
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, ClassVar
@@ -25,7 +26,9 @@ Sink = Callable[[], None]
 class PushingProtocol(ResponseHandler):
     """aiohttp's client protocol, with a sink that is told of everything that happens."""
 
-    open_connections: ClassVar[int] = 0
+    # uvloop calls no connection_lost for an attempt that was cancelled in time, so counting up and
+    # down would drift.
+    _all: ClassVar[weakref.WeakSet["PushingProtocol"]] = weakref.WeakSet()
 
     received_bytes = 0
     sink: Sink | None = None
@@ -33,8 +36,13 @@ class PushingProtocol(ResponseHandler):
     is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        PushingProtocol.open_connections += 1
+        self._all.add(self)
         super().connection_made(transport)
+
+    @classmethod
+    def open_connections(cls) -> int:
+        """How many there are just now, in use or idle."""
+        return sum(not protocol.is_lost for protocol in cls._all)
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
@@ -43,7 +51,6 @@ class PushingProtocol(ResponseHandler):
             self.sink()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        PushingProtocol.open_connections -= 1
         self.was_reset = exc is not None
         super().connection_lost(exc)
         if self.sink is not None:

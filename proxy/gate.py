@@ -14,7 +14,6 @@ from proxy import logs, responses
 from proxy.auth import Keys
 from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
-from proxy.connect import PushingProtocol
 from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Route
@@ -96,7 +95,6 @@ class Gate:
         """Count and log. Whatever happens there, the answer goes out."""
         try:
             self._metrics.closed(exchange)
-            self._metrics.pool(PushingProtocol.open_connections)
             if self._logs:
                 logs.access(exchange)
         except Exception:

@@ -12,7 +12,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
@@ -30,6 +33,9 @@ _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
 # Clients may write paths and models of any length.
 _VALUE_LENGTH: Final = 256
+_WAITING_LINES: Final = 10_000
+_WRITE_EVERY_S: Final = 0.2
+_LAST_WRITE_S: Final = 1.0
 
 
 class Access(dict[str, object]):
@@ -106,10 +112,63 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Ours: a later ``configure`` replaces it, and leaves those of others alone."""
 
 
+class _BackgroundHandler(_Handler):
+    """Writes from a thread, a few times a second.
+
+    Whoever reads the log may be slow, or stop reading: a full pipe would stop every stream. So the
+    event loop only appends to a list, and above its limit the oldest lines are given up.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: deque[str] = deque(maxlen=_WAITING_LINES)
+        self._lost = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        self._lost += len(self._lines) == _WAITING_LINES
+        self._lines.append(line + self.terminator)
+        if record.levelno >= logging.WARNING:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what is waiting, if it can be written now."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(_LAST_WRITE_S)
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(_WRITE_EVERY_S)
+            self._wake.clear()
+            self._write()
+
+    def _write(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if self._lost:
+            lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
+            self._lost = 0
+        if lines:
+            with suppress(OSError, ValueError):  # the stream is closed: nobody wants to know
+                self.stream.write("".join(lines))
+                self.stream.flush()
+
+
 def configure(
     format: Format,  # noqa: A002 - the name that logging itself has for it
     level: int = logging.INFO,
     stream: TextIO | None = None,
+    *,
+    background: bool = False,
 ) -> None:
     """Set up the root logger. May be called again.
 
@@ -118,10 +177,11 @@ def configure(
         level: the least severe level that is written.
         stream: standard error, if not given. The level is coloured on a terminal, unless the
             environment has ``NO_COLOR`` (https://no-color.org).
+        background: write from a thread. Not before a fork: threads do not come along.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
-    handler = _Handler(stream)
+    handler = _BackgroundHandler(stream) if background else _Handler(stream)
     if format == "text" or (format == "auto" and terminal):
         handler.setFormatter(TextFormatter(coloured=terminal and not os.environ.get("NO_COLOR")))
     else:

@@ -67,7 +67,7 @@ class OwnPaths:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
-        self._metrics.pool(PushingProtocol.open_connections)
+        self._metrics.pool(PushingProtocol.open_connections())
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 

@@ -149,8 +149,8 @@ class Relay:
             log.exception("a bug of the proxy's own")
 
     def _pass_on(self, chunk: bytes) -> None:
-        if not chunk or self._transport is None:
-            return
+        if not chunk or self._transport is None or self._transport.is_closing():
+            return  # uvloop raises on writing to a client that is gone
         exchange, now = self._exchange, time.monotonic()
         gap_s = now - self.last_read
         if gap_s > exchange.longest_gap_s:  # noqa: PLR1730  a call of max costs more
@@ -181,7 +181,7 @@ class Relay:
 
     def _send(self, data: bytes) -> None:
         """Write now, in one piece. (Through aiohttp's writer the same costs a tenth more.)"""
-        if data and self._transport is not None:
+        if data and self._transport is not None and not self._transport.is_closing():
             if self._chunked:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._transport.write(data)

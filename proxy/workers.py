@@ -92,6 +92,7 @@ class Supervisor:
                     signal.signal(number, signal.SIG_DFL)
                 code = self._work(self._socket(holder), theirs.fileno())
             finally:
+                logging.shutdown()
                 os._exit(code)
         theirs.close()
         self._workers[pid] = ours

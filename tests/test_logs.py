@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -279,3 +280,42 @@ class TestAccess:
         logs.configure("json", level=logging.WARNING, stream=stream)
         logs.access(an_exchange())
         assert not stream.getvalue()
+
+
+class Stuck(io.StringIO):
+    """A stream that nobody reads until it is told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_by_somebody = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.read_by_somebody.wait(5)
+        return super().write(text)
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    stream = Stuck()
+    logs.configure("text", stream=stream, background=True)
+    yield stream
+    stream.read_by_somebody.set()
+    logs.configure("text")
+
+
+def test_a_log_that_nobody_reads_stops_nothing(stuck: Stuck) -> None:
+    for number in range(12_000):
+        logging.getLogger("x").warning("line %d", number)
+    stuck.read_by_somebody.set()
+    logs.configure("text")  # closes the other
+    lines = stuck.getvalue().splitlines()
+    assert "line 11999" in lines[-2]
+    assert "log lines lost" in lines[-1]
+    assert len(lines) <= 2 * 10_000
+
+
+def test_what_waits_is_written_at_the_end(stuck: Stuck) -> None:
+    stuck.read_by_somebody.set()
+    logging.getLogger("x").info("the last word")
+    logs.configure("text")
+    assert "the last word" in stuck.getvalue()

@@ -1,6 +1,7 @@
 """Slow readers, and aborts by the hundred: what is held stays bounded, and nothing is lost."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -11,6 +12,7 @@ import pytest
 from proxy import server
 from proxy.app import GATE, WATCH
 from proxy.relay import Relay
+from tests.commands import LISTEN, ended, serving
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -230,3 +232,28 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
     assert [one for one in gc.get_objects() if isinstance(one, Relay)] == []
     told = (await ask(proxy, "GET", "/-/metrics")).body.decode()
     assert 'exchanges_open{route="chat"} 0.0' in told
+
+
+async def test_clients_that_leave_a_flood_are_no_bug(upstream: Upstream) -> None:
+    """In a process of its own, on the event loop that it has there."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(text("x"))
+        with contextlib.suppress(ConnectionError):
+            while not wire.gone.is_set():
+                await wire.chunk(text("more"))
+                await asyncio.sleep(0.0005)
+
+    async def leave(url: str) -> None:
+        async with Client(url) as client:
+            await client.ask_chat()
+            await (await client.head()).until(b"more")
+            client.wire.reset()
+
+    upstream.script = script
+    with serving(*LISTEN, "--upstream", f"{upstream.origin}/v1") as (process, url, _):
+        for _ in range(25):
+            await asyncio.gather(*(leave(url) for _ in range(8)))
+        process.terminate()
+        code, _, err = await asyncio.to_thread(ended, process)
+    assert (code, "a bug of" in err, "Traceback" in err) == (0, False, False)
