@@ -10,7 +10,8 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check .
 
 FROM python:3.13-slim
 COPY --from=build /opt/venv /opt/venv
-# Nothing is written at run time: the root file system may be read-only.
+# Nothing is written at run time: the root file system may be read-only. (Several workers share their
+# numbers in files: they need --tmpfs /tmp. The health check asks for http at this port.)
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -2,7 +2,7 @@
 #   make demo ARGS=--once        make test PYTHON=/opt/python3.13/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test fuzz lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,11 @@ test: lint ## everything that must hold before a commit: lint, types, tests, cov
 	$(BIN)/coverage report --include='proxy/core/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=95
 
+SECONDS ?= 60
+fuzz: $(VENV)/.installed-dev ## mutated streams and requests: SECONDS=60 for each of the two
+	$(BIN)/python fuzz/fuzz_pipeline.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/fuzz_http.py --seconds $(SECONDS)
+
 lint: $(VENV)/.installed-dev ## style and types, nothing changed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -34,8 +39,8 @@ format: $(VENV)/.installed-dev ## bring the code into form
 
 clean: ## remove .venv and all that tools left behind
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \
-		.hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +
+		.hypothesis .mypy_cache .pytest_cache .ruff_cache fuzz/corpus fuzz/failures
+	find proxy tests fuzz bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Never pip outside of .venv: the system's Python may be managed by somebody else.
 $(BIN)/python:
