@@ -135,12 +135,14 @@ class Relay:
                 self._pass_on(_rest(content))
                 self._finish(_why(broken))
                 return
-            self._pass_on(content.read_nowait())
+            chunk = content.read_nowait()
+            if chunk:
+                self._pass_on(chunk)
             if content.is_eof():
                 self._pass_on(content.read_nowait())
                 self._check_end()
                 self._finish(None)
-            elif self._protocol is not None and self._protocol.is_lost:
+            elif not chunk and self._protocol is not None and self._protocol.is_lost:
                 self._finish(ProxyError("upstream_protocol", "the upstream's answer is no HTTP"))
         except ProxyError as failure:
             self._finish(failure)

@@ -38,6 +38,7 @@ class StreamRelay(Relay):
     ) -> None:
         super().__init__(request, upstream, response)
         self._pipeline = pipeline
+        self._skim = pipeline.skim
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         self._inflate = Inflate() if compressed else None
@@ -54,7 +55,9 @@ class StreamRelay(Relay):
     def _take(self, chunk: bytes, now: float) -> bytes:
         if self._inflate is not None:
             chunk = self._inflate.feed(chunk)
-        step = self._pipeline.feed(chunk, now)
+        if self._skim(chunk):
+            return chunk
+        step = self._pipeline.decode(chunk, now)
         if step.events:
             self._note(step)
         return step.data

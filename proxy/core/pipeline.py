@@ -115,6 +115,16 @@ class Pipeline:
 
     # --- inputs ---------------------------------------------------------------------------------
 
+    def skim(self, chunk: bytes) -> bool:
+        """Whether a read gave one event that needs no frame and tells nothing: pass it as it is.
+
+        That is nearly every chunk there is. It has been taken in then; else ``decode`` takes it.
+        """
+        if self._parser.tail or not self._skim(chunk):
+            return False
+        self._gap = b""
+        return True
+
     def feed(self, chunk: bytes, now: float) -> Step:
         """Take what one read gave.
 
@@ -122,10 +132,11 @@ class Pipeline:
             chunk: bytes after transfer decoding.
             now: seconds on a monotonic clock.
         """
+        return Step(chunk) if self.skim(chunk) else self.decode(chunk, now)
+
+    def decode(self, chunk: bytes, now: float) -> Step:
+        """Take a read that ``skim`` did not take."""
         parser = self._parser
-        if not parser.tail and self._skim(chunk):
-            self._gap = b""
-            return Step(chunk)  # nearly every chunk there is
         held = len(parser.tail) - self._passed
         out = _Output()
         for event in parser.feed(chunk):

@@ -27,7 +27,7 @@ from proxy.core.events import (
 from proxy.core.observers import hermes, results
 from proxy.core.observers.identity import Choice, Delta, Identities, Index, maybe_id
 from proxy.core.observers.json import dumps, loads
-from proxy.core.observers.shapes import Owner, Shapes
+from proxy.core.observers.shapes import Owner, Shape, Shapes
 
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
@@ -49,17 +49,26 @@ class ChatObserver:
 
         It has been taken in then; there is nothing to observe but substance.
         """
-        found = self._shapes.match(raw)
-        if found is None:
+        for shape in self._shapes.known:
+            if raw.startswith(shape.head) and raw.endswith(shape.tail):
+                try:
+                    value = orjson.loads(raw[shape.start : shape.stop])
+                except orjson.JSONDecodeError:
+                    continue  # more than one string between head and tail
+                if shape.owner is not None and not self._take_arguments(shape, value):
+                    return False
+                shape.hits += 1
+                self._chunk = shape.chunk
+                return True
+        return False
+
+    def _take_arguments(self, shape: Shape, value: str) -> bool:
+        owner = shape.owner
+        if owner is None or owner.version != self._identities.version:
+            self._shapes.known.remove(shape)
             return False
-        shape, value = found
-        if (owner := shape.owner) is not None:
-            if owner.version != self._identities.version:
-                self._shapes.forget(shape)
-                return False
-            owner.call.arguments.append(value)
-            owner.choice.touched = owner.call
-        self._chunk = shape.chunk
+        owner.call.arguments.append(value)
+        owner.choice.touched = owner.call
         return True
 
     def observe(self, event: sse.Event) -> Sequence[Observation]:

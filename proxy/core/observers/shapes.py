@@ -47,27 +47,15 @@ class Shape:
 
 
 class Shapes:
-    """The shapes of one stream, the newest first."""
+    """The shapes of one stream.
+
+    Attributes:
+        known: the newest first.
+    """
 
     def __init__(self) -> None:
-        self._shapes: list[Shape] = []
+        self.known: list[Shape] = []
         self._patience = _PATIENCE
-
-    def match(self, raw: bytes) -> tuple[Shape, str] | None:
-        """The shape of an event, and its open string; None where it must be decoded."""
-        for shape in self._shapes:
-            if raw.startswith(shape.head) and raw.endswith(shape.tail):
-                try:
-                    value = orjson.loads(raw[shape.start : shape.stop])
-                except orjson.JSONDecodeError:
-                    continue
-                shape.hits += 1
-                return shape, value
-        return None
-
-    def forget(self, shape: Shape) -> None:
-        """It holds no longer."""
-        self._shapes.remove(shape)
 
     def learn(
         self,
@@ -84,7 +72,7 @@ class Shapes:
             where: how to find the object that holds the string to leave open, and its key there.
             owner: whose arguments that string is a piece of.
         """
-        if self._shapes and not self._shapes[0].hits:
+        if self.known and not self.known[0].hits:
             self._patience -= 1  # the last one was of no use: some chunks are never alike
             if self._patience <= 0:
                 return
@@ -99,8 +87,8 @@ class Shapes:
             return
         head, tail = raw[: at + 1], raw[at + len(quoted) - 1 :]
         if _is_proved(head, tail, chunk, where):
-            self._shapes.insert(0, Shape(head, tail, chunk, owner))
-            del self._shapes[_MAX_SHAPES:]
+            self.known.insert(0, Shape(head, tail, chunk, owner))
+            del self.known[_MAX_SHAPES:]
 
 
 def _is_proved(head: bytes, tail: bytes, chunk: Any, where: tuple[Holder, str]) -> bool:
