@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
+import aiohttp
 from aiohttp import web
 
 from proxy import responses
@@ -55,7 +56,7 @@ def create_app(settings: Settings) -> web.Application:
         await upstream.close()
 
     app = web.Application(middlewares=[around])
-    app.router.add_route("*", "/{rest:.*}", handlers.forward)
+    app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)
     app[WATCH], app[GATE] = watch, gate
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.drop_added)
@@ -68,3 +69,14 @@ async def _count_connections(metrics: Metrics) -> None:
     while True:
         metrics.pool(PushingProtocol.open_connections())
         await asyncio.sleep(_COUNT_S)
+
+
+async def _continue(request: web.Request) -> None:
+    """Ask for the body of a client that waits to be asked. Other expectations are met by silence.
+
+    aiohttp's own answers those with a 417 of its own, and fails on bytes that are no text.
+    """
+    asks = request.headers.get("Expect", "").lower() == "100-continue"
+    if asks and request.version >= aiohttp.HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun

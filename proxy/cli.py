@@ -126,7 +126,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    config.load(arguments.file, environ={})
+    # What "env:NAME" names is looked up; settings of the environment are not the file's.
+    own = config.ENV_PREFIX
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
+    config.load(arguments.file, environ=environ)
     print(f"{arguments.file}: ok")
     return 0
 

@@ -124,6 +124,10 @@ class Gate:
         self._cors.mark(request, response.headers)
 
     async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        coding = request.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() != "chunked":
+            # aiohttp would drop the others without undoing them, and take an empty one for no body.
+            raise ProxyError("bad_request", "a transfer coding other than chunked")
         if request[EXCHANGE].path not in _OPEN:
             if self.draining:
                 raise ProxyError("draining", "the proxy is shutting down; try again")

@@ -151,6 +151,7 @@ class _BackgroundHandler(_Handler):
             self._wake.wait(_WRITE_EVERY_S)
             self._wake.clear()
             self._write()
+        self._write()  # what came while the last lines were written
 
     def _write(self) -> None:
         lines = [self._lines.popleft() for _ in range(len(self._lines))]

@@ -30,6 +30,8 @@ def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     )
     if request_id is not None:
         response.headers["X-Request-Id"] = request_id
+    if failure.code == "bad_request":
+        response.force_close()  # what was wrong with it may go on behind it
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
     if failure.code == "invalid_api_key":

@@ -206,9 +206,8 @@ def translate(error: Exception, url: URL) -> ProxyError:
         case TimeoutError():
             return ProxyError("upstream_timeout", f"{where} did not begin to answer in time")
         case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
-            return ProxyError(
-                "upstream_protocol", f"{where} answered with no HTTP: {error.message}"
-            )
+            reason = " ".join(str(error.message).split())[:200]
+            return ProxyError("upstream_protocol", f"{where} answered with no HTTP: {reason}")
         case aiohttp.ServerDisconnectedError() if isinstance(error.message, str):
             return ProxyError("upstream_unreachable", f"{where} closed without an answer")
         case aiohttp.ServerDisconnectedError():
@@ -216,5 +215,5 @@ def translate(error: Exception, url: URL) -> ProxyError:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             return ProxyError("upstream_unreachable", f"TLS with {where} failed: {error}")
         case _:
-            reason = getattr(error, "strerror", None) or error
-            return ProxyError("upstream_unreachable", f"cannot reach {where}: {reason}")
+            why = getattr(error, "strerror", None) or error
+            return ProxyError("upstream_unreachable", f"cannot reach {where}: {why}")

@@ -136,6 +136,14 @@ def test_help_names_the_commands_and_the_defaults(
         assert "http://127.0.0.1:11434/v1" in out
 
 
+def test_check_config_looks_up_the_keys_that_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[upstream]\napi_key = "env:THE_KEY"\n')
+    ours = {"LIFECYCLE_PROXY_SERVER__WORKERS": "no number"}  # not the file's fault
+    assert run("check-config", str(file), THE_KEY="sk-1", **ours).returncode == 0
+    assert "THE_KEY is not set" in run("check-config", str(file)).stderr
+
+
 def test_the_version_is_printed() -> None:
     done = run("--version")
     assert done.returncode == 0

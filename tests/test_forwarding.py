@@ -580,3 +580,19 @@ async def test_an_unknown_dialect_is_refused_everywhere(upstream: Upstream, prox
         assert "klingon" in error["message"]
         assert "chunk, plain, bare" in error["message"]
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("expected", [b"100-continue", b"x", b"\xff"])
+async def test_no_expectation_of_a_client_is_an_error(
+    upstream: Upstream, proxy: str, expected: bytes
+) -> None:
+    async with Client(proxy) as client:
+        head = b"POST /v1/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: " + expected
+        await client.wire.send(head + b"\r\n\r\nhi")
+        answer = await client.head()
+        if expected == b"100-continue":
+            assert answer.status == 100
+            answer = await client.head()
+    assert answer.status == 200
+    assert upstream.request.body == b"hi"
+    assert "Expect" not in upstream.request.headers
