@@ -22,6 +22,8 @@ KEYS: Final = frozenset(
         "tool_outputs",
     )
 )
+_IN_CALL: Final = ("output", "outputs", "result")
+_ANY_IN_CALL: Final = frozenset(_IN_CALL)
 _OUTPUTS: Final = ("output", "outputs", "result", "tool_result", "content")
 _FAILED_STATUS: Final = ("failed", "error", "incomplete")
 
@@ -53,8 +55,10 @@ def outputs(holder: _Json, identities: Identities) -> Iterator[Observation]:
 
 def of_call(call: Call, body: _Json, entry: _Json) -> Iterator[Observation]:
     """A result inside the entry of the call itself (Zhipu's all-tools: ``outputs``)."""
+    if _ANY_IN_CALL.isdisjoint(body) and _ANY_IN_CALL.isdisjoint(entry):
+        return
     for holder in (body, entry):
-        for key in ("output", "outputs", "result"):
+        for key in _IN_CALL:
             if holder.get(key) is not None:
                 call.answered = True
                 yield CallResult(call.key, _outcome(holder), _text(holder[key]))
