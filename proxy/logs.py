@@ -130,8 +130,12 @@ class _BackgroundHandler(_Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.args:
-            record.msg, record.args = record.getMessage(), ()  # what they hold may change
+        try:
+            if record.args:
+                record.msg, record.args = record.getMessage(), ()  # what they hold may change
+        except Exception:
+            self.handleError(record)
+            return
         self._lost += len(self._records) == _WAITING_LINES
         self._records.append(record)
         if record.levelno >= logging.WARNING:
@@ -151,9 +155,16 @@ class _BackgroundHandler(_Handler):
             self._write()
         self._write()  # what came while the last lines were written
 
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record) + self.terminator
+        except Exception:
+            self.handleError(record)
+            return ""
+
     def _write(self) -> None:
         records = [self._records.popleft() for _ in range(len(self._records))]
-        lines = [self.format(record) + self.terminator for record in records]
+        lines = [self._line(record) for record in records]
         if self._lost:
             lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
             self._lost = 0

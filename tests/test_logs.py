@@ -323,3 +323,25 @@ def test_what_waits_is_written_at_the_end(stuck: Stuck) -> None:
     logging.getLogger("x").info("the last word")
     logs.configure("text")
     assert "the last word" in stuck.getvalue()
+
+
+class Shapeless:
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("broken", [("%s", Shapeless()), (Shapeless(),)])
+def test_a_record_that_cannot_be_shown_does_not_end_the_log(
+    stuck: Stuck, broken: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stuck.read_by_somebody.set()
+    handlers = logging.getLogger().handlers  # pytest's own would raise
+    handler = next(one for one in handlers if getattr(one, "stream", None) is stuck)
+    for msg, *args in (broken, ("the next",)):
+        fields = {"name": "x", "levelno": logging.INFO, "msg": msg, "args": tuple(args)}
+        handler.handle(logging.makeLogRecord(fields))
+    logs.configure("text")
+    assert "the next" in stuck.getvalue()
+    assert "ZeroDivisionError" in capsys.readouterr().err
