@@ -63,3 +63,10 @@ def test_no_text_breaks_a_frame(name: str) -> None:
     assert b"\r" not in frame
     assert frame.count(b"\n\n") == bool(frame)
     assert all(line.startswith((b"event: ", b"data: {", b": hermes")) for line in lines[:-1])
+
+
+def test_the_fingerprint_of_the_upstream_is_kept() -> None:
+    running = ToolRunning("a", 0, "f", "f", "x")
+    frame = DIALECTS["plain"](running, Envelope("c", 1, "m", "fp_1"))
+    assert b'"system_fingerprint": "fp_1"' in frame
+    assert b"fingerprint" not in DIALECTS["plain"](running, Envelope("c", 1, "m"))

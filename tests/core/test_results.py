@@ -185,3 +185,8 @@ def test_outputs_in_the_entry_of_the_call_end_it() -> None:
     head = {"id": "a", "type": "code", "code": {"input": "1+1"}}
     end = {"id": "a", "type": "code", "code": {"outputs": [{"x": 2}]}}
     assert result_of(calls(head) + calls(end) + finish()) == [("ok", '[{"x": 2}]')]
+
+
+def test_a_result_that_is_null_is_none() -> None:
+    entry = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}, "output": None}
+    assert play(calls(entry) + text()).told == ["running a f", "completed a f cut:upstream_eof"]
