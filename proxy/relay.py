@@ -255,9 +255,7 @@ def _rest(content: aiohttp.StreamReader) -> bytes:
     return content.read_nowait()
 
 
-def _why(error: BaseException) -> ProxyError:
-    if isinstance(error, ProxyError):
-        return error
+def _why(error: aiohttp.ClientError | OSError) -> ProxyError:
     if isinstance(error, aiohttp.ClientPayloadError):
         return ProxyError("upstream_protocol", "the upstream's answer broke off before its end")
     return ProxyError("upstream_unreachable", _BROKE)
