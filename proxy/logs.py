@@ -197,6 +197,8 @@ def configure(
         handler.setFormatter(TextFormatter(coloured=terminal and not os.environ.get("NO_COLOR")))
     else:
         handler.setFormatter(JsonFormatter())
+    # Nothing here shows them, and to find them out is half the cost of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for other in root.handlers[:]:
         if isinstance(other, _Handler):

@@ -160,7 +160,7 @@ def preview(tool: str, arguments: str) -> str:
         return ""
     rule = _RULES.get(tool)
     if rule is None:
-        return next((t for key in _TELLING if (t := _text(args.get(key)))), "")
+        return next((t for key in _TELLING if key in args and (t := _text(args[key]))), "")
     return rule(args) if callable(rule) else _text(args.get(rule))
 
 

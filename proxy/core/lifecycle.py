@@ -35,6 +35,8 @@ from proxy.core.events import (
 class State(enum.Enum):
     """Where a call stands."""
 
+    __hash__ = object.__hash__  # enum's own is written in Python, and each move asks for it
+
     NEW = "new"  # id or name missing
     RUNNING = "running"  # told
     FINISHING = "finishing"  # told; the model has written it, nothing of substance followed yet
@@ -44,6 +46,8 @@ class State(enum.Enum):
 
 class Signal(enum.Enum):
     """What can happen to a call."""
+
+    __hash__ = object.__hash__
 
     START = "start"  # its identity is known, or must not be waited for any longer
     HUSH = "hush"

@@ -81,6 +81,7 @@ class Parser:
         tail = self._tail
         if not tail:
             if self._is_one_event(data):
+                self._first = False
                 return [Event(data, b"", data[6:-2])]  # as nearly all servers write
             events, used = self._cut(data)
             if used == len(data):
@@ -102,7 +103,7 @@ class Parser:
             and data.startswith(b"data: ")
             and data.find(b"\n", 0, -2) < 0
             and len(data) <= self._max
-            and not (self._any_line_end or self._by_line or self._first or self.skipping)
+            and not (self._any_line_end or self._by_line or self.skipping)
         )
 
     def eof(self) -> list[Event]:

@@ -11,17 +11,17 @@ FAILED = ToolCompleted(
     "call_1", 2, "terminal", "ls", "💻", Outcome.CUT, 5, reason="length", output="o"
 )
 HEAD = (
-    '{"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m", '
-    '"choices": [{"index": 0, "delta": {}, "finish_reason": null}], '
+    '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"m",'
+    '"choices":[{"index":0,"delta":{},"finish_reason":null}],'
 )
 EVENT = "event: hermes.tool.progress\n"
-FIELDS = '"tool": "terminal", "emoji": "💻", "label": "ls ü", "toolCallId": "call_1", '
-RUNNING_FIELDS = FIELDS + '"status": "running"}'
-COMPLETED_FIELDS = FIELDS + '"status": "completed", "durationMs": 1234}'
+FIELDS = '"tool":"terminal","emoji":"💻","label":"ls ü","toolCallId":"call_1",'
+RUNNING_FIELDS = FIELDS + '"status":"running"}'
+COMPLETED_FIELDS = FIELDS + '"status":"completed","durationMs":1234}'
 FAILED_FIELDS = (
-    '"tool": "terminal", "emoji": "💻", "label": "ls", "toolCallId": "call_1", '
-    '"status": "completed", "durationMs": 5, "isError": true, "reason": "length", '
-    '"result": "o", "choice": 2}'
+    '"tool":"terminal","emoji":"💻","label":"ls","toolCallId":"call_1",'
+    '"status":"completed","durationMs":5,"isError":true,"reason":"length",'
+    '"result":"o","choice":2}'
 )
 
 
@@ -68,5 +68,5 @@ def test_no_text_breaks_a_frame(name: str) -> None:
 def test_the_fingerprint_of_the_upstream_is_kept() -> None:
     running = ToolRunning("a", 0, "f", "f", "x")
     frame = DIALECTS["plain"](running, Envelope("c", 1, "m", "fp_1"))
-    assert b'"system_fingerprint": "fp_1"' in frame
+    assert b'"system_fingerprint":"fp_1"' in frame
     assert b"fingerprint" not in DIALECTS["plain"](running, Envelope("c", 1, "m"))

@@ -88,7 +88,7 @@ def test_of_a_result_as_much_is_told_as_is_asked_for(preview: int, shown: str | 
     body = CALL + chunk({"role": "tool", "tool_call_id": "a", "content": "abcdef"})
     assert result_of(body, preview=preview) == [("ok", shown)]
     data = play(body, dialect=DIALECTS["plain"], result_preview=preview).data
-    assert (b'"result": "abcdef"' in data) is (shown == "abcdef")
+    assert (b'"result":"abcdef"' in data) is (shown == "abcdef")
 
 
 @pytest.mark.parametrize(

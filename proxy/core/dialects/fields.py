@@ -3,10 +3,11 @@
 import json
 from typing import Any, Final, assert_never
 
+import orjson
+
 from proxy.core.events import LifecycleEvent, ToolCompleted, ToolRunning
 
 EVENT_LINE: Final = b"event: hermes.tool.progress\n"
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
@@ -42,5 +43,8 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
 
 
 def dumps(payload: dict[str, Any]) -> bytes:
-    """JSON with Hermes' separators: some readers search for ``"status": "running"``."""
-    return _ENCODE(payload).encode("utf-8", "replace")
+    """JSON on one line."""
+    try:
+        return orjson.dumps(payload)
+    except TypeError:  # lone surrogates, which a model may well write
+        return json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
