@@ -73,6 +73,8 @@ class CallDelta:
 
     Attributes:
         settled: no more of its identity will come; without an id there will never be one.
+        hosted: it runs behind the upstream; nobody asks the client to run it.
+        reused: its place in the stream was an earlier call's, so that one is written.
     """
 
     key: int
@@ -81,6 +83,16 @@ class CallDelta:
     name: str | None
     arguments: Arguments
     settled: bool = False
+    hosted: bool = False
+    reused: bool = False
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallWritten:
+    """One call is written, whatever the others do: vocabularies that end each call by itself."""
+
+    key: int
     before: ClassVar[bool] = False
 
 
@@ -130,6 +142,14 @@ class Substance:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """The model goes on with words, or thoughts: the calls before them are written."""
+
+    choice: int
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnded:
     """The end of all calls.
 
@@ -146,11 +166,13 @@ class StreamEnded:
 
 Observation = (
     CallDelta
+    | CallWritten
     | CallResult
     | UnknownResult
     | NativeProgress
     | ChoiceFinished
     | Substance
+    | Text
     | StreamEnded
 )
 
@@ -166,13 +188,22 @@ UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_fini
 
 @dataclass(frozen=True, slots=True)
 class ToolRunning:
-    """A tool call has begun."""
+    """A tool call has begun.
+
+    Attributes:
+        hosted: it runs behind the upstream; nobody asks the client to run it.
+        repeat: how often its id was told before in this choice: ids may come again.
+        arguments: JSON, redacted; "" where they are not known by then, or not wanted.
+    """
 
     id: str
     choice: int
     tool: str
     label: str
     emoji: str
+    hosted: bool = False
+    repeat: int = 0
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +215,8 @@ class ToolCompleted:
             ``length``, or ``upstream_error``, ``upstream_eof``, ``client_disconnected``, ...
         duration_ms: from running to completed, in milliseconds.
         output: the tool's result, where the stream held it.
+        hosted: as it was announced.
+        repeat: as it was announced.
     """
 
     id: str
@@ -195,6 +228,8 @@ class ToolCompleted:
     duration_ms: int
     reason: str | None = None
     output: str | None = None
+    hosted: bool = False
+    repeat: int = 0
 
 
 LifecycleEvent = ToolRunning | ToolCompleted

@@ -18,6 +18,7 @@ from proxy.core.events import (
     Arguments,
     CallDelta,
     CallResult,
+    CallWritten,
     ChoiceFinished,
     Counts,
     LifecycleEvent,
@@ -26,6 +27,7 @@ from proxy.core.events import (
     Outcome,
     StreamEnded,
     Substance,
+    Text,
     ToolCompleted,
     ToolRunning,
     UnknownResult,
@@ -154,6 +156,10 @@ class Lifecycle:
                 if not self._finishing:
                     return []
                 told = self._flush(now)
+            case Text():
+                told = self._flush(now)
+            case CallWritten(key):
+                told = self._written(key, now)
             case CallDelta():
                 told = self._delta(seen, now)
             case CallResult(key, outcome, output):
@@ -220,6 +226,15 @@ class Lifecycle:
                 told += self._start(call, now)
                 if self._move(call, Signal.FINISH):
                     call.outcome, call.reason = _judge_finish(reason, call.arguments)
+        return told
+
+    def _written(self, key: int, now: float) -> list[LifecycleEvent]:
+        call = self._calls.get(key)
+        if call is None:
+            return []
+        told = self._start(call, now)
+        if self._move(call, Signal.FINISH):
+            call.outcome, call.reason = Outcome.OK, None
         return told
 
     def _flush(self, now: float) -> list[LifecycleEvent]:
