@@ -16,6 +16,7 @@ from proxy.gate import Gate, Handler
 from proxy.handlers import Handlers
 from proxy.metrics import Metrics
 from proxy.own import OwnPaths
+from proxy.registry import MemoryStore
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
@@ -35,7 +36,8 @@ def create_app(settings: Settings) -> web.Application:
     metrics = Metrics()
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     gate = Gate(settings, keys, metrics)
-    handlers = Handlers(settings, upstream, watch, keys)
+    store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
+    handlers = Handlers(settings, upstream, watch, keys, store)
     own = OwnPaths(settings, upstream, gate, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
@@ -48,8 +50,9 @@ def create_app(settings: Settings) -> web.Application:
         await upstream.start()
         watching = asyncio.create_task(watch.run())
         counting = asyncio.create_task(_count_connections(metrics))
+        expiring = asyncio.create_task(store.run())
         yield
-        for task in (watching, counting):
+        for task in (watching, counting, expiring):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

@@ -1,13 +1,19 @@
 """Request bodies: streamed on, and looked at only where an event stream may follow."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 import orjson
 from aiohttp import web
 
-# Larger bodies just pass: nobody waits for them to be whole, and memory stays flat.
-PEEK_BYTES: Final = 1 << 20
+from proxy.core.history import PREFIX, cleaned
+
+# Larger bodies just pass: nobody waits for them to be whole, and memory stays flat. A conversation
+# with a few pictures in it is still looked at.
+_LOOK_BYTES: Final = 8 << 20
+_KEEP_BYTES: Final = 1 << 20
+_THREAD_BYTES: Final = 1 << 17
 
 
 class Body(NamedTuple):
@@ -17,29 +23,39 @@ class Body(NamedTuple):
         data: the whole of it, or an iterator over it, or None where there is none.
         stream: whether an event stream may be asked for.
         model: as asked; "" where that is not known.
+        messages: the conversation, decoded, of whatever shape.
     """
 
     data: bytes | AsyncIterator[bytes] | None
     stream: bool = False
     model: str = ""
+    messages: object = None
 
 
 async def look(request: web.Request) -> Body:
     """Read a body of ordinary size; hand on a larger one unread.
 
-    What is no JSON object is the upstream's to judge.
+    What is no JSON object is the upstream's to judge. Tool cards that come back are taken out: the
+    one case in which a body is changed.
     """
     if not request.can_read_body:
         return Body(None)
     pieces: list[bytes] = []
     size = 0
-    while size <= PEEK_BYTES:
+    while size <= _LOOK_BYTES:
         piece = await request.content.readany()
         if not piece:
-            return _read(b"".join(pieces))
+            return _read(await _cleaned(b"".join(pieces)))
         pieces.append(piece)
         size += len(piece)
     return Body(_chain(pieces, request), stream=True)
+
+
+async def _cleaned(data: bytes) -> bytes:
+    """Without our tool cards. In a thread where that may take a while: streams go on meanwhile."""
+    if len(data) > _THREAD_BYTES and PREFIX.encode() in data:
+        return await asyncio.to_thread(cleaned, data)
+    return cleaned(data)
 
 
 async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
@@ -47,7 +63,7 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
     if not request.can_read_body:
         return None
     size = request.content_length
-    if size is None or size > PEEK_BYTES or request.content_type != "application/json":
+    if size is None or size > _KEEP_BYTES or request.content_type != "application/json":
         return request.content.iter_any()
     pieces = [piece async for piece in request.content.iter_any()]
     return b"".join(pieces)
@@ -61,7 +77,8 @@ def _read(data: bytes) -> Body:
     if not isinstance(asked, dict):
         return Body(data)
     model = asked.get("model")
-    return Body(data, bool(asked.get("stream")), model if isinstance(model, str) else "")
+    model = model if isinstance(model, str) else ""
+    return Body(data, bool(asked.get("stream")), model, asked.get("messages"))
 
 
 async def _chain(pieces: list[bytes], request: web.Request) -> AsyncIterator[bytes]:

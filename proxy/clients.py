@@ -3,7 +3,8 @@
 1. the header ``X-Lifecycle-Events: NAME``;
 2. the path profile ``/-/as/NAME/v1/...``, for clients where only the base URL can be set;
 3. the configured ``[[lifecycle.clients]]`` rules;
-4. OpenAI SDKs too old for named events, by their ``x-stainless`` headers: ``plain``;
+4. the built-in rules: OpenAI SDKs too old for named events, by their ``x-stainless`` headers, get
+   ``plain``; Open WebUI gets ``openwebui``;
 5. the configured default.
 """
 
@@ -13,13 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from proxy.config import ClientRule
+from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
 from proxy.errors import ProxyError
+from proxy.exchange import Route
 
 HEADER: Final = "X-Lifecycle-Events"
+SPAN_HEADER: Final = "X-Lifecycle-Span"
 PROFILE_PREFIX: Final = "/-/as/"
 # The first versions that leave a named event alone (read in the packages; the ones before wrap it).
 _FIRST_WITH_NAMES: Final = {"python": (1, 98), "js": (5, 11)}
+
+# With ENABLE_FORWARD_USER_INFO_HEADERS Open WebUI names its users to the backend. Without, it looks
+# like any program that is written with aiohttp; for those its dialect is safe, too.
+_OPEN_WEBUI_PREFIX: Final = "x-openwebui-"
+_AIOHTTP: Final = re.compile(r"Python/3\.\d+ aiohttp/3\.")
 
 _Match = Callable[[str], object]
 
@@ -30,10 +39,12 @@ class Chooser:
     Args:
         rules: the configured rules, in order.
         default: the dialect for everybody else.
+        builtin: whether clients are recognised without a rule.
     """
 
-    def __init__(self, rules: Sequence[ClientRule], default: str) -> None:
+    def __init__(self, rules: Sequence[ClientRule], default: str, *, builtin: bool = True) -> None:
         self._default = default
+        self._builtin = builtin
         self._rules: list[tuple[str, _Match, str]] = [
             (
                 rule.header,
@@ -43,12 +54,13 @@ class Chooser:
             for rule in rules
         ]
 
-    def choose(self, headers: Mapping[str, str], profile: str | None) -> str:
+    def choose(self, headers: Mapping[str, str], profile: str | None, route: Route = "chat") -> str:
         """The name of the dialect.
 
         Args:
             headers: the request's, case-insensitive.
             profile: the NAME in ``/-/as/NAME/``.
+            route: what is asked for.
 
         Raises:
             ProxyError: ``bad_request`` for a name that is not known.
@@ -62,9 +74,29 @@ class Chooser:
             value = headers.get(header)
             if value is not None and match(value):
                 return dialect
-        if _wraps_named_events(headers):
-            return "plain"
+        if self._builtin:
+            if "x-stainless-lang" in headers:
+                if route == "responses" and _raises_on_keepalives(headers):
+                    return "comment"
+                return "plain" if _wraps_named_events(headers) else self._default
+            if _is_open_webui(headers):
+                return "openwebui"
         return self._default
+
+
+def span(headers: Mapping[str, str], default: Span) -> Span:
+    """The span that a request asks for.
+
+    Raises:
+        ProxyError: ``bad_request`` for a name that is not known.
+    """
+    asked = headers.get(SPAN_HEADER)
+    match default if asked is None else asked.strip().lower():
+        case ("call" | "execution") as known:
+            return known
+        case name:
+            message = f"unknown span {name[:40]!r}; known are call, execution"
+            raise ProxyError("bad_request", message, SPAN_HEADER)
 
 
 def split_profile(path: str) -> tuple[str | None, str]:
@@ -80,6 +112,18 @@ def _known(name: str, place: str) -> str:
         message = f"unknown dialect {name[:40]!r} in the {place}; known are {', '.join(DIALECTS)}"
         raise ProxyError("bad_request", message, place)
     return name
+
+
+def _is_open_webui(headers: Mapping[str, str]) -> bool:
+    return _AIOHTTP.match(headers.get("User-Agent", "")) is not None or any(
+        name.lower().startswith(_OPEN_WEBUI_PREFIX) for name in headers
+    )
+
+
+def _raises_on_keepalives(headers: Mapping[str, str]) -> bool:
+    """openai-node 6.45 raises on what its Responses helper does not know; 6.46 knows keepalives."""
+    version = headers.get("x-stainless-package-version", "")
+    return headers["x-stainless-lang"].lower() == "js" and version.startswith("6.45.")
 
 
 def _wraps_named_events(headers: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -89,12 +90,17 @@ class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is told of tool calls, and how."""
 
+    span: Span = "call"
+    registry_ttl_s: Seconds = 900
     dialect: str = "chunk"
+    builtin_clients: bool = True
     native: typing.Literal["translate", "pass"] = "translate"
     internal_prefix: str = "_"
     label_max: Count = 120
     redact: bool = True
     result_preview: Count = 0
+    infer_completion: bool = False
+    merge_rounds: bool = False
     max_event_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
     emoji: dict[str, str] = {}
     clients: list[ClientRule] = []

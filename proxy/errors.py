@@ -3,6 +3,8 @@
 import json
 from typing import Any, Final
 
+from proxy.exchange import Vocabulary
+
 # The codes that people's scripts rely on, and the status each is sent with.
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
@@ -40,15 +42,21 @@ class ProxyError(Exception):
         """The JSON body of an error response."""
         return json.dumps({"error": self._object()}, ensure_ascii=False).encode("utf-8", "replace")
 
-    def frame(self, **extra: Any) -> bytes:
+    def frame(self, vocabulary: Vocabulary = "chat", **extra: Any) -> bytes:
         """The same as an event, for a stream whose head has gone out.
 
-        The only frame of ours with a top-level ``error``: SDKs raise on it, which is the point.
+        The only frame of ours with a top-level ``error``: SDKs raise on it, which is the point. In
+        the other vocabularies it is their own error event, on which their SDKs raise, too.
         """
-        payload = {"error": {**self._object(), **extra}}
-        return (
-            b"data: " + json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
-        )
+        told = {**self._object(), **extra}
+        name = "" if vocabulary == "chat" else "event: error\n"
+        payload: dict[str, Any] = {"error": told}
+        if vocabulary == "responses":
+            payload = {**told, "type": "error"}
+        elif vocabulary == "messages":
+            payload = {"type": "error", **payload}
+        text = f"{name}data: {json.dumps(payload, ensure_ascii=False)}\n\n"
+        return text.encode("utf-8", "replace")
 
     def _object(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,9 @@ from aiohttp import web
 
 from proxy.core.events import Counts, ToolCompleted
 
-Route = Literal["chat", "websocket", "own", "other"]
+# What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
+Vocabulary = Literal["chat", "responses", "messages"]
+Route = Vocabulary | Literal["websocket", "own", "other"]
 # How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
 # the client, a time limit or our own shutdown; or answered by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]

@@ -16,7 +16,7 @@ from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
 from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Exchange, Route
+from proxy.exchange import EXCHANGE, Exchange, Route, Vocabulary
 from proxy.metrics import Metrics
 from proxy.tunnel import is_upgrade
 
@@ -25,7 +25,11 @@ log = logging.getLogger("proxy")
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")
 OWN_PREFIX: Final = "/-/"
-_CHAT_SUFFIX: Final = "/chat/completions"
+_VOCABULARIES: Final[dict[str, Vocabulary]] = {
+    "/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -153,7 +157,7 @@ def _route(request: web.Request, path: str) -> Route:
     if path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX):
         return "own"
     if request.method == "POST":
-        return "chat" if path.endswith(_CHAT_SUFFIX) else "other"
+        return next((v for end, v in _VOCABULARIES.items() if path.endswith(end)), "other")
     return "websocket" if is_upgrade(request) else "other"
 
 

@@ -3,8 +3,8 @@
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
@@ -13,18 +13,20 @@ from multidict import CIMultiDict
 from proxy import body, clients, early, headers, inflate, responses, tunnel
 from proxy.auth import Keys
 from proxy.config import Settings
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope
+from proxy.core import history
+from proxy.core.dialects import FORMS
+from proxy.core.events import Envelope, ToolCompleted
 from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE
+from proxy.exchange import EXCHANGE, Exchange, Vocabulary
+from proxy.registry import Conversation, Store, scope_of
 from proxy.relay import Relay
 from proxy.stream import StreamRelay
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
-_CLEAR: Final = ("", "identity")
+_CAPABILITIES: Final = "/v1/capabilities"
 
 
 class Handlers:
@@ -35,15 +37,19 @@ class Handlers:
         upstream: where requests go.
         watch: looks after the open streams.
         keys: puts the upstream's key into requests.
+        store: calls that clients run.
     """
 
-    def __init__(self, settings: Settings, upstream: Upstream, watch: Watch, keys: Keys) -> None:
+    def __init__(
+        self, settings: Settings, upstream: Upstream, watch: Watch, keys: Keys, store: Store
+    ) -> None:
         own = settings.lifecycle
         self._settings = settings
         self._upstream = upstream
         self._watch = watch
         self._keys = keys
-        self._chooser = clients.Chooser(own.clients, own.dialect)
+        self._store = store
+        self._chooser = clients.Chooser(own.clients, own.dialect, builtin=own.builtin_clients)
         self._options = Options(
             presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
             mint=lambda: f"call_{secrets.token_hex(12)}",
@@ -51,25 +57,35 @@ class Handlers:
             translate=own.native == "translate",
             max_event_bytes=own.max_event_bytes,
             result_preview=own.result_preview,
+            infer=own.infer_completion,
+            merge_rounds=own.merge_rounds,
         )
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Everything else belongs to the upstream."""
         profile, path = clients.split_profile(_target(request))
-        dialect = self._chooser.choose(request.headers, profile)
-        match request[EXCHANGE].route:
-            case "chat":
-                return await self._chat(request, path, dialect)
+        route = request[EXCHANGE].route
+        dialect = self._chooser.choose(request.headers, profile, route)
+        match route:
+            case "chat" | "responses" | "messages" as vocabulary:
+                return await self._talk(request, path, dialect, vocabulary)
             case "websocket":
                 return await self._websocket(request, path)
             case _:
-                return await self._plain(request, path)
+                return await self._plain(request, path, dialect)
 
-    async def _plain(self, request: web.Request, path: str) -> web.StreamResponse:
+    async def _plain(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
         data = await body.small_or_streamed(request)
         sent = self._headers(request, data)
         answer = await self._open(request, path, sent, data)
+        if (
+            answer.status == 404
+            and request.method == "GET"
+            and path.partition("?")[0] == _CAPABILITIES
+        ):
+            answer.close()
+            return responses.capabilities(dialect, request[EXCHANGE].request_id)
         return await self._watched(Relay(request, answer, responses.same(answer)))
 
     async def _websocket(self, request: web.Request, path: str) -> web.StreamResponse:
@@ -83,43 +99,78 @@ class Handlers:
         head = responses.switched(answer)
         return await self._watched(tunnel.Tunnel(request, answer, head, idle_s))
 
-    async def _chat(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
-        """A chat completion; frames are added if it turns out to be an event stream."""
+    async def _talk(
+        self, request: web.Request, path: str, dialect: str, vocabulary: Vocabulary
+    ) -> web.StreamResponse:
+        """A conversation; frames are added if the answer turns out to be an event stream."""
         exchange = request[EXCHANGE]
+        span = clients.span(request.headers, self._settings.lifecycle.span)
         asked = await body.look(request)
         exchange.model, exchange.dialect = asked.model, dialect
+        conversation: Conversation | None = None
+        if vocabulary == "chat" and span == "execution":
+            known = history.tool_calls(asked.messages)
+            conversation = Conversation(self._store, scope_of(request.headers), known)
         sent = self._headers(request, asked.data)
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
-        stream_id = f"st_{exchange.token}"
         opening = self._open(request, path, sent, asked.data)
-        own = self._settings.server
-        head: web.StreamResponse | None = None
-        if asked.stream and own.heartbeat_before_first_byte and own.heartbeat_s:
-            head = responses.early(request, stream_id)
-            maybe = await early.open_with_heartbeats(request, opening, head, own.heartbeat_s)
-            if maybe is None:
-                return head
-            answer = maybe
-        else:
-            answer = await opening
-        coding = answer.headers.get("Content-Encoding", "").strip().lower()
-        writable = answer.status == 200 and responses.is_event_stream(answer)
-        if not writable or coding not in (*_CLEAR, *inflate.CODINGS):
+        early_head = asked.stream and vocabulary == "chat"
+        del asked  # it may be large, and the stream long
+        answer, head = await self._begin(request, opening, may_be_early=early_head)
+        if answer is None:
+            assert head is not None
+            return head
+        resumed = []
+        if conversation is not None and answer.status == 200:
+            resumed = conversation.resume(exchange.started)
+        if not _is_writable(answer):
+            exchange.tools += resumed
             if head is not None and head.prepared:
                 await early.tell_refusal(request, head, answer)
                 return head
             return await self._watched(Relay(request, answer, responses.same(answer)))
         if head is None or not head.prepared:
-            head = responses.stream(request, answer, stream_id)
-        pipeline = self._pipeline(dialect, stream_id, asked.model)
-        compressed = coding not in _CLEAR
-        relay = StreamRelay(request, answer, head, pipeline, compressed=compressed)
-        return await self._watched(relay)
+            head = responses.stream(request, answer, _stream_id(request))
+        pipeline = self._pipeline(exchange, vocabulary, conversation, resumed)
+        return await self._watched(StreamRelay(request, answer, head, pipeline, vocabulary))
 
-    def _pipeline(self, dialect: str, stream_id: str, model: str) -> Pipeline:
-        envelope = Envelope(f"chatcmpl-{stream_id}", int(time.time()), model)
-        return Pipeline("chat", DIALECTS[dialect], envelope, self._options)
+    def _pipeline(
+        self,
+        exchange: Exchange,
+        vocabulary: Vocabulary,
+        conversation: Conversation | None,
+        resumed: list[ToolCompleted],
+    ) -> Pipeline:
+        envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
+        return Pipeline(
+            vocabulary,
+            FORMS[vocabulary][exchange.dialect],
+            envelope,
+            self._options,
+            span="call" if conversation is None else "execution",
+            pending=conversation,
+            resumed=resumed,
+        )
+
+    async def _begin(
+        self,
+        request: web.Request,
+        opening: Coroutine[Any, Any, aiohttp.ClientResponse],
+        *,
+        may_be_early: bool,
+    ) -> tuple[aiohttp.ClientResponse | None, web.StreamResponse | None]:
+        """Wait for the answer; meanwhile, where that is asked for, send signs of life.
+
+        Returns:
+            The answer, and a head of ours, if one may have been sent. Without an answer the client
+            has been told already.
+        """
+        own = self._settings.server
+        if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
+            return await opening, None
+        head = responses.early(request, _stream_id(request))
+        return await early.open_with_heartbeats(request, opening, head, own.heartbeat_s), head
 
     async def _open(
         self,
@@ -148,6 +199,20 @@ class Handlers:
             return await relay.run()
         finally:
             self._watch.discard(relay)
+
+
+def _stream_id(request: web.Request) -> str:
+    return f"st_{request[EXCHANGE].token}"
+
+
+def _is_writable(answer: aiohttp.ClientResponse) -> bool:
+    """Whether frames can be added to an answer."""
+    coding = inflate.coding(answer)
+    return (
+        answer.status == 200
+        and responses.is_event_stream(answer)
+        and (not coding or coding in inflate.CODINGS)
+    )
 
 
 def _target(request: web.Request) -> str:

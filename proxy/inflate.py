@@ -3,12 +3,20 @@
 import zlib
 from typing import Final
 
+import aiohttp
+
 from proxy.errors import ProxyError
 
 CODINGS: Final = ("gzip", "x-gzip", "deflate")
 # No honest upstream packs more into one read; a zip bomb does.
 _LIMIT_BYTES: Final = 32 << 20
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+
+
+def coding(answer: aiohttp.ClientResponse) -> str:
+    """The content coding of an answer; "" where it is in clear."""
+    name = answer.headers.get("Content-Encoding", "").strip().lower()
+    return "" if name == "identity" else name
 
 
 class Inflate:

@@ -209,7 +209,11 @@ class Metrics:
         self._traffic.closed(exchange, now)
         self._streams.closed(exchange, now)
         for call in exchange.tools:
-            self._tools.completed(call)
+            self.completed(call)
+
+    def completed(self, call: ToolCompleted) -> None:
+        """A call is over."""
+        self._tools.completed(call)
 
     def pool(self, connections: int) -> None:
         """How many connections to the upstream this process holds at the moment."""

@@ -61,6 +61,13 @@ def early(request: web.Request, stream_id: str) -> web.StreamResponse:
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
 
 
+def capabilities(dialect: str, request_id: str) -> web.Response:
+    """``/v1/capabilities``, where the upstream has none: clients of Hermes ask for it."""
+    features = {"tool_progress_events": dialect != "off", "chat_completions_streaming": True}
+    payload = {"object": "lifecycle_proxy.capabilities", "features": features}
+    return web.json_response(payload, headers={"X-Request-Id": request_id})
+
+
 def is_event_stream(answer: aiohttp.ClientResponse) -> bool:
     """Whether the body is to be read as server-sent events."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0]

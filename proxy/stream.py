@@ -9,7 +9,8 @@ from aiohttp import web
 from proxy.core.events import Outcome, ToolCompleted
 from proxy.core.pipeline import Pipeline, Step
 from proxy.errors import ProxyError
-from proxy.inflate import Inflate
+from proxy.exchange import Vocabulary
+from proxy.inflate import Inflate, coding
 from proxy.relay import Relay
 
 HEARTBEAT: Final = b": keep-alive\n\n"  # never ": ping": Continue stops reading there
@@ -24,7 +25,7 @@ class StreamRelay(Relay):
         upstream: the answer, its head already read.
         response: for the client.
         pipeline: what becomes of the bytes.
-        compressed: the stream is gzip or deflate, though asked for plain: it is sent on in clear.
+        vocabulary: what the stream speaks.
     """
 
     def __init__(
@@ -33,15 +34,16 @@ class StreamRelay(Relay):
         upstream: aiohttp.ClientResponse,
         response: web.StreamResponse,
         pipeline: Pipeline,
-        *,
-        compressed: bool,
+        vocabulary: Vocabulary,
     ) -> None:
         super().__init__(request, upstream, response)
+        self._vocabulary = vocabulary
         self._pipeline = pipeline
         self._skim = pipeline.skim
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
-        self._inflate = Inflate() if compressed else None
+        # Compressed though asked for plain: it is sent on in clear.
+        self._inflate = Inflate() if coding(upstream) else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""
@@ -74,13 +76,15 @@ class StreamRelay(Relay):
 
     def _broken(self, failure: ProxyError) -> bytes:
         reason = _REASONS.get(failure.code, "upstream_error")
-        error = failure.frame()
+        error = failure.frame(self._vocabulary)
         now = time.monotonic()
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 
     def _client_gone(self) -> None:
-        now = time.monotonic()
-        self._last(self._pipeline.abort("client_disconnected", now, outcome=Outcome.CANCELLED))
+        gone, now = Outcome.CANCELLED, time.monotonic()
+        # What it has the finish of it may well run, and send the result.
+        step = self._pipeline.abort("client_disconnected", now, outcome=gone, beats_finish=False)
+        self._last(step)
 
     def _last(self, step: Step) -> bytes:
         self._note(step)

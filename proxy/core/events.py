@@ -41,6 +41,11 @@ class Arguments:
             self._pieces.append(piece[: self.LIMIT - self._size])
         self._size += len(piece)
 
+    def clear(self) -> None:
+        """They begin anew."""
+        self._pieces.clear()
+        self._size = 0
+
     def __bool__(self) -> bool:
         return self._size > 0
 
@@ -179,6 +184,7 @@ Observation = (
 SUBSTANCE: Final = Substance()
 NOTHING: Final[tuple[Observation, ...]] = ()
 JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)
+JUST_TEXT: Final[tuple[Observation, ...]] = (Text(0),)
 DONE: Final[tuple[Observation, ...]] = (StreamEnded(),)
 UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_finish=True)
 
@@ -235,6 +241,37 @@ class ToolCompleted:
 LifecycleEvent = ToolRunning | ToolCompleted
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A call that the client runs now: its result comes with a later request.
+
+    Attributes:
+        told: how it was announced.
+        started: when, in seconds on the clock that the lifecycle was fed with.
+    """
+
+    told: ToolRunning
+    started: float
+
+    def completed(
+        self, now: float, *, outcome: Outcome = Outcome.UNKNOWN, reason: str | None = None
+    ) -> ToolCompleted:
+        """The end of it."""
+        told = self.told
+        duration_ms = round((now - self.started) * 1000)
+        return ToolCompleted(
+            told.id,
+            told.choice,
+            told.tool,
+            told.label,
+            told.emoji,
+            outcome,
+            duration_ms,
+            reason,
+            repeat=told.repeat,
+        )
+
+
 @dataclass(slots=True)
 class Envelope:
     """What a frame of ours copies from the upstream's chunks.
@@ -242,12 +279,14 @@ class Envelope:
     Attributes:
         created: Unix time in seconds.
         system_fingerprint: None where the upstream sends none.
+        sequence_number: of the latest event of a Responses stream.
     """
 
     id: str
     created: int
     model: str
     system_fingerprint: str | None = None
+    sequence_number: int = 0
 
 
 @dataclass(slots=True)

@@ -103,6 +103,19 @@ def redact(text: str) -> str:
     return text
 
 
+def redacted(value: Any, key: str = "") -> Any:
+    """JSON with its texts redacted, and whole values where their key says what they are."""
+    match value:
+        case dict():
+            return {k: redacted(v, k) for k, v in value.items()}
+        case list():
+            return [redacted(v, key) for v in value]
+        case str():
+            return "***" if key and redact(f"{key}=x") != f"{key}=x" else redact(value)
+        case _:
+            return value
+
+
 class Labels:
     """The presenter of the lifecycle.
 
@@ -140,6 +153,15 @@ class Labels:
         if self._max_length and len(text) > self._max_length:
             text = text[: self._max_length - 1] + "…"
         return text
+
+    def arguments(self, text: str) -> str:
+        """A call's arguments as people may see them: the values redacted; "" if no JSON object."""
+        try:
+            args = orjson.loads(text)
+            shown = redacted(args) if self._redacted else args
+            return orjson.dumps(shown).decode() if isinstance(args, dict) else ""
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
+            return ""  # the encoder does not go as deep as the decoder
 
     def _find_emoji(self, tool: str) -> str:
         if tool in self._emoji:

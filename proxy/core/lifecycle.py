@@ -1,19 +1,32 @@
 """The state machine of the tool calls of one stream.
 
 Per call there is one ``running`` and at most one ``completed`` after it, whatever the upstream
-repeats, reorders or forgets. The table below is the whole of it; ``_move`` is the one place that
-says no.
+repeats, reorders or forgets. The states of a call are in ``calls``.
 
 A choice's ``finish_reason`` is where a tool starts as often as where it ends: an agent runs it
 between the finish and its next chunk. So a finished call is only ``FINISHING`` until something of
 substance follows.
+
+What a call's time is depends on the span. ``call`` is the writing of it: from its name to its
+finish. ``execution`` is the running of it: from its last argument to its result. Where the client
+runs the tool, the result comes with its next request; the call is ``HANDED`` until then, and
+outlives the stream.
 """
 
-import enum
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, assert_never
+from typing import assert_never
 
+from proxy.core.calls import (
+    ENDED,
+    GROWING,
+    Call,
+    OwnPending,
+    Pending,
+    Presenter,
+    Signal,
+    Span,
+    State,
+)
 from proxy.core.events import (
     Arguments,
     CallDelta,
@@ -21,6 +34,7 @@ from proxy.core.events import (
     CallWritten,
     ChoiceFinished,
     Counts,
+    Handed,
     LifecycleEvent,
     NativeProgress,
     Observation,
@@ -34,67 +48,6 @@ from proxy.core.events import (
 )
 
 
-class State(enum.Enum):
-    """Where a call stands."""
-
-    __hash__ = object.__hash__  # enum's own is written in Python, and each move asks for it
-
-    NEW = "new"  # id or name missing
-    RUNNING = "running"  # told
-    FINISHING = "finishing"  # told; the model has written it, nothing of substance followed yet
-    DONE = "done"  # told twice
-    SILENT = "silent"  # an internal tool, or a second announcement of a call: never told
-
-
-class Signal(enum.Enum):
-    """What can happen to a call."""
-
-    __hash__ = object.__hash__
-
-    START = "start"  # its identity is known, or must not be waited for any longer
-    HUSH = "hush"
-    FINISH = "finish"
-    RESUME = "resume"  # the upstream says that it runs, after its finish
-    END = "end"
-
-
-TABLE: Final[dict[tuple[State, Signal], State]] = {
-    (State.NEW, Signal.START): State.RUNNING,
-    (State.NEW, Signal.HUSH): State.SILENT,
-    (State.RUNNING, Signal.FINISH): State.FINISHING,
-    (State.RUNNING, Signal.END): State.DONE,
-    (State.FINISHING, Signal.RESUME): State.RUNNING,
-    (State.FINISHING, Signal.END): State.DONE,
-}
-_ENDED: Final = (State.DONE, State.SILENT)
-
-
-class Presenter(Protocol):
-    """How a call is shown to people. Pure: the same answer for the same call."""
-
-    def label(self, tool: str, arguments: str) -> str: ...
-
-    def shown(self, text: str) -> str: ...
-
-    def emoji(self, tool: str) -> str: ...
-
-
-@dataclass(slots=True)
-class _Call:
-    choice: int
-    arguments: Arguments
-    id: str = ""
-    name: str = ""
-    state: State = State.NEW
-    native: bool = False  # announced by the upstream's own lifecycle event
-    label: str | None = None
-    emoji: str | None = None
-    shown: tuple[str, str] = ("", "")  # label and emoji, as told last
-    started: float = 0.0
-    reason: str | None = None  # of the finish
-    outcome: Outcome = Outcome.UNKNOWN
-
-
 class Lifecycle:
     """All calls of one stream.
 
@@ -103,6 +56,9 @@ class Lifecycle:
         mint: makes an id, unique beyond this stream, for a call that never gets one.
         internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
         counts: where dropped input is counted.
+        span: which part of a call's life is told.
+        infer: what follows a call in its choice ends it: for agents that say no more of it.
+        pending: the calls that clients run.
     """
 
     def __init__(
@@ -112,14 +68,20 @@ class Lifecycle:
         mint: Callable[[], str],
         internal_prefix: str,
         counts: Counts,
+        span: Span = "call",
+        infer: bool = False,
+        pending: Pending | None = None,
     ) -> None:
         self._presenter = presenter
         self._mint = mint
         self._internal_prefix = internal_prefix
         self._counts = counts
-        self._calls: dict[int, _Call] = {}  # by key, in order of appearance, until they have ended
+        self._hands = span == "execution"
+        self._infer = infer
+        self._pending = OwnPending() if pending is None else pending
+        self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
         self._ended: set[int] = set()
-        self._ids: dict[tuple[int, str], _Call] = {}  # the latest told call of a choice and id
+        self._ids: dict[tuple[int, str], Call] = {}  # the latest told call of a choice and id
         self._finishing = 0
         self._stale = False  # a call in _calls has ended
         self._native_key = 0
@@ -140,11 +102,16 @@ class Lifecycle:
         return call is not None and not call.native
 
     @property
-    def finishing(self) -> bool:
-        """Whether a completed is due as soon as something of substance comes."""
-        return self._finishing > 0
+    def attentive(self) -> bool:
+        """Whether the next text may change something: then every event has to be looked at."""
+        if self._finishing:
+            return True
+        listens = self._hands or self._infer
+        return listens and any(c.state in GROWING for c in self._calls.values())
 
-    def feed(self, seen: Observation, now: float) -> list[LifecycleEvent]:
+    def feed(  # noqa: C901  one arm for each observation
+        self, seen: Observation, now: float
+    ) -> list[LifecycleEvent]:
         """Take one observation; return what clients are to be told, in order.
 
         Args:
@@ -156,8 +123,8 @@ class Lifecycle:
                 if not self._finishing:
                     return []
                 told = self._flush(now)
-            case Text():
-                told = self._flush(now)
+            case Text(choice):
+                told = self._flush(now) + self._move_on(choice, now, infer=self._infer)
             case CallWritten(key):
                 told = self._written(key, now)
             case CallDelta():
@@ -183,20 +150,39 @@ class Lifecycle:
     def _delta(self, seen: CallDelta, now: float) -> list[LifecycleEvent]:
         if seen.key in self._ended:
             return []
+        told: list[LifecycleEvent] = []
         call = self._calls.get(seen.key)
         if call is None:
-            call = self._calls[seen.key] = _Call(seen.choice, seen.arguments)
+            told = self._move_on(seen.choice, now, infer=self._infer and seen.reused)
+            call = Call(seen.choice, seen.arguments, hosted=seen.hosted)
+            self._calls[seen.key] = call
         if call.state is State.NEW:
             call.id = call.id or seen.id or ""
             call.name = call.name or seen.name or ""
-            if call.id or call.arguments or seen.settled:
-                return self._start(call, now)
-        return []
+            waits = self._hands and not call.hosted  # for the last of its arguments
+            if (call.id or call.arguments or seen.settled) and not waits:
+                told += self._start(call, now)
+        return told
+
+    def _move_on(self, choice: int, now: float, *, infer: bool) -> list[LifecycleEvent]:
+        """The choice goes on with something else: what it had begun is written."""
+        told: list[LifecycleEvent] = []
+        if not (self._hands or infer):
+            return told
+        for call in self._calls.values():
+            if call.choice != choice or call.state not in GROWING or call.native:
+                continue
+            if infer or call.arguments.complete:
+                told += self._start(call, now)
+            if infer:
+                call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
+                told += self._complete(call, now)
+        return told
 
     def _result(
-        self, call: _Call | None, outcome: Outcome, output: str | None, now: float
+        self, call: Call | None, outcome: Outcome, output: str | None, now: float
     ) -> list[LifecycleEvent]:
-        if call is None or call.state in _ENDED:
+        if call is None or call.state in ENDED:
             self._counts.dropped += 1
             return []
         call.outcome, call.reason = outcome, None
@@ -209,32 +195,45 @@ class Lifecycle:
         if call is not None and not (call.native and call.state is State.DONE):
             # Told already, from its deltas: one pair. But now it really runs.
             self._counts.dropped += 1
-            self._move(call, Signal.RESUME)
+            self._take_back(call)
             return []
         self._native_key -= 1
-        call = _Call(0, Arguments(), seen.id, seen.tool, native=True)
+        call = Call(0, Arguments(), seen.id, seen.tool, hosted=True, native=True)
         # Hermes redacts nothing, and its labels may be of any length.
         call.label = self._presenter.shown(seen.label) if seen.label else None
         call.emoji = seen.emoji
         self._calls[self._native_key] = call
         return self._start(call, now)
 
+    def _take_back(self, call: Call) -> None:
+        """The upstream runs a finished call: no client does, unless its result is known already."""
+        handed = call.state is State.HANDED
+        is_over = handed and self._pending.maybe_take(call.id, call.choice) is None
+        self._move(call, Signal.END if is_over else Signal.RESUME)
+
     def _finish(self, choice: int, reason: str, now: float) -> list[LifecycleEvent]:
         told: list[LifecycleEvent] = []
         for call in self._calls.values():
             if call.choice == choice and not call.native:
+                outcome, why = _judge_finish(reason, call.arguments)
                 told += self._start(call, now)
-                if self._move(call, Signal.FINISH):
-                    call.outcome, call.reason = _judge_finish(reason, call.arguments)
+                self._end_writing(call, outcome, why)
         return told
+
+    def _end_writing(self, call: Call, outcome: Outcome, reason: str | None) -> None:
+        """The call is finished. If all is well with it, somebody runs it now."""
+        hands = self._hands and not (call.hosted or call.minted) and reason is None
+        if self._move(call, Signal.HAND if hands else Signal.FINISH):
+            call.outcome, call.reason = outcome, reason
+            if hands:
+                self._pending.put(Handed(call.told(), call.started))
 
     def _written(self, key: int, now: float) -> list[LifecycleEvent]:
         call = self._calls.get(key)
         if call is None:
             return []
         told = self._start(call, now)
-        if self._move(call, Signal.FINISH):
-            call.outcome, call.reason = Outcome.OK, None
+        self._end_writing(call, Outcome.OK, None)
         return told
 
     def _flush(self, now: float) -> list[LifecycleEvent]:
@@ -247,33 +246,57 @@ class Lifecycle:
     def _end(self, seen: StreamEnded, now: float) -> list[LifecycleEvent]:
         told = [] if seen.beats_finish else self._flush(now)
         for call in self._calls.values():
+            if call.state is State.HANDED and not seen.beats_finish:
+                continue
             call.outcome, call.reason = seen.outcome, seen.reason
-            if seen.reason is None and call.arguments and not call.arguments.complete:
-                call.outcome, call.reason = Outcome.CUT, "no_finish"
-            told += self._start(call, now) + self._complete(call, now)
+            told += self._start(call, now)
+            if seen.reason is None:
+                if call.arguments and not call.arguments.complete:
+                    call.outcome, call.reason = Outcome.CUT, "no_finish"
+                else:
+                    self._end_writing(call, seen.outcome, None)
+            if call.state is not State.HANDED or seen.reason is not None:
+                told += self._complete(call, now)
         self._ended.update(self._calls)  # those that never had a name, too
         self._calls.clear()
         return told
 
     # --- what is told ---------------------------------------------------------------------------
 
-    def _start(self, call: _Call, now: float) -> list[LifecycleEvent]:
+    def _start(self, call: Call, now: float) -> list[LifecycleEvent]:
         if call.state is not State.NEW or not call.name or not self._presents:
             return []
-        call.id = call.id or self._mint()
+        if not call.id:
+            call.id, call.minted = self._mint(), True
         twin = self._ids.get((call.choice, call.id))
+        told = self._supersede(call, twin, now) if self._hands else []
         if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):
             self._move(call, Signal.HUSH)
-            return []
+            return told
         label, emoji = self._present(call)
         self._move(call, Signal.START)
         self._ids[call.choice, call.id] = call
+        call.repeat = 0 if twin is None else twin.repeat + 1
         call.started = now
-        return [ToolRunning(call.id, call.choice, call.name, label, emoji)]
+        shown = self._presenter.arguments(str(call.arguments)) if call.hosted else ""
+        running = ToolRunning(
+            call.id, call.choice, call.name, label, emoji, call.hosted, call.repeat, shown
+        )
+        return [*told, running]
 
-    def _complete(self, call: _Call, now: float, output: str | None = None) -> list[LifecycleEvent]:
+    def _supersede(self, call: Call, twin: Call | None, now: float) -> list[LifecycleEvent]:
+        """An id is announced again while its call, of this stream or an earlier, is handed over."""
+        earlier = self._pending.maybe_take(call.id, call.choice)
+        if twin is not None and twin.state is State.HANDED:
+            self._move(twin, Signal.END)
+        return [] if earlier is None else [earlier.completed(now, reason="superseded")]
+
+    def _complete(self, call: Call, now: float, output: str | None = None) -> list[LifecycleEvent]:
+        handed = call.state is State.HANDED
         if not self._move(call, Signal.END):
             return []
+        if handed and self._pending.maybe_take(call.id, call.choice) is None:
+            return []  # its end has been told elsewhere
         label, emoji = self._present(call)
         duration_ms = round((now - call.started) * 1000)
         return [
@@ -287,10 +310,12 @@ class Lifecycle:
                 duration_ms,
                 call.reason,
                 output,
+                call.hosted,
+                call.repeat,
             )
         ]
 
-    def _present(self, call: _Call) -> tuple[str, str]:
+    def _present(self, call: Call) -> tuple[str, str]:
         if self._presents:
             label = call.label or self._presenter.label(call.name, str(call.arguments))
             call.shown = label, call.emoji or self._presenter.emoji(call.name)
@@ -299,24 +324,23 @@ class Lifecycle:
     def _is_internal(self, name: str) -> bool:
         return bool(self._internal_prefix) and name.startswith(self._internal_prefix)
 
-    def _move(self, call: _Call, signal: Signal) -> bool:
-        """Follow the table; False where it has no such move."""
-        target = TABLE.get((call.state, signal))
-        if target is None:
+    def _move(self, call: Call, signal: Signal) -> bool:
+        """Follow the table, and keep count."""
+        before = call.state
+        if not call.move(signal):
             return False
-        self._finishing += (target is State.FINISHING) - (call.state is State.FINISHING)
-        call.state = target
-        self._stale = self._stale or target in _ENDED
+        self._finishing += (call.state is State.FINISHING) - (before is State.FINISHING)
+        self._stale = self._stale or call.state in ENDED
         return True
 
     def _forget_ended(self) -> None:
         self._stale = False
-        for key in [k for k, c in self._calls.items() if c.state in _ENDED]:
+        for key in [k for k, c in self._calls.items() if c.state in ENDED]:
             del self._calls[key]
             self._ended.add(key)
 
 
-def _may_follow(call: _Call, earlier: _Call) -> bool:
+def _may_follow(call: Call, earlier: Call) -> bool:
     """Whether a call may be told although its id was told before in this choice.
 
     Ids repeat over the rounds of an agent (Kimi, TGI's "0"): a new pair, once the old is closed.

@@ -1,9 +1,10 @@
 """Joins parser, observer, lifecycle and dialect: upstream bytes in, client bytes out.
 
-What comes out, less the frames that were added, is byte for byte what went in. Frames stand only
-between events. Bytes are held back only where a frame may have to go in front of them: an
-unfinished event while a call is open (it may turn out to be ``[DONE]`` or an error, where clients
-stop reading), or one that may turn out to be a lifecycle event of the upstream's own.
+What comes out, less the frames that were added, is byte for byte what went in (but for the finishes
+that ``merge_rounds`` leaves out, on request). Frames stand only between events. Bytes are held back
+only where a frame may have to go in front of them: an unfinished event while a call is open (it may
+turn out to be ``[DONE]`` or an error, where clients stop reading), or one that may turn out to be a
+lifecycle event of the upstream's own.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from proxy.core import sse
+from proxy.core.calls import Pending, Presenter, Span
 from proxy.core.dialects import Dialect, off
 from proxy.core.dialects.bare import bare
 from proxy.core.events import (
     DONE,
     JUST_SUBSTANCE,
+    JUST_TEXT,
     Counts,
     Envelope,
     LifecycleEvent,
@@ -26,10 +29,13 @@ from proxy.core.events import (
     StreamEnded,
     ToolCompleted,
 )
-from proxy.core.lifecycle import Lifecycle, Presenter
+from proxy.core.lifecycle import Lifecycle
 from proxy.core.observers import OBSERVERS
+from proxy.core.rounds import Rounds
 
 _NATIVE_START: Final = b"event"
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class Step(NamedTuple):
@@ -55,6 +61,8 @@ class Options:
         translate: replace the upstream's own lifecycle events by the dialect's; False passes them.
         max_event_bytes: larger events pass unparsed.
         result_preview: how many characters of a result are told; 0 for none.
+        infer: what follows a call ends it.
+        merge_rounds: leave out a finish behind which its choice goes on.
     """
 
     presenter: Presenter
@@ -63,6 +71,8 @@ class Options:
     translate: bool = True
     max_event_bytes: int = 8 << 20
     result_preview: int = 0
+    infer: bool = False
+    merge_rounds: bool = False
 
 
 class Pipeline:
@@ -73,10 +83,21 @@ class Pipeline:
         dialect: how the client is told.
         envelope: stands for the upstream's id, created and model until its first chunk has come.
         options: the rest.
+        span: which part of a call's life is told.
+        pending: the calls that clients run; None where no other stream is to know of them.
+        resumed: ends of earlier streams' calls, to be told at the head of this one.
     """
 
     def __init__(
-        self, observer: str, dialect: Dialect, envelope: Envelope, options: Options
+        self,
+        observer: str,
+        dialect: Dialect,
+        envelope: Envelope,
+        options: Options,
+        *,
+        span: Span = "call",
+        pending: Pending | None = None,
+        resumed: Sequence[ToolCompleted] = (),
     ) -> None:
         self.counts = Counts()
         self._parser = sse.Parser(options.max_event_bytes)
@@ -86,7 +107,12 @@ class Pipeline:
             mint=options.mint,
             internal_prefix=options.internal_prefix,
             counts=self.counts,
+            span=span,
+            infer=options.infer,
+            pending=pending,
         )
+        self._resumed = resumed
+        self._rounds = Rounds() if options.merge_rounds else None
         self._dialect = dialect
         self._silent = dialect is off
         self._keep_native = self._silent or dialect is bare or not options.translate
@@ -160,10 +186,17 @@ class Pipeline:
         for event in self._parser.eof():
             self._pass_on(event, out, now)
         self._close(StreamEnded("upstream_eof", Outcome.CUT), out, now)
+        self._release(out, ended=True)
         return out.step()
 
     def abort(
-        self, reason: str, now: float, *, outcome: Outcome = Outcome.FAILED, error: bytes = b""
+        self,
+        reason: str,
+        now: float,
+        *,
+        outcome: Outcome = Outcome.FAILED,
+        error: bytes = b"",
+        beats_finish: bool = True,
     ) -> Step:
         """The stream breaks here: the upstream died, a limit was reached, or we must stop.
 
@@ -175,9 +208,11 @@ class Pipeline:
             now: seconds on a monotonic clock.
             outcome: of what is still open.
             error: an event to write behind the completions.
+            beats_finish: see ``StreamEnded``.
         """
         out = _Output()
-        self._close(StreamEnded(reason, outcome, beats_finish=True), out, now)
+        self._close(StreamEnded(reason, outcome, beats_finish=beats_finish), out, now)
+        self._release(out)
         if not self._is_done:
             self._write(error, out)
         out.pieces.append(bytes(self._parser.tail[self._passed :]))
@@ -187,6 +222,7 @@ class Pipeline:
     def _close(self, ended: StreamEnded, out: "_Output", now: float) -> None:
         """Complete what is open. Behind ``[DONE]`` nothing is."""
         try:
+            self._resume(out)
             if not self._is_done:
                 self._tell((ended,), out, now)
         except Exception as failure:  # see _pass_on
@@ -197,6 +233,8 @@ class Pipeline:
     def _pass_on(self, event: sse.Event, out: "_Output", now: float) -> None:
         """The event itself, with what must stand in front of it and behind it."""
         out.raw_due = True
+        if self._resumed and event.data is not None and event.raw.startswith(_BOM):
+            event = self._behind_mark(event, out)
         if not (event.data is None or self._observer_off or self._is_done):
             try:
                 self._look(event, out, now)
@@ -205,9 +243,18 @@ class Pipeline:
         if out.raw_due:
             self._pass_raw(event, out)
 
+    def _behind_mark(self, event: sse.Event, out: "_Output") -> sse.Event:
+        """What stands in front of the first event stands behind the mark at the very start."""
+        if self._passed:
+            return event
+        out.pieces.append(_BOM)
+        return event._replace(raw=event.raw.removeprefix(_BOM))
+
     def _look(self, event: sse.Event, out: "_Output", now: float) -> None:
         seen = self._observer.observe(event)
-        if seen is JUST_SUBSTANCE and not self._lifecycle.open:
+        if self._resumed:
+            self._resume(out)
+        if (seen is JUST_SUBSTANCE or seen is JUST_TEXT) and not self._lifecycle.open:
             return
         if seen and isinstance(seen[0], NativeProgress):
             self._replace(event, seen[0], out, now)
@@ -222,9 +269,16 @@ class Pipeline:
 
     def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
         out.raw_due = False
-        out.pieces.append(event.raw[self._passed :])
+        raw = event.raw[self._passed :]
+        gap = b"" if event.closed else _gap_after(event.raw)
+        if self._rounds is not None and not self._passed:
+            raw = self._rounds.pass_on(event)
+            if raw is not event.raw:
+                out.changed = True
+                gap = gap if raw.endswith(event.raw) else self._gap_behind(raw)
+        out.pieces.append(raw)
         self._passed = max(0, self._passed - len(event.raw))  # pieces of a large event overlap
-        self._gap = b"" if event.closed else _gap_after(event.raw)
+        self._gap = gap
 
     def _replace(
         self, event: sse.Event, native: NativeProgress, out: "_Output", now: float
@@ -240,7 +294,9 @@ class Pipeline:
         self._encode(told, out)
 
     def _skim(self, raw: bytes) -> bool:
-        if self._observer_off or self._is_done or self._lifecycle.finishing:
+        if self._observer_off or self._is_done or self._lifecycle.attentive:
+            return False
+        if self._rounds is not None and self._rounds.holds:
             return False
         if len(raw) > self._max_event_bytes:
             return False
@@ -258,6 +314,7 @@ class Pipeline:
         self.counts.failure = failure
         self._lifecycle.present_plainly()
         with suppress(Exception):  # whatever broke may well break again
+            self._resume(out)
             self._tell((StreamEnded("proxy_error", beats_finish=True),), out, now)
 
     # --- frames of ours -------------------------------------------------------------------------
@@ -266,6 +323,28 @@ class Pipeline:
         for observation in seen:
             if told := self._lifecycle.feed(observation, now):
                 self._encode(told, out)
+
+    def _resume(self, out: "_Output") -> None:
+        """What earlier streams left open is told before anything else."""
+        resumed, self._resumed = self._resumed, ()
+        if resumed:
+            self._encode(resumed, out)
+
+    def _release(self, out: "_Output", *, ended: bool = False) -> None:
+        if self._rounds is None:
+            return
+        if ended:
+            self._write(self._rounds.left_out(), out)
+        if raw := self._rounds.release():
+            out.changed = True
+            out.pieces.append(raw)
+            self._gap = self._gap_behind(raw)
+
+    def _gap_behind(self, raw: bytes) -> bytes:
+        """What is missing behind whole events, written together, to write another."""
+        if not raw:
+            return self._gap
+        return b"" if raw.endswith(_BLANK_LINES) else _gap_after(raw)
 
     def _encode(self, told: Sequence[LifecycleEvent], out: "_Output") -> None:
         self._observer.update(self._envelope)
@@ -283,9 +362,13 @@ class Pipeline:
             self._gap = b""
 
     def _must_hold(self, tail: bytearray) -> bool:
-        if self._silent or self._parser.skipping:
+        if self._parser.skipping:
             return False
-        return self._lifecycle.open or _may_be_native(tail)
+        if self._rounds is not None:
+            return True
+        if self._silent:
+            return False
+        return bool(self._resumed) or self._lifecycle.open or _may_be_native(tail)
 
 
 class _Output:

@@ -35,6 +35,9 @@ class Presenter:
     def emoji(self, tool: str) -> str:
         return "*"
 
+    def arguments(self, text: str) -> str:
+        return text
+
 
 # --- writing chunks -----------------------------------------------------------------------------
 
@@ -113,7 +116,9 @@ class Played(NamedTuple):
 def make(dialect: Dialect, observer: str = "chat", **options: Any) -> Pipeline:
     numbers = itertools.count(1)
     defaults: Json = {"presenter": Presenter(), "mint": lambda: f"made_{next(numbers)}"}
-    return Pipeline(observer, dialect, Envelope("id", 1, "model"), Options(**defaults | options))
+    own = {name: options.pop(name) for name in ("span", "pending", "resumed") if name in options}
+    envelope = Envelope("id", 1, "model")
+    return Pipeline(observer, dialect, envelope, Options(**defaults | options), **own)
 
 
 def segments(body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from proxy.core.calls import TABLE, Signal, State
 from proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
@@ -21,7 +22,7 @@ from proxy.core.events import (
     ToolRunning,
     UnknownResult,
 )
-from proxy.core.lifecycle import TABLE, Lifecycle, Signal, State
+from proxy.core.lifecycle import Lifecycle
 from tests.core import Presenter, told
 
 DONE = StreamEnded()
@@ -317,7 +318,7 @@ def test_a_call_told_from_its_deltas_is_ended_by_its_native_completed() -> None:
 def test_a_finished_call_that_is_announced_natively_really_runs() -> None:
     stream = Stream()
     stream.feed(delta(), ChoiceFinished(0, "stop"), native())
-    assert not stream.lifecycle.finishing
+    assert not stream.lifecycle.attentive
     assert stream.feed(SUBSTANCE) == []
     assert stream.feed(native(outcome=Outcome.OK)) == ["completed a f ok"]
 
@@ -343,6 +344,7 @@ def test_no_state_leads_back_from_the_end() -> None:
     assert {state for (state, signal) in TABLE if signal is Signal.END} == {
         State.RUNNING,
         State.FINISHING,
+        State.HANDED,
     }
 
 

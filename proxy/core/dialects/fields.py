@@ -5,9 +5,10 @@ from typing import Any, Final, assert_never
 
 import orjson
 
-from proxy.core.events import LifecycleEvent, ToolCompleted, ToolRunning
+from proxy.core.events import Envelope, LifecycleEvent, ToolCompleted, ToolRunning
 
-EVENT_LINE: Final = b"event: hermes.tool.progress\n"
+EVENT_NAME: Final = "hermes.tool.progress"
+EVENT_LINE: Final = f"event: {EVENT_NAME}\n".encode()
 
 
 def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
@@ -40,6 +41,22 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
     if event.choice:
         fields["choice"] = event.choice
     return fields
+
+
+def chunk_fields(event: LifecycleEvent, envelope: Envelope) -> dict[str, Any]:
+    """A legal chunk with one choice that changes nothing, and the fields of the event."""
+    payload: dict[str, Any] = {
+        "id": envelope.id,
+        "object": "chat.completion.chunk",
+        "created": envelope.created,
+        "model": envelope.model,
+        "choices": [{"index": 0, "delta": {}, "finish_reason": None}],
+        **lifecycle_fields(event),
+    }
+    if envelope.system_fingerprint is not None:
+        # openai's accumulating helper takes it from the latest chunk, be it ours.
+        payload["system_fingerprint"] = envelope.system_fingerprint
+    return payload
 
 
 def dumps(payload: dict[str, Any]) -> bytes:

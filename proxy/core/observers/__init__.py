@@ -6,6 +6,8 @@ from typing import Final, Protocol
 from proxy.core import sse
 from proxy.core.events import Counts, Envelope, Observation
 from proxy.core.observers.chat import ChatObserver
+from proxy.core.observers.messages import MessagesObserver
+from proxy.core.observers.responses import ResponsesObserver
 
 
 class Observer(Protocol):
@@ -26,4 +28,6 @@ class Observer(Protocol):
 
 OBSERVERS: Final[dict[str, Callable[[Counts], Observer]]] = {
     "chat": ChatObserver,
+    "messages": MessagesObserver,
+    "responses": ResponsesObserver,
 }

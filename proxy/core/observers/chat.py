@@ -14,6 +14,7 @@ from proxy.core import sse
 from proxy.core.events import (
     DONE,
     JUST_SUBSTANCE,
+    JUST_TEXT,
     NOTHING,
     SUBSTANCE,
     UPSTREAM_ERROR,
@@ -23,6 +24,7 @@ from proxy.core.events import (
     Counts,
     Envelope,
     Observation,
+    Text,
 )
 from proxy.core.observers import hermes, results
 from proxy.core.observers.identity import Choice, Delta, Identities, Index, maybe_id
@@ -32,6 +34,7 @@ from proxy.core.observers.shapes import Owner, Shape, Shapes
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
 _TOOL_KEYS: Final = frozenset(("tool_calls", "function_call", *results.KEYS))
+_TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
 _LEGACY: Final = ("function_call", 0)
 
 
@@ -66,6 +69,8 @@ class ChatObserver:
         owner = shape.owner
         if owner is None or owner.version != self._identities.version:
             self._shapes.known.remove(shape)
+            return False
+        if owner.call.takes_no_more(value):
             return False
         owner.call.arguments.append(value)
         owner.choice.touched = owner.call
@@ -128,10 +133,11 @@ class ChatObserver:
         choices = chunk.get("choices")
         if not (choices and isinstance(choices, list)):
             return self._without_choices(chunk)
-        self._chunk = chunk
         if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
-            self._learn_text(raw, chunk)
-            return JUST_SUBSTANCE
+            self._chunk = chunk
+            return self._text(choices[0], chunk, raw)
+        if any(isinstance(c, dict) and ("delta" in c or "message" in c) for c in choices):
+            self._chunk = chunk
         seen: list[Observation] = [SUBSTANCE]
         for entry in choices:
             if isinstance(entry, dict):
@@ -143,6 +149,12 @@ class ChatObserver:
         elif len(seen) == 2 and isinstance(seen[1], CallDelta):
             self._learn_arguments(raw, chunk, seen[1])
         return seen
+
+    def _text(self, entry: _Json, chunk: _Json, raw: bytes) -> Sequence[Observation]:
+        self._learn_text(raw, chunk)
+        if (text := _text_of(entry)) is None:
+            return JUST_SUBSTANCE
+        return JUST_TEXT if text == 0 else (Text(text),)
 
     def _learn_text(self, raw: bytes, chunk: _Json) -> None:
         """The next pieces of text, or of reasoning, will look the same."""
@@ -184,6 +196,8 @@ class ChatObserver:
         for key, whole in (("delta", False), ("message", True)):
             delta = entry.get(key)
             if isinstance(delta, dict):
+                if not whole and (text := _text_of(entry)) is not None:
+                    seen.append(Text(text))
                 self._calls(choice, delta, chunk, seen, whole=whole)
                 if delta.get("role") == "tool" or not results.KEYS.isdisjoint(delta):
                     seen += results.of_delta(delta, chunk, choice, self._identities)
@@ -206,27 +220,46 @@ class ChatObserver:
         if isinstance(legacy, dict) and not calls:
             # One call per choice; llama-cpp-python sends both forms of the same call.
             calls = [{"index": _LEGACY, "function": legacy}]
-        fields = delta.get("provider_specific_fields")
-        if isinstance(fields, dict) and isinstance(fields.get("mcp_tool_calls"), list):
-            calls = [*calls, *fields["mcp_tool_calls"]]
+        if whole and choice.touched is not None:
+            # A message that sums up what was streamed: without ids it adds nothing.
+            calls = [e for e in calls if isinstance(e, dict) and maybe_text(e.get("id"))]
         for entry in calls:
             if isinstance(entry, dict):
                 self._call(choice, entry, chunk, seen, whole=whole)
+        fields = delta.get("provider_specific_fields")
+        hosted = fields.get("mcp_tool_calls") if isinstance(fields, dict) else None
+        for entry in hosted if isinstance(hosted, list) else ():
+            if isinstance(entry, dict):
+                self._call(choice, entry, chunk, seen, whole=whole, hosted=True)
 
     def _call(
-        self, choice: Choice, entry: _Json, chunk: _Json, seen: list[Observation], *, whole: bool
+        self,
+        choice: Choice,
+        entry: _Json,
+        chunk: _Json,
+        seen: list[Observation],
+        *,
+        whole: bool,
+        hosted: bool = False,
     ) -> None:
         body, name = _body(entry)
         call_id = maybe_text(entry.get("id"))
-        if whole and call_id is None and choice.by_id:
-            return  # a message that sums up what was streamed, without ids
-        delta = Delta(_index(entry), call_id, name, _arguments(body), maybe_id(chunk))
+        delta = Delta(_index(entry), call_id, name, _arguments(body), maybe_id(chunk), whole)
         call = self._identities.resolve(choice, delta)
         if call is None:
             return
         if not call.over:
             settled = entry.get("index") is _LEGACY
-            told = CallDelta(call.key, choice.index, call_id, name, call.arguments, settled)
+            told = CallDelta(
+                call.key,
+                choice.index,
+                call_id,
+                name,
+                call.arguments,
+                settled,
+                hosted,
+                call.reused,
+            )
             seen.append(told)
         seen += results.of_call(call, body, entry)
 
@@ -244,6 +277,17 @@ def _is_plain(entry: Any) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _text_of(entry: _Json) -> int | None:
+    """The index of a choice that goes on with words or thoughts."""
+    delta = entry["delta"]
+    if delta.get("role") == "tool":
+        return None
+    if not any(type(delta.get(key)) is str and delta[key] for key in _TEXT_KEYS):
+        return None
+    index = entry.get("index")
+    return index if type(index) is int else 0
 
 
 def _delta_of(chunk: Any) -> _Json:

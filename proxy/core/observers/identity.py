@@ -22,6 +22,7 @@ class Delta(NamedTuple):
     name: str | None
     arguments: str
     chunk_id: str | None
+    whole: bool = False  # of a message that sums up what was streamed
 
 
 @dataclass(slots=True, eq=False)
@@ -36,10 +37,22 @@ class Call:
     arguments: Arguments = field(default_factory=Arguments)
     finished: bool = False  # its choice has had a finish_reason
     answered: bool = False  # its result was in the stream
+    reused: bool = False  # its slot was an earlier call's
+    sealed: bool = False  # its arguments came again: it takes no more of them
 
     @property
     def over(self) -> bool:
         return self.finished or self.answered
+
+    def takes_no_more(self, piece: str, *, again: bool = False) -> bool:
+        """Whether a piece repeats arguments that are complete.
+
+        Some backends send them whole and then once more, at once or in pieces: chatgpt.com's,
+        Kimi's, MiniMax in its summary. What begins anew behind a complete object is a repetition.
+        """
+        if (again or piece.startswith("{")) and self.arguments.complete:
+            self.sealed = True
+        return self.sealed
 
 
 @dataclass(slots=True)
@@ -99,9 +112,9 @@ class Identities:
             call.id = delta.id
             choice.by_id[delta.id] = call
         call.name = call.name or delta.name
-        # A call that is over, or told again with all its arguments (chatgpt.com's backend,
-        # MiniMax's summary), takes no more of them.
-        if not (call.over or (delta.name and call.arguments.complete)):
+        if delta.whole and call.arguments:
+            return call
+        if not (call.over or call.takes_no_more(delta.arguments, again=delta.name is not None)):
             call.arguments.append(delta.arguments)
         return call
 
@@ -112,6 +125,7 @@ class Identities:
         call = Call(self._keys, choice.index, chunk_id)
         choice.calls.append(call)
         if index is not None:
+            call.reused = index in choice.slots
             choice.slots[index] = call
         return call
 

@@ -75,12 +75,14 @@ def _executed(
     arguments = entry.get("arguments")
     arguments = arguments if isinstance(arguments, str) else ""
     call = choice.slots.get(slot)
-    if call is None or (call.over and arguments != str(call.arguments)):
+    if call is None or (call.over and arguments and arguments != str(call.arguments)):
         if not (isinstance(name, str) and name):
             return
         call = identities.open(choice, slot, maybe_id(chunk))
         call.arguments.append(arguments)
-        yield CallDelta(call.key, choice.index, None, name, call.arguments, settled=True)
+        yield CallDelta(
+            call.key, choice.index, None, name, call.arguments, settled=True, hosted=True
+        )
     if entry.get("output") is not None:
         call.answered = True
         yield CallResult(call.key, _outcome(entry), _text(entry["output"]))

@@ -1,0 +1,78 @@
+"""Output items of the Responses API: what an item says of the call that it is, or answers."""
+
+from typing import Final
+
+from proxy.core.events import Outcome
+from proxy.core.observers.json import dumps
+from proxy.core.observers.typed import Json, maybe_text, text_of
+
+# What the client runs, unless the item names an environment of the server's.
+_CLIENTS: Final = frozenset(
+    (
+        *("function_call", "custom_tool_call", "computer_call"),
+        *("local_shell_call", "shell_call", "apply_patch_call"),
+    )
+)
+_HOSTED: Final = frozenset(
+    (
+        *("mcp_call", "web_search_call", "file_search_call"),
+        *("code_interpreter_call", "image_generation_call", "program"),
+    )
+)
+# The results of these are items of their own, even where the server runs them.
+ANSWERED: Final = _CLIENTS | {"program", "tool_search_call"}
+_NAMED: Final = frozenset(("function_call", "custom_tool_call", "mcp_call"))
+
+_ARGUMENTS: Final = ("arguments", "input", "action", "operation")
+_MORE_ARGUMENTS: Final = ("code", "queries", "actions")
+_OUTPUTS: Final = ("output", "outputs", "results", "result", "error")
+_OUTPUTS_BY_KIND: Final = {"image_generation_call": ("error",)}  # an image is no text
+_FAILURES: Final = {
+    "failed": Outcome.FAILED,
+    "error": Outcome.FAILED,
+    "incomplete": Outcome.FAILED,
+    "cancelled": Outcome.CANCELLED,
+    "canceled": Outcome.CANCELLED,
+}
+
+
+def tool(kind: str) -> str:
+    return kind.removesuffix("_call")
+
+
+def name(item: Json) -> str | None:
+    kind = item["type"]
+    return maybe_text(item.get("name")) or (None if kind in _NAMED else tool(kind))
+
+
+def is_hosted(item: Json) -> bool:
+    """Whether it runs behind the upstream. A call id is there for the client to answer with."""
+    kind = item["type"]
+    if kind == "tool_search_call":
+        return bool(item.get("execution") != "client")
+    if kind in _CLIENTS:
+        environment = item.get("environment")
+        where = environment.get("type") if isinstance(environment, dict) else None
+        return isinstance(where, str) and where != "local"
+    return kind in _HOSTED or maybe_text(item.get("call_id")) is None
+
+
+def arguments(item: Json) -> str:
+    """A text as it is, a structure as JSON; code and queries get an object around them."""
+    for key in _ARGUMENTS:
+        if value := item.get(key):
+            return value if isinstance(value, str) else dumps(value)
+    more = {key: value for key in _MORE_ARGUMENTS if (value := item.get(key))}
+    return dumps(more) if more else ""
+
+
+def outcome(item: Json) -> Outcome:
+    status = item.get("status")
+    if isinstance(status, str) and status in _FAILURES:
+        return _FAILURES[status]
+    return Outcome.FAILED if item.get("error") or item.get("is_error") is True else Outcome.OK
+
+
+def maybe_output(item: Json) -> str | None:
+    keys = _OUTPUTS_BY_KIND.get(item["type"], _OUTPUTS)
+    return text_of(next((value for key in keys if (value := item.get(key))), None))

@@ -1,0 +1,181 @@
+"""Calls that clients run: from the stream that asks for them to the request with the result.
+
+The ids of calls are the backend's, and some backends begin at the same one with every turn, or for
+every user. So a call is looked for only among those of the same credential and, where the client
+names one, of the same session; and a result counts only if the conversation holds one call of that
+id more than it did when the call was announced.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from proxy.core.events import Handed, Outcome, ToolCompleted
+from proxy.core.history import Seen
+
+_MAX_CALLS: Final = 10_000
+_SWEEP_S: Final = 5.0
+_CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key")
+# What clients call a conversation: OpenCode, Codex, Claude Code, Open WebUI, Hermes.
+_SESSIONS: Final = (
+    "X-Session-Id",
+    "X-Session-Affinity",
+    "Session-Id",
+    "Thread-Id",
+    "X-Claude-Code-Session-Id",
+    "X-OpenWebUI-Chat-Id",
+    "X-Hermes-Session-Id",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call whose result has not come.
+
+    Attributes:
+        earlier: how many calls of this id its conversation held before it.
+    """
+
+    call: Handed
+    earlier: int
+
+
+class Store(Protocol):
+    """Where waiting calls are kept. Processes that share one share the calls.
+
+    Nothing here may block. A store that lies elsewhere answers from what it knows, and writes in
+    the background.
+    """
+
+    def put(self, scope: str, call: Waiting) -> None: ...
+
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
+        """The calls of this id, of whatever choice; they stay."""
+        ...
+
+    def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
+        """A call, for one taker only."""
+        ...
+
+
+class MemoryStore:
+    """The calls of one process.
+
+    Args:
+        ttl_s: how long a result is waited for, in seconds.
+        expired: told of calls whose result never came.
+        max_calls: above this many the oldest expire early.
+    """
+
+    def __init__(
+        self,
+        ttl_s: float,
+        expired: Callable[[ToolCompleted], None],
+        max_calls: int = _MAX_CALLS,
+    ) -> None:
+        self._ttl_s = ttl_s
+        self._expired = expired
+        self._max_calls = max_calls
+        # In the order of their deadlines: all wait for the same time.
+        self._calls: OrderedDict[tuple[str, str, int], tuple[float, Waiting]] = OrderedDict()
+        self._choices: dict[tuple[str, str], set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def put(self, scope: str, call: Waiting) -> None:
+        told = call.call.told
+        key = (scope, told.id, told.choice)
+        self._calls.pop(key, None)
+        self._calls[key] = (time.monotonic() + self._ttl_s, call)
+        self._choices.setdefault(key[:2], set()).add(told.choice)
+        while len(self._calls) > self._max_calls:
+            self._expire(next(iter(self._calls)))
+
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
+        choices = self._choices.get((scope, call_id), ())
+        return [self._calls[scope, call_id, choice][1] for choice in sorted(choices)]
+
+    def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
+        key = (scope, call_id, choice)
+        found = self._calls.pop(key, None)
+        if found is None:
+            return None
+        choices = self._choices[key[:2]]
+        choices.discard(choice)
+        if not choices:
+            del self._choices[key[:2]]
+        return found[1]
+
+    async def run(self) -> None:
+        """Let calls expire, for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.sweep(time.monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Let those expire that have waited too long."""
+        while self._calls:
+            key, (deadline, _) = next(iter(self._calls.items()))
+            if deadline > now:
+                return
+            self._expire(key)
+
+    def _expire(self, key: tuple[str, str, int]) -> None:
+        waiting = self.maybe_take(*key)
+        assert waiting is not None
+        self._expired(waiting.call.completed(time.monotonic(), reason="expired"))
+
+
+class Conversation:
+    """The waiting calls of one scope, as one request and its stream see them.
+
+    Args:
+        store: of all scopes.
+        scope: who asks.
+        history: the calls in the messages of the request.
+    """
+
+    def __init__(self, store: Store, scope: str, history: Mapping[str, Seen]) -> None:
+        self._store = store
+        self._scope = scope
+        self._history = history
+
+    def put(self, call: Handed) -> None:
+        seen = self._history.get(call.told.id)
+        self._store.put(self._scope, Waiting(call, 0 if seen is None else seen.count))
+
+    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+        waiting = self._store.maybe_take(self._scope, call_id, choice)
+        return None if waiting is None else waiting.call
+
+    def resume(self, now: float) -> list[ToolCompleted]:
+        """What the request says of calls that waited: their results, or that none will come.
+
+        Args:
+            now: when the request came, in seconds on the monotonic clock.
+        """
+        told: list[ToolCompleted] = []
+        for call_id, seen in self._history.items():
+            for waiting in self._store.look(self._scope, call_id):
+                if seen.count > waiting.earlier:
+                    told += self._end(waiting.call, seen, now)
+        return sorted(told, key=lambda event: -event.duration_ms)
+
+    def _end(self, call: Handed, seen: Seen, now: float) -> list[ToolCompleted]:
+        if self.maybe_take(call.told.id, call.told.choice) is None:
+            return []  # another request was faster
+        if not seen.answered:
+            return [call.completed(now, reason="abandoned")]
+        outcome = Outcome.FAILED if seen.failed else Outcome.OK
+        return [call.completed(now, outcome=outcome)]
+
+
+def scope_of(headers: Mapping[str, str]) -> str:
+    """Whose calls a request may speak of. A hash: no key is kept."""
+    parts = [headers.get(name, "") for name in (*_CREDENTIALS, *_SESSIONS)]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
