@@ -24,12 +24,14 @@ class Body(NamedTuple):
         stream: whether an event stream may be asked for.
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
+        tools: names of the tools that the client can run.
     """
 
     data: bytes | AsyncIterator[bytes] | None
     stream: bool = False
     model: str = ""
     messages: object = None
+    tools: frozenset[str] = frozenset()
 
 
 async def look(request: web.Request) -> Body:
@@ -78,7 +80,15 @@ def _read(data: bytes) -> Body:
         return Body(data)
     model = asked.get("model")
     model = model if isinstance(model, str) else ""
-    return Body(data, bool(asked.get("stream")), model, asked.get("messages"))
+    messages, tools = asked.get("messages"), _tools(asked.get("tools"))
+    return Body(data, bool(asked.get("stream")), model, messages, tools)
+
+
+def _tools(tools: object) -> frozenset[str]:
+    entries = [t for t in tools if isinstance(t, dict)] if isinstance(tools, list) else []
+    bodies = [entry.get("function") or entry.get("custom") for entry in entries]
+    names = [body.get("name") for body in bodies if isinstance(body, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 async def _chain(pieces: list[bytes], request: web.Request) -> AsyncIterator[bytes]:

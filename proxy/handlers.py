@@ -14,6 +14,7 @@ from proxy import body, clients, early, headers, inflate, responses, tunnel
 from proxy.auth import Keys
 from proxy.config import Settings
 from proxy.core import history
+from proxy.core.calls import Terms
 from proxy.core.dialects import FORMS
 from proxy.core.events import Envelope, ToolCompleted
 from proxy.core.labels import Labels
@@ -116,6 +117,7 @@ class Handlers:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._open(request, path, sent, asked.data)
         early_head = asked.stream and vocabulary == "chat"
+        tools = asked.tools
         del asked  # it may be large, and the stream long
         answer, head = await self._begin(request, opening, may_be_early=early_head)
         if answer is None:
@@ -132,7 +134,7 @@ class Handlers:
             return await self._watched(Relay(request, answer, responses.same(answer)))
         if head is None or not head.prepared:
             head = responses.stream(request, answer, _stream_id(request))
-        pipeline = self._pipeline(exchange, vocabulary, conversation, resumed)
+        pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
         return await self._watched(StreamRelay(request, answer, head, pipeline, vocabulary))
 
     def _pipeline(
@@ -141,16 +143,21 @@ class Handlers:
         vocabulary: Vocabulary,
         conversation: Conversation | None,
         resumed: list[ToolCompleted],
+        tools: frozenset[str],
     ) -> Pipeline:
+        draws_cards = vocabulary == "chat" and exchange.dialect == "openwebui"
         envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
         return Pipeline(
             vocabulary,
             FORMS[vocabulary][exchange.dialect],
             envelope,
             self._options,
-            span="call" if conversation is None else "execution",
-            pending=conversation,
-            resumed=resumed,
+            terms=Terms(
+                "call" if conversation is None else "execution",
+                conversation,
+                resumed,
+                tools if draws_cards and self._options.merge_rounds else None,
+            ),
         )
 
     async def _begin(

@@ -8,6 +8,7 @@ id more than it did when the call was announced.
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ class MemoryStore:
     """The calls of one process.
 
     Args:
-        ttl_s: how long a result is waited for, in seconds.
+        ttl_s: how long a result is waited for, in seconds; 0 for as long as there is room.
         expired: told of calls whose result never came.
         max_calls: above this many the oldest expire early.
     """
@@ -77,7 +78,7 @@ class MemoryStore:
         expired: Callable[[ToolCompleted], None],
         max_calls: int = _MAX_CALLS,
     ) -> None:
-        self._ttl_s = ttl_s
+        self._ttl_s = ttl_s or math.inf
         self._expired = expired
         self._max_calls = max_calls
         # In the order of their deadlines: all wait for the same time.
@@ -90,11 +91,12 @@ class MemoryStore:
     def put(self, scope: str, call: Waiting) -> None:
         told = call.call.told
         key = (scope, told.id, told.choice)
-        self._calls.pop(key, None)
+        if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
+            self._end(key, "superseded")
         self._calls[key] = (time.monotonic() + self._ttl_s, call)
         self._choices.setdefault(key[:2], set()).add(told.choice)
         while len(self._calls) > self._max_calls:
-            self._expire(next(iter(self._calls)))
+            self._end(next(iter(self._calls)), "expired")
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
         choices = self._choices.get((scope, call_id), ())
@@ -123,12 +125,12 @@ class MemoryStore:
             key, (deadline, _) = next(iter(self._calls.items()))
             if deadline > now:
                 return
-            self._expire(key)
+            self._end(key, "expired")
 
-    def _expire(self, key: tuple[str, str, int]) -> None:
+    def _end(self, key: tuple[str, str, int], reason: str) -> None:
         waiting = self.maybe_take(*key)
         assert waiting is not None
-        self._expired(waiting.call.completed(time.monotonic(), reason="expired"))
+        self._expired(waiting.call.completed(time.monotonic(), reason=reason))
 
 
 class Conversation:

@@ -24,6 +24,8 @@ log = logging.getLogger("proxy")
 _BACKOFF_S: Final = 0.1  # before the first retry, then twice that, and so on
 _PROBE_S: Final = 5.0
 _MAX_HEADERS: Final = 1024
+_LARGE_BYTES: Final = 1 << 20
+_SLICE_BYTES: Final = 1 << 16
 _AUTO_HEADERS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
@@ -139,6 +141,10 @@ class Upstream:
         headers: CIMultiDict[str],
         body: Any,
     ) -> aiohttp.ClientResponse:
+        if isinstance(body, bytes) and len(body) > _LARGE_BYTES:
+            # In one piece it would stop the event loop, says aiohttp.
+            headers["Content-Length"] = str(len(body))
+            body = _sliced(body)
         # The wait for the first byte begins at the end of the body.
         whole = body is None or isinstance(body, bytes)
         async with asyncio.timeout(self._first_byte_s if whole else None) as limit:
@@ -192,6 +198,11 @@ class Upstream:
         if not own.verify_tls:
             return False
         return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
+
+
+async def _sliced(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _SLICE_BYTES):
+        yield body[start : start + _SLICE_BYTES]
 
 
 _ERRORS: Final = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)

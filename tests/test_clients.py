@@ -3,10 +3,12 @@
 import pytest
 from multidict import CIMultiDict
 
-from proxy.clients import Chooser, split_profile
+from proxy.clients import SPAN_HEADER, Chooser, span, split_profile
 from proxy.config import ClientRule
+from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
 from proxy.errors import ProxyError
+from proxy.exchange import Route
 
 RULES = [
     ClientRule(header="user-agent", match="Python/3.* aiohttp/3.*", dialect="comment"),
@@ -15,9 +17,12 @@ RULES = [
 ]
 
 
+def head(given: dict[str, str]) -> CIMultiDict[str]:
+    return CIMultiDict({name.replace("_", "-"): value for name, value in given.items()})
+
+
 def choose(profile: str | None = None, default: str = "chunk", **given: str) -> str:
-    headers = CIMultiDict({name.replace("_", "-"): value for name, value in given.items()})
-    return Chooser(RULES, default).choose(headers, profile)
+    return Chooser(RULES, default).choose(head(given), profile)
 
 
 def test_nobody_in_particular_gets_the_default() -> None:
@@ -83,6 +88,51 @@ def test_a_rule_beats_the_version_of_the_sdk() -> None:
     assert choose(user_agent="python-x", **given) == "off"
 
 
+AIOHTTP = {"user_agent": "Python/3.11 aiohttp/3.14.5"}
+WEBUI = {"x_openwebui_user_id": "7"}
+
+
+@pytest.mark.parametrize(
+    ("given", "dialect"),
+    [
+        (AIOHTTP, "openwebui"),
+        ({"user_agent": "Python/3.13 aiohttp/3.9.0rc0"}, "openwebui"),
+        (WEBUI, "openwebui"),
+        ({"X_OpenWebUI_Chat_Id": ""}, "openwebui"),
+        ({"user_agent": "curl/8", "x_openwebui_user_email": "a@b"}, "openwebui"),
+        ({"user_agent": "Python/3.11 aiohttp/4.0.0"}, "off"),
+        ({"user_agent": "app Python/3.11 aiohttp/3.14.5"}, "off"),
+        ({"user_agent": "python-httpx/0.28"}, "off"),
+        ({"x_openwebui": "7"}, "off"),
+        # the SDK says what it is
+        ({**AIOHTTP, "x_stainless_lang": "python", "x_stainless_package_version": "2.0"}, "off"),
+        ({**AIOHTTP, "x_stainless_lang": "python", "x_stainless_package_version": "1.0"}, "plain"),
+        ({**WEBUI, "x_stainless_lang": "js", "x_stainless_package_version": "4.0"}, "plain"),
+        ({**WEBUI, "x_stainless_lang": ""}, "off"),
+        # whoever says what he wants gets it
+        ({**WEBUI, "x_lifecycle_events": "chunk"}, "chunk"),
+    ],
+)
+def test_open_webui_gets_its_cards(given: dict[str, str], dialect: str) -> None:
+    headers = head(given)
+    assert Chooser([], "off").choose(headers, None) == dialect
+    if "x_lifecycle_events" not in given:
+        assert Chooser([], "off", builtin=False).choose(headers, None) == "off"
+        assert Chooser([], "off").choose(headers, "bare") == "bare"
+
+
+@pytest.mark.parametrize("builtin", [True, False])
+def test_a_rule_beats_what_is_built_in(builtin: bool) -> None:
+    chooser = Chooser(RULES, "chunk", builtin=builtin)
+    assert chooser.choose(head(AIOHTTP), None) == "comment"
+    assert chooser.choose(head(WEBUI), None) == "bare"
+
+
+def test_without_built_in_rules_no_sdk_is_too_old() -> None:
+    given = {"x_stainless_lang": "python", "x_stainless_package_version": "1.0.0"}
+    assert Chooser([], "chunk", builtin=False).choose(head(given), None) == "chunk"
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     for profile, given in ((None, {"x_lifecycle_events": "klingon" * 99}), ("klingon", {})):
         with pytest.raises(ProxyError, match="klingon") as caught:
@@ -105,3 +155,45 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 )
 def test_a_profile_is_split_from_the_path(path: str, split: tuple[str | None, str]) -> None:
     assert split_profile(path) == split
+
+
+@pytest.mark.parametrize(
+    ("lang", "version", "route", "dialect"),
+    [
+        ("js", "6.45.0", "responses", "comment"),
+        ("JS", "6.45.9", "responses", "comment"),
+        ("js", "6.46.0", "responses", "chunk"),
+        ("js", "6.45.0", "chat", "chunk"),
+        ("js", "4.104.0", "responses", "plain"),
+        ("python", "6.45.0", "responses", "chunk"),
+        ("js", "", "responses", "plain"),
+    ],
+)
+def test_an_sdk_that_raises_on_keepalives_gets_comments(
+    lang: str, version: str, route: Route, dialect: str
+) -> None:
+    given = {"x-stainless-lang": lang, "x-stainless-package-version": version}
+    assert Chooser([], "chunk").choose(CIMultiDict(given), None, route) == dialect
+
+
+# --- the span ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("default", ["call", "execution"])
+def test_without_a_word_the_span_is_the_configured_one(default: Span) -> None:
+    assert span(CIMultiDict(), default) == default
+
+
+@pytest.mark.parametrize("asked", ["call", " Call ", "execution", "EXECUTION"])
+@pytest.mark.parametrize("default", ["call", "execution"])
+def test_the_header_chooses_the_span(default: Span, asked: str) -> None:
+    headers = CIMultiDict({SPAN_HEADER.lower(): asked})
+    assert span(headers, default) == asked.strip().lower()
+
+
+@pytest.mark.parametrize("asked", ["", "both", "call,execution", "klingon" * 99])
+def test_an_unknown_span_is_refused_with_the_known_ones(asked: str) -> None:
+    with pytest.raises(ProxyError, match="call, execution") as caught:
+        span(CIMultiDict({SPAN_HEADER: asked}), "call")
+    assert (caught.value.code, caught.value.status) == ("bad_request", 400)
+    assert len(caught.value.message) < 200

@@ -44,6 +44,9 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (lifecycle.dialect, lifecycle.native) == ("chunk", "translate")
     assert (lifecycle.internal_prefix, lifecycle.label_max) == ("_", 120)
     assert lifecycle.max_event_bytes == 8388608
+    assert (lifecycle.span, lifecycle.registry_ttl_s) == ("call", 900)
+    assert (lifecycle.builtin_clients, lifecycle.infer_completion) == (True, False)
+    assert lifecycle.merge_rounds is False
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="no config.example.toml")
@@ -172,6 +175,9 @@ def test_the_upstream_is_given_as_to_an_sdk(url: str, origin: str, base: str) ->
         ("[upstream]\nmax_connections = 1.5", "upstream.max_connections", "expected int"),
         ("[upstream]\nmax_connections = -1", "upstream.max_connections", ">= 0"),
         ("[lifecycle]\nnative = 'x'", "lifecycle.native", "invalid enum value 'x'"),
+        ("[lifecycle]\nspan = 'both'", "lifecycle.span", "invalid enum value 'both'"),
+        ("[lifecycle]\nregistry_ttl_s = -1", "lifecycle.registry_ttl_s", ">= 0"),
+        ("[lifecycle]\nmerge_rounds = 1", "lifecycle.merge_rounds", "expected bool, got int"),
         ("[lifecycle]\ndialect = 'x'", "lifecycle.dialect", "known are chunk, plain"),
         ("[lifecycle.emoji]\nx = 1", "lifecycle.emoji", "expected str, got int"),
         ("[lifecycle]\nclients = 1", "lifecycle.clients", "expected array, got int"),

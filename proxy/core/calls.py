@@ -4,10 +4,11 @@ The table is the whole of it; ``Call.move`` is the one place that says no.
 """
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from proxy.core.events import Arguments, Handed, Outcome, ToolRunning
+from proxy.core.events import Arguments, Handed, Outcome, ToolCompleted, ToolRunning
 
 
 class State(enum.Enum):
@@ -49,6 +50,8 @@ TABLE: Final[dict[tuple[State, Signal], State]] = {
 }
 ENDED: Final = (State.DONE, State.SILENT)
 GROWING: Final = (State.NEW, State.RUNNING)
+# What follows in its choice may change where a call stands.
+LISTENING: Final = (*GROWING, State.HANDED)
 
 Span = Literal["call", "execution"]
 
@@ -90,6 +93,26 @@ class OwnPending:
 
     def maybe_take(self, call_id: str, choice: int) -> Handed | None:
         return self._calls.pop((call_id, choice), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one stream has of its own.
+
+    Attributes:
+        span: which part of a call's life is told.
+        pending: the calls that clients run; None where no other stream is to know of them.
+        resumed: ends of earlier streams' calls, to be told at the head of this one.
+        runnable: the tools that the client can run, where that is known: others are hosted.
+    """
+
+    span: Span = "call"
+    pending: Pending | None = None
+    resumed: Sequence[ToolCompleted] = ()
+    runnable: frozenset[str] | None = None
+
+
+TERMS: Final = Terms()
 
 
 @dataclass(slots=True)

@@ -26,6 +26,9 @@ class Outcome(enum.Enum):
         return self in (Outcome.FAILED, Outcome.CANCELLED, Outcome.CUT)
 
 
+_CLOSING: Final = ("}", "]", "")
+
+
 class Arguments:
     """The arguments of one call, as they grow. Above ``LIMIT`` characters only the head is kept."""
 
@@ -57,6 +60,8 @@ class Arguments:
     @property
     def complete(self) -> bool:
         """Whether they are a whole JSON object or array: nothing may follow."""
+        if not self._pieces or self._pieces[-1].rstrip()[-1:] not in _CLOSING:
+            return False
         text = str(self).strip()
         if self._size > self.LIMIT or not text.endswith(("}", "]")):
             return False

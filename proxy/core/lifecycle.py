@@ -19,13 +19,14 @@ from typing import assert_never
 from proxy.core.calls import (
     ENDED,
     GROWING,
+    LISTENING,
+    TERMS,
     Call,
     OwnPending,
-    Pending,
     Presenter,
     Signal,
-    Span,
     State,
+    Terms,
 )
 from proxy.core.events import (
     Arguments,
@@ -56,9 +57,8 @@ class Lifecycle:
         mint: makes an id, unique beyond this stream, for a call that never gets one.
         internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
         counts: where dropped input is counted.
-        span: which part of a call's life is told.
         infer: what follows a call in its choice ends it: for agents that say no more of it.
-        pending: the calls that clients run.
+        terms: what this stream has of its own.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Lifecycle:
         mint: Callable[[], str],
         internal_prefix: str,
         counts: Counts,
-        span: Span = "call",
         infer: bool = False,
-        pending: Pending | None = None,
+        terms: Terms = TERMS,
     ) -> None:
         self._presenter = presenter
         self._mint = mint
         self._internal_prefix = internal_prefix
         self._counts = counts
-        self._hands = span == "execution"
+        self._hands = terms.span == "execution"
         self._infer = infer
-        self._pending = OwnPending() if pending is None else pending
+        self._runnable = terms.runnable
+        self._pending = OwnPending() if terms.pending is None else terms.pending
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
         self._ended: set[int] = set()
         self._ids: dict[tuple[int, str], Call] = {}  # the latest told call of a choice and id
@@ -106,8 +106,9 @@ class Lifecycle:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        listens = self._hands or self._infer
-        return listens and any(c.state in GROWING for c in self._calls.values())
+        if self._hands or self._infer:
+            return any(c.state in LISTENING for c in self._calls.values())
+        return False
 
     def feed(  # noqa: C901  one arm for each observation
         self, seen: Observation, now: float
@@ -124,7 +125,8 @@ class Lifecycle:
                     return []
                 told = self._flush(now)
             case Text(choice):
-                told = self._flush(now) + self._move_on(choice, now, infer=self._infer)
+                told = self._flush(now) + self._outrun(choice, now)
+                told += self._move_on(choice, now, infer=self._infer)
             case CallWritten(key):
                 told = self._written(key, now)
             case CallDelta():
@@ -159,9 +161,22 @@ class Lifecycle:
         if call.state is State.NEW:
             call.id = call.id or seen.id or ""
             call.name = call.name or seen.name or ""
-            waits = self._hands and not call.hosted  # for the last of its arguments
+            if call.name and self._runnable is not None and call.name not in self._runnable:
+                call.hosted = True
+                waits = not call.arguments.complete  # its card shows them
+            else:
+                waits = self._hands and not call.hosted  # for the last of its arguments
             if (call.id or call.arguments or seen.settled) and not waits:
                 told += self._start(call, now)
+        return told
+
+    def _outrun(self, choice: int, now: float) -> list[LifecycleEvent]:
+        """Words behind a finish: the upstream ran the choice's tools after all, not the client."""
+        told: list[LifecycleEvent] = []
+        for call in self._calls.values():
+            if call.choice == choice and call.state is State.HANDED:
+                call.outcome, call.reason = Outcome.UNKNOWN, None
+                told += self._complete(call, now)
         return told
 
     def _move_on(self, choice: int, now: float, *, infer: bool) -> list[LifecycleEvent]:

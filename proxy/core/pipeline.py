@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from proxy.core import sse
-from proxy.core.calls import Pending, Presenter, Span
+from proxy.core.calls import TERMS, Presenter, Terms
 from proxy.core.dialects import Dialect, off
 from proxy.core.dialects.bare import bare
 from proxy.core.events import (
@@ -32,6 +32,7 @@ from proxy.core.events import (
 from proxy.core.lifecycle import Lifecycle
 from proxy.core.observers import OBSERVERS
 from proxy.core.rounds import Rounds
+from proxy.core.withheld import Withheld
 
 _NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -83,9 +84,7 @@ class Pipeline:
         dialect: how the client is told.
         envelope: stands for the upstream's id, created and model until its first chunk has come.
         options: the rest.
-        span: which part of a call's life is told.
-        pending: the calls that clients run; None where no other stream is to know of them.
-        resumed: ends of earlier streams' calls, to be told at the head of this one.
+        terms: what this stream has of its own.
     """
 
     def __init__(
@@ -95,9 +94,7 @@ class Pipeline:
         envelope: Envelope,
         options: Options,
         *,
-        span: Span = "call",
-        pending: Pending | None = None,
-        resumed: Sequence[ToolCompleted] = (),
+        terms: Terms = TERMS,
     ) -> None:
         self.counts = Counts()
         self._parser = sse.Parser(options.max_event_bytes)
@@ -107,12 +104,12 @@ class Pipeline:
             mint=options.mint,
             internal_prefix=options.internal_prefix,
             counts=self.counts,
-            span=span,
             infer=options.infer,
-            pending=pending,
+            terms=terms,
         )
-        self._resumed = resumed
+        self._resumed = terms.resumed
         self._rounds = Rounds() if options.merge_rounds else None
+        self._withheld = None if terms.runnable is None else Withheld(terms.runnable)
         self._dialect = dialect
         self._silent = dialect is off
         self._keep_native = self._silent or dialect is bare or not options.translate
@@ -272,13 +269,19 @@ class Pipeline:
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
         if self._rounds is not None and not self._passed:
-            raw = self._rounds.pass_on(event)
+            raw = self._merged(event, self._rounds)
             if raw is not event.raw:
                 out.changed = True
                 gap = gap if raw.endswith(event.raw) else self._gap_behind(raw)
         out.pieces.append(raw)
         self._passed = max(0, self._passed - len(event.raw))  # pieces of a large event overlap
         self._gap = gap
+
+    def _merged(self, event: sse.Event, rounds: Rounds) -> bytes:
+        left = event if self._withheld is None else self._withheld.strip(event)
+        if left is None:
+            return rounds.pass_on(event).removesuffix(event.raw)
+        return rounds.pass_on(left)
 
     def _replace(
         self, event: sse.Event, native: NativeProgress, out: "_Output", now: float
@@ -297,6 +300,8 @@ class Pipeline:
         if self._observer_off or self._is_done or self._lifecycle.attentive:
             return False
         if self._rounds is not None and self._rounds.holds:
+            return False
+        if self._withheld is not None and self._withheld.is_active:
             return False
         if len(raw) > self._max_event_bytes:
             return False

@@ -3,7 +3,8 @@
 A backend that runs tools itself may send a whole answer, ``finish_reason`` included, run the tools
 it asks for, and send the next answer in the same stream (LiteLLM with MCP, Hugging Face's
 tiny-agents). Clients that stop at the first ``finish_reason`` show an empty reply. So a finish is
-kept back until it is known whether its choice goes on; if it does, the finish is left out.
+kept back until it is known whether its choice goes on; if it does, the finish is left out. Where no
+other one follows it stands at the end after all: each choice that had a finish keeps one.
 
 This is the one place that takes bytes of the upstream's away, and it does so only on request.
 """
@@ -82,7 +83,7 @@ class Rounds:
     def _chunk(self, raw: bytes, chunk: _Json, choices: list[_Json]) -> bytes:
         going_on = frozenset(_index(c) for c in choices if _is_substance(c.get("delta")))
         before = self._go_on(going_on) if going_on else b""
-        finished = frozenset(_index(c) for c in choices if c.get("finish_reason"))
+        finished = frozenset(_index(c) for c in choices if _has_finish(c))
         for index in finished:
             self._left_out.pop(index, None)
         # Behind a finish that is kept back, what is no more of an answer waits with it: the usage.
@@ -117,7 +118,7 @@ class Rounds:
 
 def _finish_alone(chunk: _Json, index: int) -> bytes:
     """The finish of one choice, in a chunk that says nothing else."""
-    choice = next(c for c in _choices(chunk) if _index(c) == index and c.get("finish_reason"))
+    choice = next(c for c in _choices(chunk) if _index(c) == index and _has_finish(c))
     alone = {"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}
     rest = {key: value for key, value in chunk.items() if not isinstance(value, dict | list)}
     return _written({**rest, "choices": [alone]})
@@ -153,6 +154,11 @@ def _written(chunk: _Json) -> bytes:
 def _index(choice: _Json) -> int:
     index = choice.get("index")
     return index if type(index) is int else 0
+
+
+def _has_finish(choice: _Json) -> bool:
+    reason = choice.get("finish_reason")
+    return isinstance(reason, str) and bool(reason)
 
 
 def _is_substance(delta: object) -> bool:

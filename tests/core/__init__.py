@@ -4,9 +4,10 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from proxy.core.calls import Terms
 from proxy.core.dialects import Dialect
 from proxy.core.events import (
     Counts,
@@ -116,9 +117,9 @@ class Played(NamedTuple):
 def make(dialect: Dialect, observer: str = "chat", **options: Any) -> Pipeline:
     numbers = itertools.count(1)
     defaults: Json = {"presenter": Presenter(), "mint": lambda: f"made_{next(numbers)}"}
-    own = {name: options.pop(name) for name in ("span", "pending", "resumed") if name in options}
+    own = {f.name: options.pop(f.name) for f in fields(Terms) if f.name in options}
     envelope = Envelope("id", 1, "model")
-    return Pipeline(observer, dialect, envelope, Options(**defaults | options), **own)
+    return Pipeline(observer, dialect, envelope, Options(**defaults | options), terms=Terms(**own))
 
 
 def segments(body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:

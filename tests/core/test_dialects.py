@@ -1,8 +1,12 @@
 """Each dialect's bytes."""
 
+import json
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from proxy.core.dialects import DIALECTS
+from proxy.core.dialects import DIALECTS, FORMS
 from proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted, ToolRunning
 
 RUNNING = ToolRunning("call_1", 0, "terminal", "ls ü", "💻")
@@ -10,6 +14,8 @@ COMPLETED = ToolCompleted("call_1", 0, "terminal", "ls ü", "💻", Outcome.OK, 
 FAILED = ToolCompleted(
     "call_1", 2, "terminal", "ls", "💻", Outcome.CUT, 5, reason="length", output="o"
 )
+HOSTED = replace(RUNNING, hosted=True)
+ITEM = '"type":"response.output_item.added","output_index":1000000,'
 HEAD = (
     '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"m",'
     '"choices":[{"index":0,"delta":{},"finish_reason":null}],'
@@ -46,6 +52,56 @@ FAILED_FIELDS = (
             FAILED,
             EVENT + 'data: {"tool": "terminal", "toolCallId": "call_1", "status": "completed"}\n\n',
         ),
+        ("openwebui", RUNNING, f"{EVENT}data: {HEAD}{RUNNING_FIELDS}\n\n"),
+        ("openwebui", FAILED, f"{EVENT}data: {HEAD}{FAILED_FIELDS}\n\n"),
+        (
+            "openwebui",
+            HOSTED,
+            (
+                f"{EVENT}data: {HEAD}{RUNNING_FIELDS[:-1]},{ITEM}"
+                '"item":{"type":"function_call","id":"htp_call_1","call_id":"htp_call_1",'
+                '"name":"terminal","arguments":"{\\"label\\":\\"ls ü\\"}",'
+                '"status":"completed"}}\n\n'
+            ),
+        ),
+        (
+            "openwebui",
+            replace(COMPLETED, hosted=True),
+            (
+                f"{EVENT}data: {HEAD}{COMPLETED_FIELDS[:-1]},{ITEM}"
+                '"item":{"type":"function_call_output","id":"htp_call_1_out","call_id":"htp_call_1",'
+                '"output":[{"type":"input_text","text":"done in 1.2 s"}],"status":"completed"}}\n\n'
+            ),
+        ),
+        (
+            "openwebui-status",
+            RUNNING,
+            (
+                f"{EVENT}data: {HEAD}{RUNNING_FIELDS[:-1]},"
+                '"event":{"type":"status","data":{"description":"💻 terminal: ls ü",'
+                '"done":false}}}\n\n'
+            ),
+        ),
+        (
+            "openwebui-status",
+            FAILED,
+            (
+                f"{EVENT}data: {HEAD}{FAILED_FIELDS[:-1]},"
+                '"event":{"type":"status","data":{"description":"💻 terminal: ls (cut off)",'
+                '"done":true}}}\n\n'
+            ),
+        ),
+        (
+            "reasoning",
+            replace(RUNNING, choice=1),
+            (
+                f"data: {HEAD.partition('[')[0]}"
+                '[{"index":1,"delta":{"reasoning_content":"💻 terminal: ls ü\\n"},'
+                '"finish_reason":null}]}\n\n'
+            ),
+        ),
+        ("reasoning", COMPLETED, ""),
+        ("reasoning", FAILED, ""),
         ("off", RUNNING, ""),
         ("off", COMPLETED, ""),
     ],
@@ -65,8 +121,117 @@ def test_no_text_breaks_a_frame(name: str) -> None:
     assert all(line.startswith((b"event: ", b"data: {", b": hermes")) for line in lines[:-1])
 
 
-def test_the_fingerprint_of_the_upstream_is_kept() -> None:
+@pytest.mark.parametrize("name", ["plain", "openwebui", "openwebui-status", "reasoning"])
+def test_the_fingerprint_of_the_upstream_is_kept(name: str) -> None:
     running = ToolRunning("a", 0, "f", "f", "x")
-    frame = DIALECTS["plain"](running, Envelope("c", 1, "m", "fp_1"))
+    frame = DIALECTS[name](running, Envelope("c", 1, "m", "fp_1"))
     assert b'"system_fingerprint":"fp_1"' in frame
-    assert b"fingerprint" not in DIALECTS["plain"](running, Envelope("c", 1, "m"))
+    assert b"fingerprint" not in DIALECTS[name](running, Envelope("c", 1, "m"))
+
+
+# --- Open WebUI's cards -----------------------------------------------------------------------
+
+
+def item(event: LifecycleEvent) -> dict[str, Any]:
+    frame = DIALECTS["openwebui"](event, Envelope("c", 1, "m"))
+    found: dict[str, Any] = json.loads(frame.partition(b"data: ")[2])["item"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        (replace(HOSTED, arguments='{"command":"ls"}'), '{"command":"ls"}'),
+        (HOSTED, '{"label":"ls ü"}'),
+        (replace(HOSTED, label="terminal"), "{}"),
+        (replace(HOSTED, label="terminal", arguments='{"a":1}'), '{"a":1}'),
+    ],
+)
+def test_a_card_shows_the_arguments_or_else_the_label(event: ToolRunning, arguments: str) -> None:
+    assert item(event)["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"outcome": Outcome.UNKNOWN, "duration_ms": 50}, "done in 0.1 s"),
+        ({"outcome": Outcome.FAILED}, "failed after 1.2 s"),
+        (
+            {"outcome": Outcome.FAILED, "reason": "upstream_error"},
+            "failed after 1.2 s (upstream_error)",
+        ),
+        ({"outcome": Outcome.CANCELLED}, "cancelled after 1.2 s"),
+        ({"outcome": Outcome.CUT, "reason": "length"}, "cut off after 1.2 s (length)"),
+        ({"output": "42 files"}, "42 files"),
+        ({"output": "", "reason": "length"}, ""),
+    ],
+)
+def test_a_card_tells_how_the_tool_ended(changes: dict[str, Any], text: str) -> None:
+    event = replace(COMPLETED, hosted=True, **changes)
+    assert item(event)["output"] == [{"type": "input_text", "text": text}]
+
+
+def test_every_card_has_an_id_of_its_own_and_its_output_finds_it() -> None:
+    ids = set()
+    for choice in (0, 1, 2):
+        for repeat in (0, 1, 2):
+            card = item(replace(HOSTED, choice=choice, repeat=repeat))
+            output = item(replace(COMPLETED, hosted=True, choice=choice, repeat=repeat))
+            assert card["id"] == card["call_id"] == output["call_id"]
+            assert card["id"].startswith("htp_call_1")
+            ids |= {card["id"], output["id"]}
+    assert len(ids) == 18
+
+
+@pytest.mark.parametrize(
+    ("outcome", "line"),
+    [
+        (Outcome.OK, "💻 terminal"),
+        (Outcome.UNKNOWN, "💻 terminal"),
+        (Outcome.FAILED, "💻 terminal (failed)"),
+        (Outcome.CANCELLED, "💻 terminal (cancelled)"),
+    ],
+)
+def test_a_status_line_tells_what_is_known(outcome: Outcome, line: str) -> None:
+    event = replace(COMPLETED, label="terminal", outcome=outcome)
+    frame = DIALECTS["openwebui-status"](event, Envelope("c", 1, "m"))
+    assert json.loads(frame.partition(b"data: ")[2])["event"]["data"]["description"] == line
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("event", [HOSTED, replace(COMPLETED, hosted=True)])
+def test_only_open_webui_is_told_more_of_what_runs_behind_the_upstream(
+    name: str, event: LifecycleEvent
+) -> None:
+    envelope = Envelope("c", 1, "m")
+    same = DIALECTS[name](event, envelope) == DIALECTS[name](replace(event, hosted=False), envelope)
+    assert same is (name != "openwebui")
+
+
+# --- streams of typed events ----------------------------------------------------------------------
+
+TYPED = '"event":"hermes.tool.progress",'
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "head", "named"),
+    [
+        ("responses", '{"type":"keepalive","sequence_number":5,', {"plain": False}),
+        ("messages", '{"type":"ping",', {}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [(RUNNING, RUNNING_FIELDS), (FAILED, FAILED_FIELDS), (HOSTED, RUNNING_FIELDS)],
+)
+def test_the_exact_bytes_where_every_event_has_a_type(
+    vocabulary: str, head: str, named: dict[str, bool], event: LifecycleEvent, fields: str
+) -> None:
+    envelope = Envelope("resp_1", 7, "m", sequence_number=5)
+    forms = FORMS[vocabulary]
+    assert set(forms) == set(DIALECTS)
+    for name in set(forms) - {"bare", "comment", "off"}:
+        line = EVENT if named.get(name, True) else ""
+        assert forms[name](event, envelope).decode() == f"{line}data: {head}{TYPED}{fields}\n\n"
+    for name in ("bare", "comment", "off"):
+        assert forms[name](event, envelope) == DIALECTS[name](event, envelope)

@@ -184,3 +184,39 @@ def test_emojis_can_be_chosen() -> None:
 
 def test_a_preview_of_nothing_is_empty() -> None:
     assert preview("f", "") == ""
+
+
+# --- arguments, as cards show them ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ('{"command": "ls", "n": 1}', '{"command":"ls","n":1}'),
+        ('{"q": "token=abc"}', '{"q":"token=***"}'),
+        ('{"q": ["bearer abcdef123", {"x": "sk-abcd"}]}', '{"q":["bearer ***",{"x":"***"}]}'),
+        ('{"api_key": "abc", "q": "x"}', '{"api_key":"***","q":"x"}'),
+        ('{"PASSWORD": "a b"}', '{"PASSWORD":"***"}'),
+        ('{"tokens": ["a"], "token": ["a", "b"]}', '{"tokens":["a"],"token":["***","***"]}'),
+        ('{"secret": {"value": "a"}}', '{"secret":{"value":"a"}}'),
+        ('{"token": 7, "key": null, "secret": true}', '{"token":7,"key":null,"secret":true}'),
+        ('{"monkey": "abc"}', '{"monkey":"abc"}'),
+        ('{"a": "Häuser\\n"}', '{"a":"Häuser\\n"}'),
+        ("{}", "{}"),
+        ("", ""),
+        ('{"a', ""),
+        ("[1]", ""),
+        ('"token=abc"', ""),
+        ("null", ""),
+        ('{"a":' * 300 + "1" + "}" * 300, ""),
+        ("[" * 990 + "]" * 990, ""),
+    ],
+)
+def test_arguments_are_shown_as_json_without_secrets(arguments: str, shown: str) -> None:
+    assert Labels().arguments(arguments) == shown
+
+
+def test_arguments_are_shown_whole_where_redaction_is_switched_off() -> None:
+    given = '{"api_key":"abc","q":"token=abc"}'
+    assert Labels(redacted=False).arguments(given) == given
+    assert Labels(redacted=False).arguments("[1]") == ""

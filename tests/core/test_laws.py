@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from proxy.core.calls import Span, Terms
 from proxy.core.dialects import DIALECTS
 from proxy.core.events import (
     SUBSTANCE,
@@ -15,12 +16,14 @@ from proxy.core.events import (
     Arguments,
     CallDelta,
     CallResult,
+    CallWritten,
     ChoiceFinished,
     LifecycleEvent,
     NativeProgress,
     Observation,
     Outcome,
     StreamEnded,
+    Text,
     UnknownResult,
 )
 from proxy.core.labels import Labels
@@ -362,14 +365,21 @@ def odd_streams(draw: st.DrawFn) -> bytes:
     return b"".join(draw(st.lists(_odd_events, max_size=6)))
 
 
+_spans = st.sampled_from(["call", "execution"])
+_switches = st.fixed_dictionaries({"infer": st.booleans(), "merge_rounds": st.booleans()})
+
+
 @settings(max_examples=300)
-@given(odd_streams(), _sizes, st.sampled_from(sorted(DIALECTS)))
-def test_no_input_makes_it_fail(body: bytes, sizes: tuple[int, ...], name: str) -> None:
+@given(odd_streams(), _sizes, st.sampled_from(sorted(DIALECTS)), _spans, _switches)
+def test_no_input_makes_it_fail(
+    body: bytes, sizes: tuple[int, ...], name: str, span: Span, switches: dict[str, bool]
+) -> None:
     dialect = DIALECTS[name]
-    played = play(body, sizes, dialect=dialect, presenter=Labels(), result_preview=9)
+    options: dict[str, Any] = {"presenter": Labels(), "result_preview": 9, "span": span, **switches}
+    played = play(body, sizes, dialect=dialect, **options)
     assert played.counts.failure is None
     assert played.counts.observer_failures == 0
-    assert_paired(played.events)
+    assert_paired(played.events, closed=span == "call")
 
 
 class Thorough(ChatObserver):
@@ -435,7 +445,8 @@ def observations(draw: st.DrawFn) -> list[Observation]:
     ) -> CallDelta:
         arguments = grown.setdefault(key, Arguments())
         arguments.append(piece)
-        return CallDelta(key, choice, call_id or None, name or None, arguments, draw(st.booleans()))
+        flags = [draw(st.booleans()) for _ in range(3)]  # settled, hosted, reused
+        return CallDelta(key, choice, call_id or None, name or None, arguments, *flags)
 
     outcomes = st.sampled_from(Outcome)
     keys = st.integers(1, 5)
@@ -444,6 +455,8 @@ def observations(draw: st.DrawFn) -> list[Observation]:
         st.builds(delta, keys, _choices, _ids, _names, pieces),
         st.builds(delta, keys, _choices, _ids, _names, pieces),
         st.builds(CallResult, keys, outcomes, st.sampled_from([None, "o"])),
+        st.builds(CallWritten, keys),
+        st.builds(Text, _choices),
         st.builds(UnknownResult),
         st.builds(
             lambda i, o: NativeProgress(i, "f", None, None, o),
@@ -457,7 +470,9 @@ def observations(draw: st.DrawFn) -> list[Observation]:
     return draw(st.lists(one, max_size=25))
 
 
-def _fed(seen: list[Observation]) -> Iterator[LifecycleEvent]:
+def _fed(
+    seen: list[Observation], span: Span = "call", *, infer: bool = False
+) -> Iterator[LifecycleEvent]:
     numbers = iter(range(1000))
     played = Played(b"", [], play(b"").counts, [])
     lifecycle = Lifecycle(
@@ -465,18 +480,24 @@ def _fed(seen: list[Observation]) -> Iterator[LifecycleEvent]:
         mint=lambda: f"made_{next(numbers)}",
         internal_prefix="_",
         counts=played.counts,
+        terms=Terms(span=span),
+        infer=infer,
     )
     for now, observation in enumerate(seen):
         yield from lifecycle.feed(observation, now)
 
 
 @settings(max_examples=400)
-@given(observations())
-def test_the_state_machine_pairs_whatever_it_is_told(seen: list[Observation]) -> None:
-    assert_paired(_fed(seen), closed=False)
+@given(observations(), _spans, st.booleans())
+def test_the_state_machine_pairs_whatever_it_is_told(
+    seen: list[Observation], span: Span, infer: bool
+) -> None:
+    assert_paired(_fed(seen, span, infer=infer), closed=False)
 
 
 @settings(max_examples=400)
-@given(observations(), st.sampled_from([UPSTREAM_ERROR, StreamEnded()]))
-def test_the_state_machine_leaves_nothing_open(seen: list[Observation], end: StreamEnded) -> None:
-    assert_paired(_fed([*seen, end]))
+@given(observations(), st.sampled_from([UPSTREAM_ERROR, StreamEnded()]), st.booleans())
+def test_the_state_machine_leaves_nothing_open(
+    seen: list[Observation], end: StreamEnded, infer: bool
+) -> None:
+    assert_paired(_fed([*seen, end], infer=infer))

@@ -190,3 +190,8 @@ def test_outputs_in_the_entry_of_the_call_end_it() -> None:
 def test_a_result_that_is_null_is_none() -> None:
     entry = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}, "output": None}
     assert play(calls(entry) + text()).told == ["running a f", "completed a f cut:upstream_eof"]
+
+
+def test_entries_of_no_known_form_are_passed_over() -> None:
+    fields = {"mcp_tool_calls": ["x", call(0, "a", "f", "{}")]}
+    assert play(chunk({"provider_specific_fields": fields}) + DONE).told[0] == "running a f"

@@ -1,0 +1,88 @@
+"""Calls that the client is not asked to run, because it cannot.
+
+A backend that runs tools itself may show their calls all the same, as ``delta.tool_calls`` (LiteLLM
+with MCP). Open WebUI takes every such call for one of its own: it runs it ("Tool not found"), asks
+the model again, and the backend runs its tools once more, up to 256 times. A client names the tools
+it can run in its request, so a call of any other tool is the backend's.
+
+Only used together with ``rounds``, and as that only on request: it takes bytes away.
+"""
+
+from typing import Any
+
+import orjson
+
+from proxy.core import sse
+
+_Json = dict[str, Any]
+
+
+class Withheld:
+    """The withheld calls of one stream.
+
+    Args:
+        runnable: names of the tools that the client can run.
+    """
+
+    def __init__(self, runnable: frozenset[str]) -> None:
+        self._runnable = runnable
+        self._slots: set[tuple[int, object]] = set()  # choice and index, until the choice's finish
+
+    @property
+    def is_active(self) -> bool:
+        """Whether more of a withheld call may come."""
+        return bool(self._slots)
+
+    def strip(self, event: sse.Event) -> sse.Event | None:
+        """An event without such calls; None where nothing else is in it."""
+        if event.data is None or (b"tool_calls" not in event.data and not self._slots):
+            return event
+        try:
+            chunk = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            return event
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if not isinstance(choices, list):
+            return event
+        stripped = [self._strip_choice(c) for c in choices if isinstance(c, dict)]
+        if not any(stripped):
+            return event
+        if not chunk.get("usage") and not any(map(_says_something, choices)):
+            return None
+        data = orjson.dumps(chunk)
+        return event._replace(raw=b"data: " + data + b"\n\n", data=data)
+
+    def _strip_choice(self, choice: _Json) -> bool:
+        delta, index = choice.get("delta"), choice.get("index", 0)
+        entries = delta.get("tool_calls") if isinstance(delta, dict) else None
+        kept: list[Any] = []
+        if isinstance(delta, dict) and isinstance(entries, list):
+            kept = [entry for entry in entries if not self._is_withheld(entry, index)]
+            if not kept:
+                del delta["tool_calls"]
+            elif len(kept) < len(entries):
+                delta["tool_calls"] = kept
+        if choice.get("finish_reason"):
+            self._slots = {slot for slot in self._slots if slot[0] != index}
+        return isinstance(entries, list) and len(kept) < len(entries)
+
+    def _is_withheld(self, entry: object, choice: int) -> bool:
+        if not isinstance(entry, dict):
+            return False
+        slot = (choice, repr(entry.get("index")))
+        body = entry.get("function") or entry.get("custom")
+        name = body.get("name") if isinstance(body, dict) else None
+        if name and name not in self._runnable:
+            self._slots.add(slot)
+        elif name:
+            self._slots.discard(slot)
+        return slot in self._slots
+
+
+def _says_something(choice: object) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta")
+    return bool(choice.get("finish_reason")) or (
+        isinstance(delta, dict) and any(v for k, v in delta.items() if k != "role")
+    )

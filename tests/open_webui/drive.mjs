@@ -1,0 +1,90 @@
+// Talks to one model on Open WebUI's chat page and tells what the page showed.
+//   node drive.mjs '{"playwright": DIR, "chromium": PATH, "url": URL, "model": NAME,
+//                    "turns": [TEXT, ...], "out": PREFIX}'
+// DIR is where node_modules/playwright-core lies. Screenshots: PREFIX-TURN-running|done|open.png.
+// Prints {"chat": ID, "turns": [{"running": TEXT, "done": TEXT, "open": TEXT}, ...]}.
+import { createRequire } from 'node:module';
+import path from 'node:path';
+
+const job = JSON.parse(process.argv[2]);
+const require = createRequire(path.resolve(job.playwright, 'package.json'));
+const browser = await require('playwright-core').chromium.launch({
+  executablePath: job.chromium,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-sync'],
+});
+const page = await browser.newPage({ viewport: { width: 900, height: 900 } });
+
+const api = async (where, options) => (await fetch(job.url + where, options)).json();
+const { token } = await api('/api/v1/auths/signin', {
+  method: 'POST',
+  headers: { 'content-type': 'application/json' },
+  body: '{"email": "", "password": ""}',
+});
+await page.addInitScript((t) => { localStorage.token = t; localStorage.version = 'any'; }, token);
+
+// What is new in this version: a dialog over everything.
+const greeting = page.getByRole('button', { name: /okay|let's go|got it/i });
+const greet = async () => { if (await greeting.count()) await greeting.first().click().catch(() => {}); };
+
+const answers = async () => {
+  const chat = (page.url().match(/\/c\/([^?]+)/) ?? [])[1];
+  if (!chat) return [];
+  const stored = await api(`/api/v1/chats/${chat}`, { headers: { authorization: `Bearer ${token}` } });
+  const messages = Object.values(stored.chat?.history?.messages ?? {});
+  return messages.filter((message) => message.role === 'assistant');
+};
+const last = async () => page.locator(`[id="message-${(await answers()).at(-1)?.id}"]`);
+const text = async () => {
+  const shown = await (await last()).innerText({ timeout: 2000 }).catch(() => '');
+  return shown.trim().replace(/\s*\n\s*/g, ' | ');
+};
+const until = async (holds, ms) => {
+  for (const end = Date.now() + ms; Date.now() < end; await page.waitForTimeout(150)) {
+    if (await holds()) return true;
+  }
+  return false;
+};
+
+const result = { turns: [] };
+try {
+  await page.goto(`${job.url}/?models=${encodeURIComponent(job.model)}`, { waitUntil: 'domcontentloaded' });
+  await page.waitForSelector('#chat-input', { timeout: 90_000 });
+  await page.waitForTimeout(2000);
+  for (const [at, prompt] of job.turns.entries()) {
+    const shot = (when) => page.screenshot({ path: `${job.out}-${at + 1}-${when}.png` });
+    const turn = {};
+    result.turns.push(turn);
+    await greet();
+    await page.locator('#chat-input').click();
+    await page.keyboard.type(prompt);
+    await page.keyboard.press('Enter');
+    const ended = async () => {
+      const all = await answers();
+      return all.length > at && all.every((answer) => answer.done || answer.error);
+    };
+    const runs = page.getByText(/^(Executing|Preparing)/).last();
+    await until(async () => (await runs.isVisible().catch(() => false)) || (await ended()), 60_000);
+    await page.waitForTimeout(300);
+    turn.running = await text();
+    await shot('running');
+    turn.ended = await until(ended, 60_000);
+    await page.waitForTimeout(1000);
+    await greet();
+    turn.done = await text();
+    await shot('done');
+    // A group of cards first, then each card in it.
+    for (const name of [/^Explored/, /^(View Result from|Executed) /]) {
+      for (const card of (await (await last()).getByText(name).all()).reverse()) {
+        await card.click({ timeout: 2000 }).catch(() => {});
+        await page.waitForTimeout(400);
+      }
+    }
+    turn.open = await text();
+    await shot('open');
+  }
+  result.chat = (page.url().match(/\/c\/([^?]+)/) ?? [])[1];
+} catch (error) {
+  result.error = String(error).slice(0, 400);
+}
+console.log(JSON.stringify(result));
+await browser.close();

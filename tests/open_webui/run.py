@@ -1,0 +1,305 @@
+"""Try the proxy with a real Open WebUI in a real browser. See the README beside this file."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.open_webui.backend import Backend, Relay, serve  # noqa: E402
+
+Json = dict[str, Any]
+_START_S: Final = 600.0  # Open WebUI fills a new database first
+_DRIVE_S: Final = 300.0
+_SHOWN: Final = 500  # characters of a page
+_OPEN_WEBUI_ENV: Final = {
+    "WEBUI_SECRET_KEY": "local-test",
+    "WEBUI_AUTH": "False",
+    "ENABLE_API_KEYS": "true",
+    "ENABLE_PERSISTENT_CONFIG": "false",
+    "ENABLE_OLLAMA_API": "false",
+    "ENABLE_OPENAI_API": "true",
+    # Nothing is fetched, and nobody is asked for titles and the like behind our back.
+    "OFFLINE_MODE": "true",
+    "HF_HUB_OFFLINE": "1",
+    "ENABLE_VERSION_UPDATE_CHECK": "false",
+    "RAG_EMBEDDING_ENGINE": "openai",
+    "RAG_EMBEDDING_MODEL": "none",
+    "ENABLE_TITLE_GENERATION": "false",
+    "ENABLE_TAGS_GENERATION": "false",
+    "ENABLE_FOLLOW_UP_GENERATION": "false",
+    "ENABLE_AUTOCOMPLETE_GENERATION": "false",
+}
+
+
+class Bench:
+    """Open WebUI -> relay -> proxy -> backend, twice: the second proxy has merge_rounds on."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.url = ""
+        self.backend = Backend()
+        self.relays: list[Relay] = []
+        self.failures = 0
+
+    def keep(self, name: str, data: bytes) -> None:
+        (Path(self.args.out) / name).write_bytes(data)
+
+    def check(self, holds: object, what: str) -> None:
+        print(f"  {'ok  ' if holds else 'FAIL'} {what}", flush=True)
+        self.failures += not holds
+
+    async def converse(self, model: str, *turns: str) -> tuple[list[Json], list[Json]]:
+        """Talk to a model; return what the page showed in each turn, and what the backend got."""
+        before = len(self.backend.log)
+        job = {"url": self.url, "model": model, "turns": turns}
+        job["out"] = f"{self.args.out}/{model}"
+        job |= {"playwright": self.args.playwright, "chromium": self.args.chromium}
+        command = [*shlex.split(self.args.driver), json.dumps(job)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), _DRIVE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+        seen = json.loads(out)
+        got = self.backend.log[before:]
+        messages = [asked["messages"] for asked in got]
+        kept = {"seen": seen, "requests": messages}
+        self.keep(f"{model}.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
+        sent = self.relays[model.endswith("-merged")].sent
+        self.keep(f"{model}.sse", b"\n".join(sent[-len(got) :]))
+        if "error" in seen:
+            self.check(False, f"driven: {seen['error']}")
+        for number, turn in enumerate(seen["turns"], 1):
+            for when in ("running", "done", "open"):
+                print(f"  {number} {when}: {turn.get(when, '')[:_SHOWN]}")
+            self.check(turn.get("ended"), f"turn {number} ended")
+        return seen["turns"], got
+
+
+def _history(asked: Json) -> list[Json]:
+    return [message for message in asked["messages"] if message["role"] != "system"]
+
+
+async def agent(bench: Bench) -> None:
+    """Tools that run behind the proxy get cards, and the backend never sees those again."""
+    turns, got = await bench.converse("agent", bench.args.prompt, "and again")
+    said = turns[0]["done"]
+    bench.check("Executing" in turns[0]["running"], "a card while the tool runs")
+    bench.check("Explored" in said or "View Result" in said, "the card is ticked")
+    bench.check("Tool" not in turns[0]["open"], "Open WebUI has not run the tool")
+    bench.check(len(got) == 2, f"one request for each turn ({len(got)})")
+    roles = [message["role"] for message in _history(got[-1])]
+    bench.check(roles == ["user", "assistant", "user"], f"the next turn's history: {roles}")
+    bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
+    if "agent" not in bench.backend.real:
+        answer = _history(got[-1])[1]["content"]
+        bench.check("Let me check." in answer and "42 files." in answer, f"the text: {answer!r}")
+
+
+async def native(bench: Bench) -> None:
+    """Open WebUI's own tool: it draws its own card and runs it, whatever the proxy adds."""
+    turns, got = await bench.converse("native", "what time is it", "and again")
+    bench.check("The clock says" in turns[0]["done"], "the answer is whole")
+    bench.check("current_timestamp" in turns[0]["open"], "the card holds the real result")
+    bench.check(len(got) == 4, f"two requests for each turn ({len(got)})")
+    for asked in (got[1], got[-1]):
+        calls = [c["id"] for m in asked["messages"] for c in m.get("tool_calls") or ()]
+        answered = [m["tool_call_id"] for m in asked["messages"] if m["role"] == "tool"]
+        bench.check(calls and calls == answered, f"each call answered once: {answered}")
+
+
+async def cut(bench: Bench) -> None:
+    """The upstream dies with a card open: the card is ticked, the error shown, nothing run."""
+    turns, got = await bench.converse("cut", "hi")
+    bench.check("Executing" in turns[0]["running"], "a card while the tool runs")
+    bench.check("Executing" not in turns[0]["done"], "the card is ticked")
+    bench.check("not found" not in turns[0]["open"], "Open WebUI has not run the tool")
+    error = ("broke off", "not completed")  # the proxy's word for it, or Open WebUI's own
+    bench.check(any(words in turns[0]["done"] for words in error), "the error is visible")
+    bench.check(len(got) == 1, f"one request ({len(got)})")
+
+
+async def mcp(bench: Bench) -> None:
+    """A gateway's tools, asked for in the open: two answers in one stream. It must not loop."""
+    await _gateway(bench, "mcp")
+
+
+async def mcp_merged(bench: Bench) -> None:
+    """The same with ``lifecycle.merge_rounds``."""
+    await _gateway(bench, "mcp-merged")
+
+
+async def _gateway(bench: Bench, model: str) -> None:
+    turns, got = await bench.converse(model, "weather?", "and again")
+    bench.check("It is sunny." in turns[0]["done"], "the answer is whole")
+    bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
+    bench.check(len(got) <= 4, f"two requests for each turn at most ({len(got)})")
+    run_there = "not found" in turns[0]["open"]
+    print(
+        f"  note Open WebUI {'has tried' if run_there else 'has not tried'} to run the tool itself"
+    )
+
+
+async def api(bench: Bench) -> None:
+    """Open WebUI's own API hands out what the proxy sent, byte by byte."""
+    async with aiohttp.ClientSession(bench.url) as session:
+        signin = {"email": "", "password": ""}
+        async with session.post("/api/v1/auths/signin", json=signin) as answer:
+            token = (await answer.json())["token"]
+        asked = {"model": "agent", "stream": True}
+        asked["messages"] = [{"role": "user", "content": bench.args.prompt}]
+        headers = {"Authorization": f"Bearer {token}"}
+        at = len(bench.relays[0].sent)
+        async with session.post("/api/chat/completions", json=asked, headers=headers) as answer:
+            got = await answer.read()
+    sent = bench.relays[0].sent[at]
+    bench.keep("api.sse", got)
+    bench.keep("api-sent.sse", sent)
+    bench.check(b"hermes.tool.progress" in sent, "the proxy has told of the tool")
+    bench.check(got == sent, f"the same bytes ({len(got)}, {len(sent)})")
+
+
+_CASES: Final = {f.__name__: f for f in (agent, native, cut, mcp, mcp_merged, api)}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _running(
+    command: Iterable[str], url: str, log: Path, env: dict[str, str]
+) -> AsyncIterator[None]:
+    """A server process; it is up when ``url`` answers."""
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *command, env={**os.environ, **env}, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        async with asyncio.timeout(_START_S), aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(url):
+                        break
+                if process.returncode is not None:
+                    raise SystemExit(f"it has ended; see {log}")
+                await asyncio.sleep(0.5)
+        yield
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 20)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _run(args: argparse.Namespace) -> int:
+    out = Path(args.out)
+    bench = Bench(args)
+    if args.hermes:
+        bench.backend.real["agent"] = Relay(args.hermes, key=args.hermes_key)
+    if args.litellm:
+        bench.backend.real["mcp"] = Relay(args.litellm, key=args.litellm_key, edit=_with_mcp)
+    backend = await serve(bench.backend.handle)
+    bases = []
+    async with AsyncExitStack() as stack:
+        for number, models in enumerate(("agent,native,cut,mcp", "mcp-merged")):
+            proxy = f"127.0.0.1:{_free_port()}"
+            command = [sys.executable, "-m", "proxy", "serve", "--listen", proxy]
+            command += ["--upstream", f"{backend}/{models}/v1"]
+            env = {
+                "PYTHONPATH": str(ROOT),
+                "LIFECYCLE_PROXY_LIFECYCLE__MERGE_ROUNDS": str(bool(number)).lower(),
+            }
+            log = out / f"proxy-{number}.log"
+            await stack.enter_async_context(
+                _running(command, f"http://{proxy}/v1/models", log, env)
+            )
+            bench.relays.append(Relay(f"http://{proxy}/v1"))
+            bases.append(f"{await serve(bench.relays[-1].handle)}/v1")
+        port = _free_port()
+        bench.url = f"http://127.0.0.1:{port}"
+        data = stack.enter_context(tempfile.TemporaryDirectory())
+        env = {
+            **_OPEN_WEBUI_ENV,
+            "DATA_DIR": data,
+            "OPENAI_API_BASE_URLS": ";".join(bases),
+            "OPENAI_API_KEYS": ";".join("sk-test" for _ in bases),
+            "ENABLE_FORWARD_USER_INFO_HEADERS": str(not args.no_user_info).lower(),
+        }
+        command = [
+            *shlex.split(args.open_webui),
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        log = out / "open-webui.log"
+        await stack.enter_async_context(_running(command, f"{bench.url}/health", log, env))
+        for name in args.cases or _CASES:
+            print(f"{name}: {_CASES[name].__doc__}", flush=True)
+            await _CASES[name](bench)
+    print(f"{bench.failures} failed; screenshots, streams and requests are in {out}")
+    return int(bool(bench.failures))
+
+
+def _with_mcp(asked: Json) -> Json:
+    """What makes LiteLLM offer its MCP tools and run them itself."""
+    tool = {"type": "mcp", "server_label": "litellm", "server_url": "litellm_proxy"}
+    tools = [*asked.get("tools", []), {**tool, "require_approval": "never"}]
+    return {**asked, "model": "litellm-mcp", "tools": tools}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(_CASES)}")
+    parser.add_argument(
+        "--open-webui", default="open-webui", help="the command; default: %(default)s"
+    )
+    parser.add_argument(
+        "--driver", default=f"node {HERE / 'drive.mjs'}", help="the browser's driver"
+    )
+    parser.add_argument("--playwright", default=".", help="where node_modules/playwright-core lies")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
+    parser.add_argument("--out", required=True, help="folder for screenshots and logs")
+    parser.add_argument("--no-user-info", action="store_true", help="known by its user agent only")
+    parser.add_argument("--prompt", default="hi", help="what the agent is asked first")
+    parser.add_argument("--hermes", default="", help="base URL of a real Hermes: plays `agent`")
+    parser.add_argument("--hermes-key", default="")
+    parser.add_argument("--litellm", default="", help="base URL of a real LiteLLM: plays `mcp`")
+    parser.add_argument("--litellm-key", default="")
+    args = parser.parse_args()
+    unknown = set(args.cases) - set(_CASES)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The calls that clients run: how long they wait, for whom, and who may tell their end."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from proxy import registry
+from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
+from proxy.core.history import Seen, tool_calls
+from proxy.registry import Conversation, MemoryStore, Waiting, scope_of
+from tests.core import told
+
+
+def handed(call_id: str = "a", choice: int = 0, started: float = 0.0) -> Handed:
+    return Handed(ToolRunning(call_id, choice, "f", "label", "*", repeat=2), started)
+
+
+class Kept:
+    """A store, and what it told of those that nobody answered."""
+
+    def __init__(self, ttl_s: float = 60.0, **more: Any) -> None:
+        self.expired: list[ToolCompleted] = []
+        self.store = MemoryStore(ttl_s, self.expired.append, **more)
+
+    def put(self, *call_ids: str, scope: str = "s", earlier: int = 0) -> None:
+        for call_id in call_ids:
+            self.store.put(scope, Waiting(handed(call_id), earlier))
+
+    def conversation(self, *messages: Any, scope: str = "s") -> Conversation:
+        return Conversation(self.store, scope, tool_calls(list(messages)))
+
+    @property
+    def told(self) -> list[str]:
+        return [told(event) for event in self.expired]
+
+
+def asked(*call_ids: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"id": call_id} for call_id in call_ids]}
+
+
+def answer(call_id: str = "a", **more: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": "r", **more}
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+def test_a_call_waits_for_one_taker() -> None:
+    kept = Kept()
+    kept.put("a")
+    assert [waiting.call for waiting in kept.store.look("s", "a")] == [handed()]
+    assert kept.store.maybe_take("s", "a", 0) == Waiting(handed(), 0)
+    assert kept.store.maybe_take("s", "a", 0) is None
+    assert kept.store.look("s", "a") == []
+    assert len(kept.store) == 0
+
+
+def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
+    kept = Kept()
+    for choice in (1, 0):
+        kept.store.put("s", Waiting(handed(choice=choice), 0))
+    kept.put("a", scope="t")
+    assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0, 1]
+    assert kept.store.maybe_take("s", "a", 1) is not None
+    assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0]
+    assert len(kept.store.look("t", "a")) == 1
+
+
+def test_a_call_expires_once() -> None:
+    kept = Kept(ttl_s=10)
+    before = time.monotonic()
+    kept.put("a", "b")
+    kept.store.maybe_take("s", "b", 0)
+    kept.store.sweep(before + 9)
+    assert kept.told == []
+    kept.store.sweep(before + 11)
+    kept.store.sweep(before + 99)
+    assert kept.told == ["completed a f unknown:expired"]
+    assert kept.expired[0].repeat == 2
+    assert (len(kept.store), kept.store.look("s", "a")) == (0, [])
+
+
+def test_only_what_has_waited_long_enough_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, now = Kept(ttl_s=10), 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    kept.put("a")
+    now = 5.0
+    kept.put("b")
+    kept.store.sweep(12.0)
+    assert kept.told == ["completed a f unknown:expired"]
+    kept.store.sweep(15.0)
+    assert len(kept.told) == 2
+
+
+def test_a_call_put_again_waits_anew_and_the_earlier_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, now = Kept(ttl_s=10), 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    kept.put("a", "b")
+    now = 5.0
+    kept.put("a", earlier=1)
+    assert kept.told == ["completed a f unknown:superseded"]
+    kept.store.sweep(12.0)
+    assert kept.told[1:] == ["completed b f unknown:expired"]
+    assert [waiting.earlier for waiting in kept.store.look("s", "a")] == [1]
+
+
+def test_above_the_cap_the_oldest_expire() -> None:
+    kept = Kept(max_calls=2)
+    kept.put("a", "b", "c", "d")
+    assert kept.told == ["completed a f unknown:expired", "completed b f unknown:expired"]
+    assert len(kept.store) == 2
+
+
+def test_there_is_a_cap() -> None:
+    kept = Kept()
+    kept.put(*map(str, range(10_001)))
+    assert (len(kept.store), len(kept.expired)) == (10_000, 1)
+
+
+async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_SWEEP_S", 0.01)
+    expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
+    store = MemoryStore(0.02, expired.put_nowait)
+    store.put("s", Waiting(handed(), 0))
+    sweeping = asyncio.create_task(store.run())
+    async with asyncio.timeout(2):
+        assert told(await expired.get()) == "completed a f unknown:expired"
+    sweeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await sweeping
+
+
+# --- a request and its stream ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([asked("a"), answer()], "completed a f ok"),
+        ([answer(), asked("a"), answer()], "completed a f ok"),
+        ([asked("a"), answer(status="error")], "completed a f failed"),
+        ([asked("a"), answer(is_error=True)], "completed a f failed"),
+        ([asked("a"), answer(), answer(status="error")], "completed a f ok"),
+        ([asked("a")], "completed a f unknown:abandoned"),
+        ([asked("a"), answer("b")], "completed a f unknown:abandoned"),
+        ([asked("a"), {"role": "user", "content": "stop"}], "completed a f unknown:abandoned"),
+    ],
+)
+def test_the_next_request_tells_how_a_call_ended(messages: list[Any], line: str) -> None:
+    kept = Kept()
+    kept.put("a")
+    (event,) = kept.conversation(*messages).resume(1.5)
+    assert told(event) == line
+    assert (event.duration_ms, event.label, event.repeat) == (1500, "label", 2)
+    assert kept.conversation(*messages).resume(2.0) == []
+    assert kept.expired == []
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [answer()], [asked("b"), answer("b")], [{"role": "user", "content": "a"}]]
+)
+def test_a_request_that_does_not_know_the_call_leaves_it(messages: list[Any]) -> None:
+    kept = Kept()
+    kept.put("a")
+    assert kept.conversation(*messages).resume(1.0) == []
+    assert len(kept.store) == 1
+
+
+def test_ids_that_begin_anew_with_every_turn() -> None:
+    kept = Kept()
+    first = [asked("0"), answer("0")]
+    kept.conversation(*first).put(handed("0"))  # the second turn's
+    assert kept.conversation(*first).resume(1.0) == []  # asked once more
+    assert kept.conversation(*first, asked("0")).resume(1.0)[0].reason == "abandoned"
+    kept.conversation(*first).put(handed("0"))
+    (event,) = kept.conversation(*first, *first).resume(1.0)
+    assert event.outcome is Outcome.OK
+
+
+def test_a_call_is_of_its_scope_only() -> None:
+    kept = Kept()
+    kept.put("a")
+    assert kept.conversation(asked("a"), answer(), scope="t").resume(1.0) == []
+    assert kept.conversation(scope="t").maybe_take("a", 0) is None
+    assert kept.conversation().maybe_take("a", 0) == handed()
+
+
+def test_of_two_requests_with_the_same_result_one_tells_it() -> None:
+    kept = Kept()
+    kept.put("a")
+    one, two = (kept.conversation(asked("a"), answer()) for _ in range(2))
+    assert len(one.resume(1.0)) + len(two.resume(1.0)) == 1
+
+
+class Raced(MemoryStore):
+    """Somebody else takes each call between the look and the grasp."""
+
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
+        found = super().look(scope, call_id)
+        for waiting in found:
+            self.maybe_take(scope, call_id, waiting.call.told.choice)
+        return found
+
+
+def test_a_call_that_another_request_took_is_not_told() -> None:
+    store = Raced(60.0, lambda _: None)
+    store.put("s", Waiting(handed(), 0))
+    assert Conversation(store, "s", {"a": Seen(1, answered=True)}).resume(1.0) == []
+
+
+def test_all_choices_of_an_id_and_the_longest_first() -> None:
+    kept = Kept()
+    conversation = kept.conversation()
+    for call in (handed("b", started=1.0), handed("a", 1, 3.0), handed("a", 0, 2.0)):
+        conversation.put(call)
+    events = kept.conversation(asked("a", "b"), answer("b"), answer("a")).resume(4.0)
+    assert [told(event) for event in events] == [
+        "completed b f ok",
+        "completed a f ok",
+        "completed a/1 f ok",
+    ]
+
+
+# --- whose they are -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {}, True),
+        ({"Authorization": "Bearer a"}, {"authorization": "Bearer a"}, True),
+        ({"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}, False),
+        ({"Authorization": "Bearer a"}, {}, False),
+        ({"X-Api-Key": "a"}, {"Api-Key": "a"}, False),
+        ({"X-Session-Id": "1"}, {"X-Session-Id": "2"}, False),
+        ({"X-OpenWebUI-Chat-Id": "1"}, {"x-openwebui-chat-id": "1"}, True),
+        ({"X-OpenWebUI-Chat-Id": "1"}, {"X-OpenWebUI-Chat-Id": "2"}, False),
+        ({"X-Request-Id": "1"}, {"X-Request-Id": "2"}, True),
+        ({"User-Agent": "a"}, {"User-Agent": "b"}, True),
+    ],
+)
+def test_calls_belong_to_a_credential_and_a_session(
+    one: dict[str, str], other: dict[str, str], same: bool
+) -> None:
+    assert (scope_of(CIMultiDict(one)) == scope_of(CIMultiDict(other))) is same
+
+
+def test_a_scope_holds_no_key() -> None:
+    assert "sk-secret" not in scope_of({"Authorization": "sk-secret\udcff"})
