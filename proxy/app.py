@@ -16,6 +16,7 @@ from proxy.gate import Gate, Handler
 from proxy.handlers import Handlers
 from proxy.metrics import Metrics
 from proxy.own import OwnPaths
+from proxy.recording.studio import Studio
 from proxy.registry import MemoryStore
 from proxy.upstream import Upstream
 from proxy.watch import Watch
@@ -37,7 +38,8 @@ def create_app(settings: Settings) -> web.Application:
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     gate = Gate(settings, keys, metrics)
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-    handlers = Handlers(settings, upstream, watch, keys, store)
+    studio = Studio(settings, metrics.recording_lost)
+    handlers = Handlers(settings, upstream, watch, keys, store, studio)
     own = OwnPaths(settings, upstream, gate, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
@@ -47,6 +49,7 @@ def create_app(settings: Settings) -> web.Application:
         return await gate.around(request, own.handle, handlers.forward)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
+        studio.start()
         await upstream.start()
         watching = asyncio.create_task(watch.run())
         counting = asyncio.create_task(_count_connections(metrics))
@@ -57,6 +60,7 @@ def create_app(settings: Settings) -> web.Application:
             with suppress(asyncio.CancelledError):
                 await task
         await upstream.close()
+        await asyncio.to_thread(studio.close)
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)

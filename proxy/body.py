@@ -25,6 +25,7 @@ class Body(NamedTuple):
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run.
+        original: as the client sent it, before anything was taken out.
     """
 
     data: bytes | AsyncIterator[bytes] | None
@@ -32,6 +33,7 @@ class Body(NamedTuple):
     model: str = ""
     messages: object = None
     tools: frozenset[str] = frozenset()
+    original: bytes | AsyncIterator[bytes] | None = None
 
 
 async def look(request: web.Request) -> Body:
@@ -47,10 +49,12 @@ async def look(request: web.Request) -> Body:
     while size <= _LOOK_BYTES:
         piece = await request.content.readany()
         if not piece:
-            return _read(await _cleaned(b"".join(pieces)))
+            original = b"".join(pieces)
+            return _read(await _cleaned(original))._replace(original=original)
         pieces.append(piece)
         size += len(piece)
-    return Body(_chain(pieces, request), stream=True)
+    rest = _chain(pieces, request)
+    return Body(rest, stream=True, original=rest)
 
 
 async def _cleaned(data: bytes) -> bytes:

@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers", type=int, metavar="N", help="processes sharing the port (default: 1)"
     )
+    serve.add_argument(
+        "--record",
+        metavar="DIR",
+        help="record the traffic into this folder (or one cassette, NAME.jsonl), keys left out",
+    )
     serve.set_defaults(run=_serve)
 
     demo = commands.add_parser(
@@ -99,6 +104,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         "upstream.url": arguments.upstream,
         "server.listen": arguments.listen,
         "server.workers": arguments.workers,
+        "recording.path": arguments.record,
+        "recording.mode": "record" if arguments.record else None,
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     settings = config.load(Path(file) if file else None, flags=flags)

@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
 
+Mode = typing.Literal["off", "record", "once", "new_episodes", "replay"]
 Seconds = Annotated[float, Meta(ge=0)]
 _Place = Callable[[str], str]
 Count = Annotated[int, Meta(ge=0)]
@@ -30,6 +31,8 @@ _FLAGS: Final = {
     "upstream.url": "--upstream",
     "server.listen": "--listen",
     "server.workers": "--workers",
+    "recording.path": "--record",
+    "recording.mode": "--record",
 }
 # Short names beside TABLE__KEY.
 _ENV_SHORT: Final = {"UPSTREAM": "UPSTREAM__URL", "LISTEN": "SERVER__LISTEN"}
@@ -106,6 +109,18 @@ class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     clients: list[ClientRule] = []
 
 
+class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of the traffic, and where."""
+
+    mode: Mode = "off"
+    path: str = "recordings"
+    compress: bool = False
+    max_file_bytes: Count = 100 << 20
+    redact_headers: list[str] = []
+    redact_patterns: list[str] = []
+    redact_paths: list[str] = []
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything, checked.
 
@@ -115,6 +130,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     server: Server = Server()
     upstream: Upstream = Upstream()
     lifecycle: Lifecycle = Lifecycle()
+    recording: Recording = Recording()
 
     @property
     def listen_socket(self) -> str | None:
@@ -322,6 +338,7 @@ def _check_values(settings: Settings, place: _Place) -> None:
         raise ConfigError(place("server.listen"), "server.listen", problem)
     _check_url(settings.upstream.url, place("upstream.url"))
     _check_tls(settings, place)
+    _check_recording(settings, place)
     _check_dialect(settings.lifecycle.dialect, place("lifecycle.dialect"), "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         key = f"lifecycle.clients[{number}].dialect"
@@ -379,6 +396,24 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key or None)
     return context
+
+
+def _check_recording(settings: Settings, place: _Place) -> None:
+    own = settings.recording
+    is_one = own.path.endswith((".jsonl", ".jsonl.gz"))
+    if own.mode != "off" and is_one and settings.server.workers > 1:
+        problem = "one cassette, but several workers; give a folder"
+        raise ConfigError(place("recording.path"), "recording.path", problem)
+    _check_patterns(own, place("recording.redact_patterns"))
+
+
+def _check_patterns(recording: Recording, place: str) -> None:
+    for number, pattern in enumerate(recording.redact_patterns):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            key = f"recording.redact_patterns[{number}]"
+            raise ConfigError(place, key, f"no regular expression: {error}") from None
 
 
 def _check_dialect(name: str, place: str, key: str) -> None:

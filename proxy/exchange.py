@@ -6,7 +6,8 @@ from typing import Literal
 
 from aiohttp import web
 
-from proxy.core.events import Counts, ToolCompleted
+from proxy.core.events import Counts, LifecycleEvent, ToolCompleted
+from proxy.recording.recorder import Tape
 
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
 Vocabulary = Literal["chat", "responses", "messages"]
@@ -32,6 +33,9 @@ class Exchange:
         frames: lifecycle frames that were added.
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
+        told: the lifecycle events that the client was told.
+        is_cleaned: something was taken out of the request's body.
+        tape: records it; None where nobody does.
     """
 
     request_id: str
@@ -57,6 +61,9 @@ class Exchange:
     oversized: int = 0
     retries: int = 0
     token: str = ""
+    told: list[LifecycleEvent] = field(default_factory=list)
+    is_cleaned: bool = False
+    tape: Tape | None = None
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

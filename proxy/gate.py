@@ -18,6 +18,7 @@ from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Route, Vocabulary
 from proxy.metrics import Metrics
+from proxy.relay import head_of
 from proxy.tunnel import is_upgrade
 
 log = logging.getLogger("proxy")
@@ -69,11 +70,11 @@ class Gate:
                 request, own if exchange.route == "own" else forward
             )
             exchange.status = response.status
-            return response
+            return self._taped(exchange, response)
         except ProxyError as failure:
             exchange.status, exchange.error = failure.status, failure.code
             exchange.ended = exchange.ended or "refused"
-            return responses.error(failure, exchange.request_id)
+            return self._taped(exchange, responses.error(failure, exchange.request_id))
         except asyncio.CancelledError:
             exchange.ended = exchange.ended or "client_gone"
             if not self._expired or exchange.first_byte is not None:
@@ -95,8 +96,18 @@ class Gate:
                 self._idle.set()
             self._record(exchange)
 
+    def _taped(self, exchange: Exchange, response: web.StreamResponse) -> web.StreamResponse:
+        """Answers of ours are recorded, too; those of the upstream have been by now."""
+        if exchange.tape is not None and isinstance(response, web.Response):
+            exchange.tape.head("client", *head_of(response))
+            body = response.body
+            exchange.tape.sent(body if isinstance(body, bytes) else b"")
+        return response
+
     def _record(self, exchange: Exchange) -> None:
         """Count and log. Whatever happens there, the answer goes out."""
+        if exchange.tape is not None:
+            exchange.tape.end(exchange.ended, exchange.error, exchange.told)
         try:
             self._metrics.closed(exchange)
             if self._logs:

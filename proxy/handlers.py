@@ -21,6 +21,7 @@ from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
+from proxy.recording.studio import Studio, raw
 from proxy.registry import Conversation, Store, scope_of
 from proxy.relay import Relay
 from proxy.stream import StreamRelay
@@ -39,11 +40,19 @@ class Handlers:
         watch: looks after the open streams.
         keys: puts the upstream's key into requests.
         store: calls that clients run.
+        studio: records what it is asked to.
     """
 
-    def __init__(
-        self, settings: Settings, upstream: Upstream, watch: Watch, keys: Keys, store: Store
+    def __init__(  # noqa: PLR0917  what it stands between
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        watch: Watch,
+        keys: Keys,
+        store: Store,
+        studio: Studio,
     ) -> None:
+        self._studio = studio
         own = settings.lifecycle
         self._settings = settings
         self._upstream = upstream
@@ -78,6 +87,7 @@ class Handlers:
     async def _plain(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
         data = await body.small_or_streamed(request)
+        self._studio.begin(request, data)
         sent = self._headers(request, data)
         answer = await self._open(request, path, sent, data)
         if (
@@ -91,6 +101,7 @@ class Handlers:
 
     async def _websocket(self, request: web.Request, path: str) -> web.StreamResponse:
         """A tunnel, if the upstream agrees; else its refusal, as it is."""
+        self._studio.begin(request, None, "a WebSocket")
         sent = self._headers(request, None)
         tunnel.ask(sent)
         answer = await self._open(request, path, sent, None)
@@ -107,7 +118,9 @@ class Handlers:
         exchange = request[EXCHANGE]
         span = clients.span(request.headers, self._settings.lifecycle.span)
         asked = await body.look(request)
+        self._studio.begin(request, asked.original)
         exchange.model, exchange.dialect = asked.model, dialect
+        exchange.is_cleaned = asked.data is not asked.original
         conversation: Conversation | None = None
         if vocabulary == "chat" and span == "execution":
             known = history.tool_calls(asked.messages)
@@ -187,7 +200,13 @@ class Handlers:
         data: bytes | AsyncIterator[bytes] | None,
     ) -> aiohttp.ClientResponse:
         url, exchange = self._upstream.url(path), request[EXCHANGE]
-        return await self._upstream.open(request.method, url, sent, data, exchange)
+        if exchange.tape is None:
+            return await self._upstream.open(request.method, url, sent, data, exchange)
+        target = url.raw_path_qs
+        exchange.tape.forwarded(target, tuple(sent.items()), self._studio.changed(request, data))
+        answer = await self._upstream.open(request.method, url, sent, data, exchange)
+        exchange.tape.head("upstream", answer.status, answer.reason or "", raw(answer.raw_headers))
+        return answer
 
     def _headers(
         self, request: web.Request, data: bytes | AsyncIterator[bytes] | None

@@ -194,6 +194,8 @@ class Metrics:
         self._traffic = _Traffic(make)
         self._streams = _Streams(make)
         self._tools = _Tools(make)
+        text = "Exchanges that could not be recorded"
+        self._recording_lost = make.counter("recording_lost_total", text)
         self._pool = make.gauge("upstream_connections", "Connections that are open, idle or not")
         # prometheus_client's Info does not work with several processes.
         build = make.gauge("build_info", "Always 1", "version", "python", mode="livemax")
@@ -214,6 +216,10 @@ class Metrics:
     def completed(self, call: ToolCompleted) -> None:
         """A call is over."""
         self._tools.completed(call)
+
+    def recording_lost(self) -> None:
+        """An exchange could not be recorded. May be called from any thread."""
+        self._recording_lost[()].inc()
 
     def pool(self, connections: int) -> None:
         """How many connections to the upstream this process holds at the moment."""

@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Ended
+from proxy.recording.cassette import Headers
 
 log = logging.getLogger("proxy")
 
@@ -50,6 +51,8 @@ class Relay:
         self._content = upstream.content
         self._response = response
         self._exchange = request[EXCHANGE]
+        self._tape = self._exchange.tape
+        self._added: tuple[tuple[int, int], ...] = ()  # where in what was taken last ours stands
         self._transport: asyncio.Transport | None = None
         self._writer: AbstractStreamWriter | None = None
         self._protocol: PushingProtocol | None = None
@@ -69,6 +72,8 @@ class Relay:
             if writer is None or self._transport is None:
                 raise ConnectionResetError("the client is gone")
             self._writer = writer
+            if self._tape is not None:
+                self._tape.head("client", *head_of(self._response))
             self._exchange.first_byte = self.last_read
             self._exchange.status = self._response.status
             self._chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
@@ -159,7 +164,10 @@ class Relay:
             exchange.longest_gap_s = gap_s
         exchange.chunks += 1
         self.last_read = self.last_write = now
-        if data := self._take(chunk, now):
+        data = self._take(chunk, now)
+        if self._tape is not None:
+            self._tape.passed(chunk, data, self._added, now)
+        if data:
             exchange.sent_bytes += len(data)
             # In one piece; through aiohttp's writer the same costs a tenth more.
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -186,9 +194,15 @@ class Relay:
             if not self._finished.done():
                 self._arrived()
 
-    def _send(self, data: bytes) -> None:
-        """Write what is not from the upstream: a heartbeat, the last words."""
+    def _send(self, data: bytes, added: tuple[tuple[int, int], ...] | None = None) -> None:
+        """Write what follows from no read: a heartbeat, the last words.
+
+        Args:
+            added: what of it is ours; None for all.
+        """
         if data and self._transport is not None and not self._transport.is_closing():
+            if self._tape is not None:
+                self._tape.sent(data, added)
             if self._chunked:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._transport.write(data)
@@ -197,13 +211,13 @@ class Relay:
 
     async def _end_well(self) -> None:
         self._exchange.ended = "eof"
-        self._send(self._end())
+        self._send(self._end(), self._added)
         await self._response.write_eof()
 
     def _break(self, failure: ProxyError) -> None:
         self._exchange.ended = _ENDED.get(failure.code, "upstream_error")
         self._exchange.error = failure.code
-        self._send(self._broken(failure))
+        self._send(self._broken(failure), self._added)
         delimited = self._chunked or self._response.content_length is not None
         break_connection(self._request, delimited=delimited)
 
@@ -232,6 +246,11 @@ class Relay:
 
     def _client_gone(self) -> None:
         """Nobody is left to get anything."""
+
+
+def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
+    """Status, reason and headers, as they go out."""
+    return response.status, response.reason or "", tuple(response.headers.items())
 
 
 def break_connection(request: web.Request, *, delimited: bool) -> None:

@@ -57,9 +57,11 @@ class StreamRelay(Relay):
     def _take(self, chunk: bytes, now: float) -> bytes:
         if self._inflate is not None:
             chunk = self._inflate.feed(chunk)
+            self._added = ()
         if self._skim(chunk):
             return chunk
         step = self._pipeline.decode(chunk, now)
+        self._added = step.added
         if step.events:
             self._note(step)
         return step.data
@@ -88,6 +90,7 @@ class StreamRelay(Relay):
 
     def _last(self, step: Step) -> bytes:
         self._note(step)
+        self._added = step.added
         self._exchange.oversized = self._pipeline.oversized
         self._exchange.sent_bytes += len(step.data)
         return step.data
@@ -95,4 +98,6 @@ class StreamRelay(Relay):
     def _note(self, step: Step) -> None:
         """What metrics and the log want to know of the calls."""
         self._exchange.frames += len(step.events)
+        if self._tape is not None:
+            self._exchange.told += step.events
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

@@ -45,10 +45,12 @@ class Step(NamedTuple):
     Attributes:
         data: the bytes to send to the client now, maybe none.
         events: the lifecycle events that became known, in order, for all other listeners.
+        added: where in ``data`` frames of ours stand, as (start, stop).
     """
 
     data: bytes
     events: tuple[LifecycleEvent, ...] = ()
+    added: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,7 @@ class Pipeline:
     def _write(self, frame: bytes, out: "_Output") -> None:
         if frame:
             out.changed = True
+            out.ours.append(len(out.pieces))
             out.pieces.append(self._gap + frame)
             self._gap = b""
 
@@ -379,16 +382,21 @@ class Pipeline:
 class _Output:
     """What one input leads to, as it grows."""
 
-    __slots__ = ("changed", "pieces", "raw_due", "told")
+    __slots__ = ("changed", "ours", "pieces", "raw_due", "told")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
+        self.ours: list[int] = []  # which of them are frames
         self.told: list[LifecycleEvent] = []
         self.changed = False  # something was added or taken away
         self.raw_due = False  # the event itself has still to be passed on
 
     def step(self) -> Step:
-        return Step(b"".join(self.pieces), tuple(self.told))
+        added = []
+        for number in self.ours:
+            start = sum(map(len, self.pieces[:number]))
+            added.append((start, start + len(self.pieces[number])))
+        return Step(b"".join(self.pieces), tuple(self.told), tuple(added))
 
 
 def _leading(seen: Sequence[Observation]) -> int:

@@ -19,7 +19,7 @@ from proxy.core.events import (
 )
 from proxy.core.labels import Labels
 from proxy.core.observers import OBSERVERS
-from proxy.core.pipeline import Pipeline
+from proxy.core.pipeline import Pipeline, Step
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -201,7 +201,7 @@ def test_a_call_whose_result_has_come_is_not_announced_again_by_the_upstream() -
     pipeline.feed(CALL + finish(), 0.0)
     shared.calls.clear()
     step = pipeline.feed(native(call_id="a") + native("completed", "a") + DONE, 0.0)
-    assert step == (DONE, ())
+    assert step == Step(DONE)
 
 
 def test_choices_are_handed_over_each_by_itself() -> None:

@@ -18,7 +18,7 @@ from proxy.core.events import (
 from proxy.core.labels import Labels
 from proxy.core.observers import OBSERVERS
 from proxy.core.observers.chat import ChatObserver
-from proxy.core.pipeline import Pipeline
+from proxy.core.pipeline import Pipeline, Step
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -245,7 +245,7 @@ def test_an_abort_inside_an_event_closes_it_first() -> None:
 
 
 def test_an_abort_of_nothing_is_nothing() -> None:
-    assert make(Frames()).abort("timeout", 0.0) == (b"", ())
+    assert make(Frames()).abort("timeout", 0.0) == Step(b"")
 
 
 # --- nesting

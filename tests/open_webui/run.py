@@ -144,11 +144,13 @@ async def mcp(bench: Bench) -> None:
 
 
 async def mcp_merged(bench: Bench) -> None:
-    """The same with ``lifecycle.merge_rounds``."""
-    await _gateway(bench, "mcp-merged")
+    """The same with ``lifecycle.merge_rounds``: a card of ours, and Open WebUI runs nothing."""
+    turns, got = await _gateway(bench, "mcp-merged")
+    bench.check(len(got) == len(turns), f"one request for each turn ({len(got)})")
+    bench.check("not found" not in turns[0]["open"], "Open WebUI has not run the tool")
 
 
-async def _gateway(bench: Bench, model: str) -> None:
+async def _gateway(bench: Bench, model: str) -> tuple[list[Json], list[Json]]:
     turns, got = await bench.converse(model, "weather?", "and again")
     bench.check("It is sunny." in turns[0]["done"], "the answer is whole")
     bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
@@ -157,6 +159,7 @@ async def _gateway(bench: Bench, model: str) -> None:
     print(
         f"  note Open WebUI {'has tried' if run_there else 'has not tried'} to run the tool itself"
     )
+    return turns, got
 
 
 async def api(bench: Bench) -> None:

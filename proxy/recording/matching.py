@@ -1,0 +1,226 @@
+"""Which recording answers a request.
+
+Four stages are tried in this order, each more lenient than the one before it:
+
+``exact``
+    Method, target and the bytes of the body are those of the recording. GET, HEAD and OPTIONS
+    are matched by method and target alone.
+``json``
+    The same JSON, whatever the order of its keys, without volatile parts (``canonical.VOLATILE``)
+    and with the ids of calls renamed in order of appearance; the query in any order.
+``conversation``
+    The same path, model and kind of answer (streamed or not), and the same was said since the user
+    last spoke.
+``order``
+    The next recording of the same method and path that has not been given out.
+
+Several recordings that fit are given out in the order they were recorded, and each session counts
+on its own. After the last one it depends: with ``loop`` the first follows, else the last one is
+repeated; ``strict`` repeats nothing and does not go by order, so that is a miss.
+
+A recording is found by the client's request and by what was forwarded of it: a replay stands in
+for the proxy or for its upstream.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from proxy.recording import canonical
+from proxy.recording.cassette import Exchange, Request
+from proxy.recording.misses import Miss, miss
+from proxy.recording.redaction import Redaction
+
+Stage = Literal["exact", "json", "conversation", "order"]
+STAGES: Final[tuple[Stage, ...]] = ("exact", "json", "conversation", "order")
+
+_BODILESS: Final = ("GET", "HEAD", "OPTIONS")
+_COMPARED: Final = 100  # recordings that a miss is compared with
+_SESSIONS: Final = 10_000
+
+
+def cleaned_by(redaction: Redaction) -> Callable[[Request], Request]:
+    """Makes of a request what a recording with this redaction holds of it."""
+
+    def clean(request: Request) -> Request:
+        own = redaction.exchange(request.headers)
+        body = None if request.body is None else own.body(request.body)
+        return replace(request, target=own.text(request.target), body=body)
+
+    return clean
+
+
+_CLEAN: Final = cleaned_by(Redaction())
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How requests are matched.
+
+    Attributes:
+        stages: which of ``STAGES``, in which order; ``("order",)`` looks at no body.
+        volatile: JSON paths left out of comparisons; ``*`` is any item.
+        loop: after the last recording of a request the first follows.
+        strict: nothing is given out twice, and nothing by order, unless that is the only stage.
+        clean: what is asked as a recording would hold it: with placeholders for secrets. It is
+            looked for in both forms.
+    """
+
+    stages: tuple[Stage, ...] = STAGES
+    volatile: Sequence[str] = canonical.VOLATILE
+    loop: bool = False
+    strict: bool = False
+    clean: Callable[[Request], Request] = _CLEAN
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The recording for a request, and the stage that found it."""
+
+    exchange: Exchange
+    stage: Stage
+
+
+class Library:
+    """Finds recordings.
+
+    Args:
+        exchanges: in the order they were recorded.
+        rules: how.
+    """
+
+    def __init__(self, exchanges: Iterable[Exchange], rules: Rules | None = None) -> None:
+        self._exchanges = list(exchanges)
+        self._rules = rules or Rules()
+        stages = self._rules.stages
+        if self._rules.strict and stages != ("order",):
+            stages = tuple(stage for stage in stages if stage != "order")
+        self._index: dict[Stage, dict[Hashable, list[int]]] = {stage: {} for stage in stages}
+        self._sessions: OrderedDict[str, set[int]] = OrderedDict()
+        for number, exchange in enumerate(self._exchanges):
+            for request in _views(exchange):
+                self._add(number, request)
+
+    def find(self, asked: Request, session: str = "") -> Found | Miss:
+        """The recording that answers a request, and count it as given out.
+
+        Args:
+            session: whose request it is; each has counters of its own.
+        """
+        given = self._given(session)
+        is_used_up = False
+        for stage, key in self._found_by(asked):
+            candidates = [] if key is None else self._index[stage].get(key, [])
+            chosen = self._choose(stage, candidates, given)
+            if chosen is not None:
+                given.add(chosen)
+                return Found(self._exchanges[chosen], stage)
+            is_used_up = is_used_up or (stage != "order" and bool(candidates))
+        near = self._nearby(asked)
+        return miss(self._rules.clean(asked), near, self._rules.volatile, is_used_up=is_used_up)
+
+    def _add(self, number: int, request: Request) -> None:
+        form = _Form(request, self._rules.volatile)
+        for stage, index in self._index.items():
+            found = index.setdefault(_KEYS[stage](form), [])
+            if not found or found[-1] != number:  # both views of an exchange are mostly the same
+                found.append(number)
+
+    def _found_by(self, asked: Request) -> Iterator[tuple[Stage, Hashable]]:
+        """The keys of a request, as it is and cleaned, stage by stage.
+
+        Cleaning and parsing a long conversation takes long, and other streams are playing: it is
+        not done before it is needed.
+        """
+        volatile = self._rules.volatile
+        plain, clean = _Form(asked, volatile), None
+        for stage in self._index:
+            key = _KEYS[stage](plain)
+            yield stage, key
+            clean = clean or _Form(self._rules.clean(asked), volatile)
+            if (other := _KEYS[stage](clean)) != key:
+                yield stage, other
+
+    def _given(self, session: str) -> set[int]:
+        given = self._sessions.setdefault(session, set())
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > _SESSIONS:
+            self._sessions.popitem(last=False)
+        return given
+
+    def _choose(self, stage: Stage, candidates: list[int], given: set[int]) -> int | None:
+        fresh = next((number for number in candidates if number not in given), None)
+        if fresh is not None or not candidates:
+            return fresh
+        if self._rules.loop:
+            given.difference_update(candidates)
+            return candidates[0]
+        # What only shares a path with the request was never its answer: no reason to repeat it.
+        return None if self._rules.strict or stage == "order" else candidates[-1]
+
+    def _nearby(self, asked: Request) -> Iterable[tuple[str, Request]]:
+        """Recordings of the same path, if there are any, else any."""
+        every = [(e.id, request) for e in self._exchanges for request in _views(e)]
+        same = [one for one in every if _place(one[1]) == _place(asked)]
+        return (same or every)[:_COMPARED]
+
+
+def _views(exchange: Exchange) -> tuple[Request, ...]:
+    """The client's request, and what was forwarded of it."""
+    forwarded = exchange.forwarded
+    return (exchange.request,) if forwarded is None else (exchange.request, forwarded)
+
+
+class _Form:
+    """A request, and its JSON where that is looked at."""
+
+    def __init__(self, request: Request, volatile: Sequence[str]) -> None:
+        self.request = request
+        self._volatile = volatile
+
+    @cached_property
+    def document(self) -> Any:
+        return canonical.normal(self.request, self._volatile)
+
+
+def _place(request: Request) -> tuple[str, str]:
+    return request.method, request.target.partition("?")[0]
+
+
+def _exact(form: _Form) -> Hashable | None:
+    request = form.request
+    asked = (request.method, request.target)
+    if request.method in _BODILESS:
+        return asked
+    return None if request.body is None else (*asked, hashlib.sha256(request.body).digest())
+
+
+def _json(form: _Form) -> Hashable | None:
+    request = form.request
+    query = tuple(sorted(request.target.partition("?")[2].split("&")))
+    if request.method in _BODILESS:
+        return (*_place(request), query)
+    body = canonical.packed(form.document)
+    return None if body is None else (*_place(request), query, hashlib.sha256(body).digest())
+
+
+def _conversation(form: _Form) -> Hashable | None:
+    asked, turns = form.document, canonical.conversation(form.document)
+    if turns is None:
+        return None
+    return (*_place(form.request), str(asked.get("model")), bool(asked.get("stream")), turns)
+
+
+def _order(form: _Form) -> Hashable | None:
+    return _place(form.request)
+
+
+_KEYS: Final[dict[Stage, Callable[[_Form], Hashable | None]]] = {
+    "exact": _exact,
+    "json": _json,
+    "conversation": _conversation,
+    "order": _order,
+}

@@ -1,0 +1,392 @@
+"""A request finds its recording, however it was written, and a miss says what differs."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.recording.cassette import Exchange, Request
+from proxy.recording.matching import STAGES, Found, Library, Rules, Stage, cleaned_by
+from proxy.recording.misses import Miss
+from proxy.recording.redaction import Redaction
+from tests.recording import CHAT, asked, exchange
+
+Json = dict[str, Any]
+STRICT = Rules(strict=True)
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+
+
+def said(text: str = "hi", **fields: Any) -> Json:
+    return {"model": "m", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def found(library: Library, request: Request, session: str = "") -> tuple[str, str]:
+    """The id of the recording and the stage that found it."""
+    one = library.find(request, session)
+    assert isinstance(one, Found), one
+    return one.exchange.id, one.stage
+
+
+def missed(library: Library, request: Request) -> Miss:
+    one = library.find(request)
+    assert isinstance(one, Miss), one
+    return one
+
+
+def stage(recorded: Request, request: Request, rules: Rules | None = None) -> str:
+    """The stage in which one request finds the other; "" for none."""
+    one = Library([exchange(recorded)], rules).find(request)
+    return one.stage if isinstance(one, Found) else ""
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def test_the_same_bytes() -> None:
+    assert stage(asked(said()), asked(said())) == "exact"
+    assert stage(asked(b"\x00\xff"), asked(b"\x00\xff")) == "exact"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": said()["messages"], "model": "m"},
+        said(user="u-1"),
+        said(metadata={"user_id": "x"}, seed=7, stream_options={"include_usage": True}),
+        said(prompt_cache_key="k", safety_identifier="s"),
+        {"model": "m", "messages": [{**said()["messages"][0], "cache_control": {"type": "x"}}]},
+    ],
+)
+def test_the_same_json_without_what_is_volatile(body: Json) -> None:
+    assert stage(asked(said()), asked(body), STRICT) == "json"
+
+
+def test_what_counts_counts() -> None:
+    for body in (said("bye"), said(stream=True), {**said(), "model": "n"}):
+        assert stage(asked(said()), asked(body), STRICT) == ""
+
+
+def test_what_is_volatile_can_be_chosen() -> None:
+    rules = Rules(strict=True, volatile=("*.x", "messages.*.name"))
+    recorded = said(options={"x": 1, "y": 1})
+    assert stage(asked(recorded), asked(said(options={"x": 2, "y": 1})), rules) == "json"
+    assert stage(asked(said()), asked(said(user="u")), replace(rules, stages=("json",))) == ""
+
+
+def test_a_whole_number_is_the_same_as_a_float() -> None:
+    assert stage(asked(said(temperature=1)), asked(said(temperature=1.0))) == "json"
+
+
+def chat_round(first: str, second: str, *, swapped: bool = False) -> Json:
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "f", "arguments": '{"a": 1, "b": 2}'}}
+        for i in (first, second)
+    ]
+    results = [{"role": "tool", "tool_call_id": i, "content": "r"} for i in (first, second)]
+    said = {"role": "assistant", "tool_calls": calls}
+    return {"messages": [said, *(reversed(results) if swapped else results)]}
+
+
+def responses_round(first: str, second: str, *, swapped: bool = False) -> Json:
+    call = {"type": "function_call", "name": "f", "arguments": "{}"}
+    ids = (second, first) if swapped else (first, second)
+    calls = [{**call, "id": f"fc_{i}", "call_id": i} for i in (first, second)]
+    return {"input": [*calls, *({"type": "function_call_output", "call_id": i} for i in ids)]}
+
+
+def messages_round(first: str, second: str, *, swapped: bool = False) -> Json:
+    ids = (second, first) if swapped else (first, second)
+    uses = [{"type": "tool_use", "id": i, "name": "f", "input": {}} for i in (first, second)]
+    results = [{"type": "tool_result", "tool_use_id": i, "content": "r"} for i in ids]
+    told = [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    return {"messages": told}
+
+
+@pytest.mark.parametrize("make", [chat_round, responses_round, messages_round])
+def test_ids_of_calls_are_renamed_and_stay_apart(make: Any) -> None:
+    recorded = asked(make("call_1", "call_2"))
+    assert stage(recorded, asked(make("toolu_9", "x")), STRICT) == "json"
+    assert stage(recorded, asked(make("toolu_9", "x", swapped=True)), STRICT) == ""
+    assert stage(recorded, asked(make("same", "same")), STRICT) == ""
+
+
+def test_arguments_are_compared_as_json() -> None:
+    body = json.dumps(chat_round("a", "b")).replace(r"{\"a\": 1, \"b\": 2}", r"{\"b\":2,\"a\":1}")
+    assert stage(asked(chat_round("a", "b")), asked(body.encode())) == "json"
+    half = json.dumps(chat_round("a", "b")).replace(r"2}", "")  # as a stream that was cut left it
+    assert stage(asked(half.encode()), asked(half.replace("a", "c").encode()), STRICT) == ""
+    assert stage(asked(half.encode()), asked(half.replace('"a"', '"c"').encode())) == "json"
+
+
+@pytest.mark.parametrize(
+    ("target", "one", "other"),
+    [
+        (CHAT, said(), said(temperature=0.5, tools=[])),
+        (
+            CHAT,
+            {"messages": [{"role": "system", "content": "It is 9."}, *said()["messages"]]},
+            {"messages": [{"role": "system", "content": "It is 10."}, *said()["messages"]]},
+        ),
+        (
+            CHAT,
+            said("hi"),
+            {"model": "m", "messages": [{"role": "user", "content": [{"text": " hi "}]}]},
+        ),
+        (RESPONSES, {"input": "hi"}, {"input": " hi ", "instructions": "x"}),
+        (RESPONSES, {"input": "hi"}, {"input": [{"role": "user", "content": "hi"}], "top_p": 1}),
+        (
+            MESSAGES,
+            {**messages_round("a", "b"), "max_tokens": 1},
+            {**messages_round("a", "b"), "max_tokens": 2},
+        ),
+    ],
+)
+def test_the_same_conversation(target: str, one: Json, other: Json) -> None:
+    if target == MESSAGES:
+        for body in (one, other):
+            body["messages"].insert(0, {"role": "user", "content": "hi"})
+    assert stage(asked(one, target=target), asked(other, target=target), STRICT) == "conversation"
+
+
+def test_results_and_tools_are_part_of_the_conversation() -> None:
+    rules = Rules(stages=("conversation",))
+
+    def body(result: str, name: str = "f") -> Request:
+        call = {"id": "a", "type": "function", "function": {"name": name, "arguments": "{}"}}
+        told = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": result}]
+        return asked({"messages": [*said()["messages"], *told]})
+
+    assert stage(body("1"), body("1"), rules) == "conversation"
+    assert stage(body("1"), body("2"), rules) == ""
+    assert stage(body("1"), body("1", "g"), rules) == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], 1, {"messages": 1}, {"messages": [1, {"role": "user", "content": None}]}, {"input": [{}]}],
+)
+def test_what_is_no_conversation_goes_by_order(body: Any) -> None:
+    assert stage(asked(said()), asked(body)) == "order"
+    assert stage(asked(body), asked(said())) == "order"
+
+
+def test_the_order_of_the_same_method_and_path() -> None:
+    library = Library(
+        [exchange(asked(said(text), target=target), name=text) for text, target in
+         (("a", CHAT), ("b", MESSAGES), ("c", CHAT))]
+    )  # fmt: skip
+    assert found(library, asked({})) == ("a", "order")
+    assert found(library, asked({})) == ("c", "order")
+    assert missed(library, asked({})).nearest in ("a", "c")
+    assert found(library, asked({}, target=MESSAGES)) == ("b", "order")
+
+
+def test_only_the_order() -> None:
+    rules = Rules(stages=("order",), strict=True)
+    library = Library([exchange(asked(said(t)), name=t) for t in "ab"], rules)
+    assert [found(library, asked(said("b")))[0] for _ in "ab"] == ["a", "b"]
+    missed(library, asked(said("b")))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_requests_without_a_body_go_by_their_target(method: str) -> None:
+    recorded = asked(b"", method=method, target="/v1/models?a=1&b=2")
+    assert stage(recorded, replace(recorded, body=b"x"), STRICT) == "exact"
+    assert stage(recorded, replace(recorded, target="/v1/models?b=2&a=1"), STRICT) == "json"
+    assert stage(recorded, replace(recorded, target="/v1/models?b=2"), STRICT) == ""
+    assert stage(recorded, replace(recorded, method="POST"), STRICT) == ""
+
+
+@pytest.mark.parametrize(
+    "header",
+    [("content-encoding", "gzip"), ("Content-Type", 'multipart/form-data; boundary="x"')],
+)
+def test_opaque_bodies_are_not_looked_into(header: tuple[str, str]) -> None:
+    one, other = asked(said(), header), asked(said(user="x"), header)
+    assert stage(one, one) == "exact"
+    assert stage(one, other, STRICT) == ""
+    assert stage(one, other) == "order"
+
+
+def test_a_body_that_was_not_recorded_is_found_by_order() -> None:
+    assert stage(asked(None), asked(said())) == "order"
+    miss = missed(Library([exchange(asked(None))], STRICT), asked(said()))
+    assert miss.diff[0].path == ":body"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 400 + b"]" * 400, b'{"a": "\xff"}', b"{"])
+def test_bodies_beyond_reason(body: bytes) -> None:
+    request = asked(body)
+    assert stage(request, request) == "exact"
+    assert missed(Library([exchange(asked(said()))], STRICT), request).body()
+
+
+def test_what_was_forwarded_finds_it_too() -> None:
+    forwarded = asked(said(), target="/api/paas/v4/chat/completions")
+    library = Library([exchange(asked(said()), forwarded=forwarded, name="one")], STRICT)
+    assert found(library, forwarded) == ("one", "exact")
+    missed(library, asked(said()))  # it has been given out
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_any_json_finds_itself_whatever_its_form(value: Any) -> None:
+    one, other = asked({"x": value}), json.dumps({"x": value}, indent=1, ensure_ascii=False)
+    assert stage(one, asked(other.encode("utf-8", "surrogatepass")), STRICT) in ("exact", "json")
+    assert missed(Library([exchange(asked({"y": value}))], STRICT), one).text()
+
+
+# --- several of the same --------------------------------------------------------------------------
+
+
+def same(count: int = 3) -> list[Exchange]:
+    return [exchange(asked(said()), name=f"{n}") for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [(Rules(), "01222"), (Rules(loop=True), "01201"), (Rules(loop=True, strict=True), "01201")],
+)
+def test_they_are_given_out_in_the_order_they_were_recorded(rules: Rules, expected: str) -> None:
+    library = Library(same(), rules)
+    assert "".join(found(library, asked(said()))[0] for _ in range(5)) == expected
+
+
+def test_strict_gives_nothing_out_twice() -> None:
+    library = Library(same(), STRICT)
+    assert [found(library, asked(said()))[0] for _ in range(3)] == ["0", "1", "2"]
+    miss = missed(library, asked(said()))
+    assert "given out" in miss.message
+    assert (miss.diff, miss.differences) == ((), 0)
+
+
+def test_strict_goes_on_to_what_is_nearly_the_same() -> None:
+    recorded = [exchange(asked(said(user=u)), name=u) for u in "ab"]
+    library = Library(recorded, STRICT)
+    assert found(library, asked(said(user="b"))) == ("b", "exact")
+    assert found(library, asked(said(user="b"))) == ("a", "json")
+
+
+def test_sessions_count_on_their_own() -> None:
+    library = Library(same(), STRICT)
+    assert [found(library, asked(said()), s)[0] for s in ("x", "y", "x", "y")] == [*"0011"]
+
+
+def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.recording.matching._SESSIONS", 2)
+    library = Library(same())
+    for session in "abcd":
+        found(library, asked(said()), session)
+    assert len(library._sessions) == 2
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_one_stage_alone(name: Stage) -> None:
+    assert stage(asked(said()), asked(said()), Rules(stages=(name,))) == name
+
+
+# --- misses ---------------------------------------------------------------------------------------
+
+
+def test_a_miss_tells_what_differs_from_the_nearest() -> None:
+    far = exchange(asked({"other": 1}), name="far")
+    near = exchange(asked(said("What is it?", temperature=0.5, old=None)), name="near")
+    library = Library([far, near], STRICT)
+    miss = missed(library, asked(said("What is that?", temperature=0.7, new=[], user="u")))
+    assert miss.nearest == "near"
+    assert [tuple(d) for d in miss.diff] == [
+        ("messages.0.content", "What is it?", "What is that?"),
+        ("old", "null", None),
+        ("temperature", 0.5, 0.7),
+        ("new", None, "[]"),
+    ]
+    error = json.loads(miss.body())["error"]
+    assert {k: error[k] for k in ("type", "param", "code", "nearest", "differences")} == {
+        "type": "proxy_error",
+        "param": None,
+        "code": "no_recording",
+        "nearest": "near",
+        "differences": 4,
+    }
+    assert error["diff"][2] == {"path": "temperature", "recorded": 0.5, "asked": 0.7}
+    assert "messages.0.content" in error["message"]
+    assert "    recorded: What is it?\n    asked:    What is that?\n" in miss.text()
+
+
+def test_a_miss_of_another_path_or_of_everything() -> None:
+    miss = missed(Library([exchange(asked(said()))]), asked(said(), target="/v1/nothing"))
+    assert [d.path for d in miss.diff] == [":target"]
+    miss = missed(Library([]), asked(said()))
+    assert (miss.nearest, miss.diff) == ("", ())
+    assert json.loads(miss.body())["error"]["nearest"] is None
+
+
+def test_no_secret_is_shown() -> None:
+    secrets = ("sk-live-0123456789abcdef", "hunter2hunter2")
+    recorded = said(f"my key is {secrets[0]}", password="x")
+    request = said(f"{'x' * 300} Bearer {secrets[0]}", password=secrets[1])
+    library = Library([exchange(asked(recorded))], STRICT)
+    miss = missed(library, asked(request, target=f"{CHAT}?api_key={secrets[1]}"))
+    for text in (miss.body().decode(), miss.text()):
+        assert not any(secret in text for secret in secrets), text
+        assert "***" in text or "[redacted:" in text
+
+
+def test_long_values_are_shown_around_the_difference() -> None:
+    one, other = "x" * 500 + "one" + "y" * 500, "x" * 500 + "other" + "y" * 500
+    miss = missed(Library([exchange(asked(said(one)))], STRICT), asked(said(other)))
+    (difference,) = miss.diff
+    assert "xone" in str(difference.recorded)
+    assert "xother" in str(difference.asked)
+    assert len(str(difference.asked)) < 120
+
+
+def test_many_differences_are_counted() -> None:
+    body = {f"k{n}": n for n in range(50)}
+    miss = missed(Library([exchange(asked({}))], STRICT), asked(body))
+    assert (len(miss.diff), miss.differences) == (20, 50)
+    assert miss.text().endswith("… and 30 more")
+
+
+def test_bytes_and_terminal_codes_are_not_shown() -> None:
+    miss = missed(Library([exchange(asked(b"\xff\xfe"))], STRICT), asked(b"\x1b[31mred"))
+    assert "(2 bytes)" in miss.text()
+    assert "\x1b" not in miss.text()
+
+
+def test_very_large_requests_are_compared_in_part() -> None:
+    body = {"x": list(range(20_000))}
+    miss = missed(Library([exchange(asked({"x": [*range(4), 7]}))], STRICT), asked(body))
+    assert miss.differences < 6_000
+
+
+SECRET = "sk-live-0123456789abcdef"
+
+
+@pytest.mark.parametrize("redaction", [Redaction(), Redaction(paths=["name", "messages.*.name"])])
+def test_secrets_are_placeholders_in_a_recording(redaction: Redaction) -> None:
+    request = asked(said(f"my key: {SECRET}", name="Ann"), target=f"{CHAT}?api_key={SECRET}")
+    recorded = cleaned_by(redaction)(request)
+    assert SECRET.encode() not in (recorded.body or b"")
+    rules = Rules(strict=True, clean=cleaned_by(redaction))
+    assert stage(recorded, request, rules) == "exact"
+    assert stage(request, request, rules) == "exact"  # recorded without redaction
+
+
+def test_the_usual_secrets_are_known_without_being_told() -> None:
+    request = asked(said(f"my key: {SECRET}"), ("Authorization", "Bearer of-another-kind"))
+    recorded = cleaned_by(Redaction())(request)
+    assert stage(recorded, request, STRICT) == "exact"
+    assert stage(recorded, asked(said(f"my key: {SECRET}", user="u")), STRICT) == "json"
