@@ -18,7 +18,6 @@ from proxy.metrics import Metrics
 from proxy.own import OwnPaths
 from proxy.recording.studio import Studio
 from proxy.registry import MemoryStore
-from proxy.upstream import Upstream
 from proxy.watch import Watch
 
 _COUNT_S: Final = 5.0
@@ -33,12 +32,12 @@ def create_app(settings: Settings) -> web.Application:
     Serve it with ``proxy.server``: a reverse proxy needs a runner that is set up for it.
     """
     keys = Keys(settings.server.api_keys, settings.upstream.api_key)
-    upstream = Upstream(settings)
     metrics = Metrics()
+    studio = Studio(settings, metrics.recording_lost)
+    upstream = studio.upstream()
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     gate = Gate(settings, keys, metrics)
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-    studio = Studio(settings, metrics.recording_lost)
     handlers = Handlers(settings, upstream, watch, keys, store, studio)
     own = OwnPaths(settings, upstream, gate, metrics)
 
@@ -49,7 +48,7 @@ def create_app(settings: Settings) -> web.Application:
         return await gate.around(request, own.handle, handlers.forward)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
-        studio.start()
+        await studio.start()
         await upstream.start()
         watching = asyncio.create_task(watch.run())
         counting = asyncio.create_task(_count_connections(metrics))
@@ -60,7 +59,7 @@ def create_app(settings: Settings) -> web.Application:
             with suppress(asyncio.CancelledError):
                 await task
         await upstream.close()
-        await asyncio.to_thread(studio.close)
+        await studio.close()
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)

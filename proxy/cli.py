@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from proxy import __version__, config, logs, workers
+from proxy.recording import commands as recordings
+from proxy.recording.cassette import CassetteError
 
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except config.ConfigError as error:
+    except (config.ConfigError, CassetteError) as error:
         print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
@@ -72,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="record the traffic into this folder (or one cassette, NAME.jsonl), keys left out",
     )
+    serve.add_argument(
+        "--allow-faults",
+        action="store_true",
+        help="break answers on purpose, as [faults] says; without it such settings are refused",
+    )
     serve.set_defaults(run=_serve)
 
     demo = commands.add_parser(
@@ -96,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(run=_check)
+    recordings.add(commands, _run)
     return parser
 
 
@@ -109,6 +117,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     settings = config.load(Path(file) if file else None, flags=flags)
+    if settings.faults.rules and not arguments.allow_faults:
+        raise config.ConfigError(str(file or ""), "faults", "refused without --allow-faults")
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
         return workers.Supervisor(settings, partial(_work, settings)).run()

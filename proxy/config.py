@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
+from proxy.recording.fault_rules import FaultSettings
 
 Mode = typing.Literal["off", "record", "once", "new_episodes", "replay"]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -116,6 +117,7 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     path: str = "recordings"
     compress: bool = False
     max_file_bytes: Count = 100 << 20
+    speed: Annotated[float, Meta(ge=0)] = 1
     redact_headers: list[str] = []
     redact_patterns: list[str] = []
     redact_paths: list[str] = []
@@ -131,6 +133,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     upstream: Upstream = Upstream()
     lifecycle: Lifecycle = Lifecycle()
     recording: Recording = Recording()
+    faults: FaultSettings = FaultSettings()
 
     @property
     def listen_socket(self) -> str | None:

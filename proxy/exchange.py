@@ -7,6 +7,7 @@ from typing import Literal
 from aiohttp import web
 
 from proxy.core.events import Counts, LifecycleEvent, ToolCompleted
+from proxy.recording.faults import Plan
 from proxy.recording.recorder import Tape
 
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
@@ -34,6 +35,7 @@ class Exchange:
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
         told: the lifecycle events that the client was told.
+        plan: the faults that hit it, where faults are allowed.
         is_cleaned: something was taken out of the request's body.
         tape: records it; None where nobody does.
     """
@@ -62,6 +64,7 @@ class Exchange:
     retries: int = 0
     token: str = ""
     told: list[LifecycleEvent] = field(default_factory=list)
+    plan: Plan | None = None
     is_cleaned: bool = False
     tape: Tape | None = None
 

@@ -1,5 +1,7 @@
 """Every request: what is asked, of whom, and in which form the answer goes back."""
 
+import asyncio
+import itertools
 import re
 import secrets
 import time
@@ -21,6 +23,7 @@ from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
+from proxy.recording.faults import Faults
 from proxy.recording.studio import Studio, raw
 from proxy.registry import Conversation, Store, scope_of
 from proxy.relay import Relay
@@ -53,6 +56,8 @@ class Handlers:
         studio: Studio,
     ) -> None:
         self._studio = studio
+        self._faults = Faults(settings.faults.rules, settings.faults.seed)
+        self._numbers = itertools.count(1)
         own = settings.lifecycle
         self._settings = settings
         self._upstream = upstream
@@ -76,6 +81,8 @@ class Handlers:
         profile, path = clients.split_profile(_target(request))
         route = request[EXCHANGE].route
         dialect = self._chooser.choose(request.headers, profile, route)
+        if self._settings.faults.rules and (answer := await self._maybe_fault(request)):
+            return answer
         match route:
             case "chat" | "responses" | "messages" as vocabulary:
                 return await self._talk(request, path, dialect, vocabulary)
@@ -84,10 +91,18 @@ class Handlers:
             case _:
                 return await self._plain(request, path, dialect)
 
+    async def _maybe_fault(self, request: web.Request) -> web.Response | None:
+        """The faults that hit a request; an answer, where the upstream is not to be asked."""
+        plan = request[EXCHANGE].plan = self._faults.pick(next(self._numbers))
+        if plan.latency_ms:
+            await asyncio.sleep(plan.latency_ms / 1000)
+        if plan.answer is None:
+            return None
+        return responses.faulty(plan.answer)
+
     async def _plain(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
         data = await body.small_or_streamed(request)
-        self._studio.begin(request, data)
         sent = self._headers(request, data)
         answer = await self._open(request, path, sent, data)
         if (
@@ -97,11 +112,11 @@ class Handlers:
         ):
             answer.close()
             return responses.capabilities(dialect, request[EXCHANGE].request_id)
-        return await self._watched(Relay(request, answer, responses.same(answer)))
+        head = responses.same(answer, request[EXCHANGE].plan)
+        return await self._watched(Relay(request, answer, head))
 
     async def _websocket(self, request: web.Request, path: str) -> web.StreamResponse:
         """A tunnel, if the upstream agrees; else its refusal, as it is."""
-        self._studio.begin(request, None, "a WebSocket")
         sent = self._headers(request, None)
         tunnel.ask(sent)
         answer = await self._open(request, path, sent, None)
@@ -118,7 +133,6 @@ class Handlers:
         exchange = request[EXCHANGE]
         span = clients.span(request.headers, self._settings.lifecycle.span)
         asked = await body.look(request)
-        self._studio.begin(request, asked.original)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.is_cleaned = asked.data is not asked.original
         conversation: Conversation | None = None
@@ -128,7 +142,7 @@ class Handlers:
         sent = self._headers(request, asked.data)
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
-        opening = self._open(request, path, sent, asked.data)
+        opening = self._open(request, path, sent, asked.data, asked.original)
         early_head = asked.stream and vocabulary == "chat"
         tools = asked.tools
         del asked  # it may be large, and the stream long
@@ -198,8 +212,12 @@ class Handlers:
         path: str,
         sent: CIMultiDict[str],
         data: bytes | AsyncIterator[bytes] | None,
+        original: bytes | AsyncIterator[bytes] | None = None,
     ) -> aiohttp.ClientResponse:
+        if (played := await self._studio.maybe_played(request, path, sent, data)) is not None:
+            return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
+        self._studio.begin(request, data if original is None else original)
         if exchange.tape is None:
             return await self._upstream.open(request.method, url, sent, data, exchange)
         target = url.raw_path_qs

@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Ended
+from proxy.mischief import Mischief
 from proxy.recording.cassette import Headers
 
 log = logging.getLogger("proxy")
@@ -59,6 +60,11 @@ class Relay:
         self._chunked = False
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
+        self._mischief: Mischief | None = None
+        self._came, self._over = self._pass_on, self._finish_well
+        if plan := self._exchange.plan:
+            self._mischief = Mischief(plan.live(), self._pass_on, self._finish)
+            self._came, self._over = self._mischief.feed, self._mischief.eof
 
     async def run(self) -> web.StreamResponse:
         """Relay until the end, whatever the end.
@@ -121,6 +127,8 @@ class Relay:
     def _detach(self) -> None:
         if self._catching_up is not None:
             self._catching_up.cancel()
+        if self._mischief is not None:
+            self._mischief.close()
         if self._protocol is not None:
             self._protocol.sink = None
             self._protocol = None
@@ -132,17 +140,20 @@ class Relay:
         if not self._finished.done():
             self._finished.set_result(failure)
 
+    def _finish_well(self) -> None:
+        self._finish(None)
+
     def _arrived(self) -> None:
         """Something has come from the upstream, or its connection has gone."""
         content = self._content
         try:
             chunk = content.read_nowait()
             if chunk:
-                self._pass_on(chunk)
+                self._came(chunk)
             if content.is_eof():
-                self._pass_on(content.read_nowait())
+                self._came(content.read_nowait())
                 self._check_end()
-                self._finish(None)
+                self._over()
             elif not chunk and self._protocol is not None and self._protocol.is_lost:
                 self._finish(ProxyError("upstream_protocol", "the upstream's answer is no HTTP"))
         except (aiohttp.ClientError, OSError) as broken:

@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 from proxy import headers
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
+from proxy.recording.faults import Answer, Plan
 
 # On every stream that frames may be added to: nobody between here and the client may hold it back
 # (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
@@ -39,9 +40,12 @@ def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     return response
 
 
-def same(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+def same(answer: aiohttp.ClientResponse, plan: Plan | None = None) -> web.StreamResponse:
     """The upstream's own head."""
-    return _response(answer, headers.for_client(answer.headers))
+    kept = headers.for_client(answer.headers)
+    if plan is not None and plan.changes_size:
+        kept.popall("Content-Length", None)
+    return _response(answer, kept)
 
 
 def stream(
@@ -66,6 +70,16 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     features = {"tool_progress_events": dialect != "off", "chat_completions_streaming": True}
     payload = {"object": "lifecycle_proxy.capabilities", "features": features}
     return web.json_response(payload, headers={"X-Request-Id": request_id})
+
+
+def faulty(answer: Answer) -> web.Response:
+    """An answer that a fault puts in the upstream's place."""
+    return web.Response(
+        status=answer.status,
+        reason=answer.reason,
+        headers=CIMultiDict(answer.headers),
+        body=answer.body,
+    )
 
 
 def is_event_stream(answer: aiohttp.ClientResponse) -> bool:

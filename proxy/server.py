@@ -8,13 +8,14 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
 from proxy.app import GATE, WATCH, create_app
 from proxy.config import Settings, server_context
 from proxy.errors import ProxyError
 from proxy.protocol import Protocol
+from proxy.runner import Runner
 from proxy.sockets import bind, notify, url
+
+__all__ = ("Runner", "serve", "start", "stop")
 
 log = logging.getLogger("proxy")
 
@@ -22,12 +23,6 @@ _MAX_HEADERS: Final = 1024
 _BACKLOG: Final = 4096
 _LAST_WORDS_S: Final = 0.5  # for the error frames of streams that are broken off
 _CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice
-
-
-class Runner(web.AppRunner):
-    """aiohttp's runner, and the listener whose connections speak our protocol."""
-
-    listener: asyncio.Server | None = None
 
 
 async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[Runner, str]:

@@ -164,7 +164,7 @@ def test_the_upstream_is_given_as_to_an_sdk(url: str, origin: str, base: str) ->
         ("[upstream]\nconect_timeout_s = 1", "upstream.conect_timeout_s", "connect_timeout_s?"),
         ("[upstraem]\nurl = 'x'", "upstraem", "did you mean upstream?"),
         ("[server]\nzzz = 1", "server.zzz", "unknown key (known are "),
-        ("zzz = 1", "zzz", "known are lifecycle, "),
+        ("zzz = 1", "zzz", "known are faults, "),
         ("server = 1", "server", "expected object, got int"),
         ("[server]\nheartbeat_s = '1'", "server.heartbeat_s", "expected float, got str"),
         ("[server]\nheartbeat_s = -1", "server.heartbeat_s", ">= 0"),

@@ -140,8 +140,8 @@ async def test_a_client_gone_in_its_upload_takes_the_upstream_request_along(
     upstream.lazy = True
     upstream.script = script
     async with Client(proxy) as client:
-        await client.send("POST", target, "Content-Length: 9000000")
-        await client.wire.send(bytes(2 << 20))
+        await client.send("POST", target, "Content-Length: 19000000")
+        await client.wire.send(bytes(9 << 20))
         await arrived.wait()
     await upstream.wires[0].left()
 

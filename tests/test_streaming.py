@@ -309,7 +309,7 @@ async def test_a_body_too_large_to_look_into_gets_frames_all_the_same(
     upstream: Upstream, proxy: str
 ) -> None:
     upstream.script = agent
-    answer = await chat(proxy, pad="x" * (2 << 20))
+    answer = await chat(proxy, pad="x" * (9 << 20))
     assert len(lifecycle(answer.body)) == 2
 
 

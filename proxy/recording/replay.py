@@ -6,6 +6,7 @@ No connection is ever opened to anywhere.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -22,12 +23,14 @@ from proxy import config
 from proxy.gate import Handler
 from proxy.protocol import Protocol
 from proxy.recording.cassette import CassetteError, Exchange, Request, SideName, load
+from proxy.recording.fault_rules import FaultSettings
+from proxy.recording.faults import Faults
 from proxy.recording.matching import Found, Library, Rules
 from proxy.recording.misses import MISS_STATUS, Miss
 from proxy.recording.playback import Schedule, playable, schedule, timed
 from proxy.recording.player import Player
 from proxy.registry import scope_of
-from proxy.server import Runner
+from proxy.runner import Runner
 from proxy.sockets import bind, url
 
 log = logging.getLogger("proxy.recording")
@@ -39,7 +42,8 @@ _MAX_BODY_BYTES: Final = 1 << 30
 _END_S: Final = 1.0  # for open streams, when asked to stop: whoever ends a replay wants it to end
 _BACKLOG: Final = 4096
 _MAX_HEADERS: Final = 1024
-_NO_RETRY: Final = {"X-Should-Retry": "false"}  # OpenAI's and Anthropic's SDKs obey it
+# OpenAI's and Anthropic's SDKs obey the first; the second tells a miss from an answer.
+_NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
 
 
 def _by_headers(request: web.Request) -> str:
@@ -62,6 +66,7 @@ class Options:
             is told by the credential and the headers in which clients name a conversation.
         transform: what is played instead of a schedule: faults. Times are as played.
         on_miss: told of each miss. By default the log is.
+        faults: which hit what is played, by the number of the request.
     """
 
     side: SideName = "upstream"
@@ -72,6 +77,7 @@ class Options:
     session: Callable[[web.Request], str] = _by_headers
     transform: Callable[[Schedule], Schedule] | None = None
     on_miss: Callable[[Miss], None] | None = None
+    faults: FaultSettings | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a time or a speed that is below 0, or none."""
@@ -195,6 +201,9 @@ class _Replay:
     def __init__(self, exchanges: list[Exchange], options: Options) -> None:
         self._library = Library(exchanges, options.rules)
         self._options = options
+        own = options.faults or FaultSettings()
+        self._faults = Faults(own.rules, own.seed)
+        self._numbers = itertools.count(1)
         self._plans = {id(e): self._plan(e) for e in exchanges}  # ids of several files may be equal
 
     def _plan(self, exchange: Exchange) -> Schedule:
@@ -218,6 +227,8 @@ class _Replay:
         own, plan = self._options, self._plans[id(found.exchange)]
         if own.transform is not None:
             plan = own.transform(plan)
+        if own.faults is not None:
+            plan = self._faults.pick(next(self._numbers)).apply(plan)
         return await Player(request, plan, start, own.hold_s).run()
 
     def _missed(self, miss: Miss) -> web.Response:

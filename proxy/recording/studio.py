@@ -1,21 +1,36 @@
-"""Which exchanges are recorded, and how: the recorder's place in the proxy."""
+"""The recorder's place in the proxy, and the player's: which exchanges are kept, which are played.
 
+In the modes that play, a replay server of our own stands where the upstream would, behind a unix
+socket that nobody else can open: what is played takes the very way that live answers take.
+"""
+
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+import aiohttp
+import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
 
-from proxy.config import Mode, Settings
+from proxy.config import ConfigError, Mode, Recording, Settings
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
-from proxy.recording.cassette import Headers
+from proxy.recording import replay
+from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, Headers, load
+from proxy.recording.matching import Rules
 from proxy.recording.recorder import Recorder
 from proxy.recording.redaction import Redaction
+from proxy.runner import Runner
+from proxy.upstream import Upstream
 
 HEADER: Final = "X-Lifecycle-Record"
 _MODES: Final = ("off", "record", "once", "new_episodes", "replay")
-_RECORDING: Final = ("record", "once", "new_episodes")
+_RECORDING: Final = ("record", "new_episodes")
+_MISS: Final = "X-Lifecycle-Miss"
 _STREAMED: Final = "a body that was streamed on without being kept"
 
 Data = bytes | AsyncIterator[bytes] | None
@@ -27,21 +42,45 @@ class Studio:
     Args:
         settings: ``[recording]``, and the keys that must not be recorded.
         lost: called for each exchange that could not be kept.
+
+    Raises:
+        ConfigError: there is nothing to play, and nothing else may be done.
     """
 
     def __init__(self, settings: Settings, lost: Callable[[], None]) -> None:
         self._settings = settings
-        self._mode = settings.recording.mode
         self._lost = lost
         self._recorder: Recorder | None = None
+        self._runner: Runner | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._played: Upstream | None = None
+        self._mode, self._exchanges = _opened(settings.recording)
 
-    def start(self) -> None:
-        """Open what is written to.
+    def upstream(self) -> Upstream:
+        """Where requests go: to the upstream, or, if nothing else may be asked, to the replay."""
+        if not self._exchanges:
+            return Upstream(self._settings)
+        self._folder = tempfile.TemporaryDirectory(prefix="lifecycle-proxy-")  # mode 0700
+        base = urlsplit(self._settings.upstream_base).path
+        replace = msgspec.structs.replace
+        url = f"unix:{self._socket}:{base}"
+        own = replace(self._settings, upstream=replace(self._settings.upstream, url=url))
+        self._played = Upstream(own)
+        return self._played if self._mode == "replay" else Upstream(self._settings)
+
+    async def start(self) -> None:
+        """Open what is written to, and what is played.
 
         Raises:
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be made, or the socket not be bound.
         """
         own = self._settings.recording
+        if self._exchanges:
+            options = replay.Options(speed=own.speed, rules=Rules(strict=True))
+            app = replay.create_replay_app(self._exchanges, options)
+            self._runner, _ = await replay.start_replay(app, f"unix:{self._socket}")
+            if self._mode != "replay" and self._played is not None:
+                await self._played.start()
         if self._mode in _RECORDING:
             secrets = [*self._settings.server.api_keys, self._settings.upstream.api_key]
             redaction = Redaction(
@@ -58,12 +97,38 @@ class Studio:
                 compress=own.compress,
             )
 
-    def close(self) -> None:
-        """Write what is waiting."""
+    async def close(self) -> None:
+        """Write what is waiting, and end the replay."""
+        if self._runner is not None:
+            if self._mode != "replay" and self._played is not None:
+                await self._played.close()
+            await replay.stop_replay(self._runner)
+        if self._folder is not None:
+            self._folder.cleanup()
         if self._recorder is not None:
-            self._recorder.close()
+            await asyncio.to_thread(self._recorder.close)
 
-    def begin(self, request: web.Request, data: Data, omitted: str = "") -> None:
+    async def maybe_played(
+        self, request: web.Request, path: str, sent: CIMultiDict[str], data: Data
+    ) -> aiohttp.ClientResponse | None:
+        """A recording's answer, in the mode that asks the upstream only for what is new."""
+        if self._played is None or self._mode_of(request) not in ("new_episodes", "replay"):
+            return None
+        if self._mode == "replay" or not (data is None or isinstance(data, bytes)):
+            return None
+        url, exchange = self._played.url(path), request[EXCHANGE]
+        answer = await self._played.open(request.method, url, sent, data, exchange)
+        if _MISS not in answer.headers or self._mode_of(request) == "replay":
+            return answer
+        answer.close()
+        return None
+
+    @property
+    def _socket(self) -> str:
+        assert self._folder is not None
+        return f"{self._folder.name}/replay.sock"
+
+    def begin(self, request: web.Request, data: Data) -> None:
         """Record a request, unless nobody wants that.
 
         Raises:
@@ -73,8 +138,10 @@ class Studio:
             return
         exchange = request[EXCHANGE]
         tape = exchange.tape = self._recorder.tape(f"ex_{exchange.token}", exchange.started)
-        body = data if isinstance(data, bytes) else None
-        if data is not None and body is None:
+        body, omitted = (data if isinstance(data, bytes) else None), ""
+        if exchange.route == "websocket":
+            omitted = "a WebSocket"
+        elif data is not None and body is None:
             omitted = _STREAMED
         if data is None and not omitted:
             body = b""
@@ -103,6 +170,25 @@ class Studio:
                 known = ", ".join(_MODES)
                 message = f"unknown recording mode {mode[:40]!r}; known are {known}"
                 raise ProxyError("bad_request", message, HEADER)
+
+
+def _opened(own: Recording) -> tuple[Mode, list[Exchange]]:
+    """The mode that a start comes to, and what there is to play."""
+    place = Path(own.path)
+    if own.mode not in ("replay", "once", "new_episodes"):
+        return own.mode, []
+    try:
+        exchanges = load(place)
+    except CassetteError as error:
+        is_new = own.mode != "replay" and not (place.is_file() or _cassettes(place))
+        if is_new:
+            return "record", []
+        raise ConfigError("", "recording.path", str(error)) from None
+    return ("replay" if own.mode == "once" else own.mode), exchanges
+
+
+def _cassettes(place: Path) -> bool:
+    return place.is_dir() and any(f.name.endswith(SUFFIXES) for f in place.rglob("*"))
 
 
 def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

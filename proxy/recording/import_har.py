@@ -1,0 +1,85 @@
+"""HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), as browsers and proxies export it.
+
+Bodies stand in it with their content coding undone; text is text, anything else base64.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from proxy.recording.cassette import Headers, Json
+from proxy.recording.imported import (
+    MISBUILT,
+    Imported,
+    Unreadable,
+    moment,
+    unbase64,
+    utf8,
+    why,
+    with_host,
+)
+
+_BEFORE_HEAD: Final = ("blocked", "dns", "connect", "send", "wait")  # ssl is a part of connect
+
+
+def exchanges(tree: Json) -> Iterator[Imported]:
+    """The exchanges of a log, in its order.
+
+    Raises:
+        Unreadable: an entry that is not as the specification says.
+    """
+    for number, entry in enumerate(tree["log"].get("entries") or [], 1):
+        try:
+            yield _exchange(entry)
+        except Unreadable as error:
+            raise Unreadable(f"entry {number}: {error}") from None
+        except MISBUILT as error:
+            raise Unreadable(f"entry {number} is no HAR 1.2: {why(error)}") from None
+
+
+def _exchange(entry: Json) -> Imported:
+    request, response = entry["request"], entry["response"]
+    url, timings = str(request["url"]), entry.get("timings") or {}
+    head_ms = sum(_ms(timings.get(name)) for name in _BEFORE_HEAD)
+    body, omitted = _body(response.get("content") or {})
+    return Imported(
+        method=str(request["method"]),
+        url=url,
+        request_headers=with_host(_pairs(request), url),
+        request_body=_posted(request.get("postData") or {}),
+        status=int(response["status"]),
+        reason=str(response.get("statusText") or ""),
+        headers=tuple((k, v) for k, v in _pairs(response) if not k.startswith(":")),
+        body=body,
+        head_ms=round(head_ms, 3),
+        end_ms=round(head_ms + _ms(timings.get("receive")), 3),
+        ts=moment(entry.get("startedDateTime")),
+        omitted=omitted,
+    )
+
+
+def _ms(value: Any) -> float:
+    """-1 says that it does not apply."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return 0.0
+    return max(0.0, float(value))
+
+
+def _pairs(part: Json) -> Headers:
+    return tuple((str(h["name"]), str(h["value"])) for h in part.get("headers") or [])
+
+
+def _posted(post: Json) -> bytes:
+    if post.get("text"):
+        is_packed = post.get("_encoding", post.get("encoding")) == "base64"
+        return unbase64(post["text"]) if is_packed else utf8(post["text"])
+    return urlencode([(p["name"], p.get("value", "")) for p in post.get("params") or []]).encode()
+
+
+def _body(content: Json) -> tuple[bytes, str]:
+    """The body, and why there is none."""
+    text = content.get("text")
+    if text is None:
+        return b"", "the HAR does not hold the body" if (content.get("size") or 0) > 0 else ""
+    return (unbase64(text) if content.get("encoding") == "base64" else utf8(text)), ""

@@ -1,0 +1,212 @@
+"""Recordings of other tools as cassettes: HAR 1.2, and vcrpy in YAML or JSON.
+
+Both know one side and whole bodies. So both sides of an exchange are the same here, and a body is
+one read; when its pieces came is not known to them. Secrets are replaced as in the proxy's own
+recordings.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from proxy.recording import import_har, import_vcr
+from proxy.recording.cassette import SUFFIXES, CassetteError, Json, line, pack
+from proxy.recording.files import File
+from proxy.recording.imported import Imported, Unreadable
+from proxy.recording.redaction import ExchangeRedaction, Redaction
+
+_ROUTES: Final = {
+    "/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
+_NO_YAML: Final = (
+    "this is YAML, and PyYAML is not installed: pip install 'lifecycle-proxy[yaml]', "
+    "or convert it to JSON"
+)
+_VCR: Final = re.compile(r"^(?:http_)?interactions\s*:", re.MULTILINE)
+_PYTHON_TAG: Final = "python/"
+
+
+def convert(source: Path, target: Path, redaction: Redaction | None = None) -> int:
+    """Write a HAR or vcrpy file as a cassette. What the file is its content says.
+
+    Args:
+        target: a new file, ``*.jsonl`` or ``*.jsonl.gz``.
+        redaction: the usual rules, if not given.
+
+    Returns:
+        How many exchanges there are in it.
+
+    Raises:
+        CassetteError: the file cannot be read, is something else or holds nothing, or the target
+            cannot be written. The text names the file and the cure.
+    """
+    if not target.name.endswith(SUFFIXES):
+        raise CassetteError(f"{target}: the name of a cassette ends in {' or '.join(SUFFIXES)}")
+    if target.exists():
+        raise CassetteError(f"{target}: there is such a file; remove it, or choose another name")
+    raw = _raw(source)
+    try:
+        found = _exchanges(raw, datetime.fromtimestamp(source.stat().st_mtime, UTC))
+    except Unreadable as error:
+        raise CassetteError(f"{source}: {error}") from None
+    prefix = hashlib.sha256(raw).hexdigest()[:12]
+    try:
+        _write(found, target, prefix, redaction or Redaction())
+    except OSError as error:
+        raise CassetteError(f"{target}: {error.strerror or error}") from None
+    return len(found)
+
+
+# --- what it is ---------------------------------------------------------------------------------
+
+
+def _raw(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise CassetteError(f"{source}: {error.strerror or error}") from None
+
+
+def _exchanges(raw: bytes, written: datetime) -> list[Imported]:
+    """The exchanges of a file; ``written`` is the time of those that do not say theirs."""
+    tree, read = _tree(raw)
+    try:
+        found = list(read(tree))
+    except (AttributeError, TypeError) as error:
+        raise Unreadable(f"not as it should be: {error}") from None
+    if not found:
+        raise Unreadable("there are no exchanges in it")
+    for one in found:
+        one.ts = one.ts or written
+    return found
+
+
+def _tree(raw: bytes) -> tuple[Json, Callable[[Json], Iterator[Imported]]]:
+    """The document, and who can read it."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Unreadable("neither HAR 1.2 nor vcrpy: no UTF-8 (unpack it first?)") from None
+    tree: Any = None
+    with suppress(ValueError, RecursionError):
+        tree = json.loads(text, parse_constant=_refuse)
+    if tree is None and _VCR.search(text):
+        tree = _yaml(text)
+    if isinstance(tree, dict) and isinstance(tree.get("log"), dict):
+        return tree, import_har.exchanges
+    if isinstance(tree, dict) and import_vcr.interactions(tree) is not None:
+        return tree, import_vcr.exchanges
+    is_ours = text.startswith(('{"kind":"cassette"', '{"kind": "cassette"'))
+    cure = "this is a cassette already" if is_ours else "export one of these, or check the file"
+    raise Unreadable(f"neither HAR 1.2 nor vcrpy: {cure}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _yaml(text: str) -> Any:
+    """A document of plain data; whatever would make objects is refused."""
+    try:
+        yaml = importlib.import_module("yaml")
+    except ImportError:
+        raise Unreadable(_NO_YAML) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.constructor.ConstructorError as error:
+        problem, mark = str(error.problem or ""), error.problem_mark
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        if _PYTHON_TAG in problem:
+            tag = problem.partition("yaml.org,2002:")[2].strip("'\" ")
+            raise Unreadable(
+                f"{where}a Python object (!!{tag}), which could run code as it is read; "
+                "nothing of it was. Write that value as text, or record it again with plain bodies"
+            ) from None
+        raise Unreadable(f"{where}{problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Unreadable(f"no YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+# --- what becomes of it -------------------------------------------------------------------------
+
+
+def _write(found: list[Imported], target: Path, prefix: str, rules: Redaction) -> None:
+    """All or nothing: the file has its name when it is whole."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        file = File(partial, compress=target.name.endswith(".gz"))
+        try:
+            for number, one in enumerate(found, 1):
+                for record in _records(one, f"im_{prefix}_{number}", rules):
+                    file.write(line(record))
+        finally:
+            file.close()
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json]:
+    """The lines of one exchange."""
+    own = rules.exchange(one.request_headers)
+    assert one.ts is not None
+    ts = one.ts.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    target = own.text(_target(one.url))
+    headers = own.headers(one.request_headers)
+    body = pack(own.body(one.request_body))
+    request = {"ts": ts, "route": _route(one.method, target), "method": one.method}
+    told: Json = {"target": target, "headers": headers, "body": body}
+    yield {"kind": "request", "id": exchange_id, **request, **told}
+    yield {"kind": "forwarded", "id": exchange_id, "ms": 0, "target": target, "headers": headers}
+    answer = own.data(one.body) if one.status else b""
+    if one.status:
+        head: Json = {"ms": one.head_ms, "status": one.status, "reason": one.reason}
+        head["headers"] = _clear_headers(one, own, len(answer))
+        for side in ("upstream", "client"):
+            yield {"kind": "head", "id": exchange_id, "side": side, **head}
+    if answer:
+        data = pack(answer)
+        yield {"kind": "read", "id": exchange_id, "ms": one.end_ms, "data": data, "sent": True}
+    yield _end(one, exchange_id, answer)
+
+
+def _end(one: Imported, exchange_id: str, answer: bytes) -> Json:
+    """The last line. No status stands for no answer."""
+    summed = {"size": len(answer), "sha256": hashlib.sha256(answer).hexdigest()}
+    side = {"end": "eof" if one.status else "", "ms": one.end_ms, **summed}
+    ended = ("done" if b"data: [DONE]" in answer else "eof") if one.status else "upstream_error"
+    record: Json = {"kind": "end", "id": exchange_id, "ended": ended, "error": "", "tools": []}
+    record |= {"upstream": side, "client": side}
+    return {**record, "omitted": one.omitted} if one.omitted else record
+
+
+def _clear_headers(one: Imported, own: ExchangeRedaction, size: int) -> list[tuple[str, str]]:
+    """The headers of an answer for its body in clear, which may have become another length."""
+    return [
+        (name, str(size) if name.lower() == "content-length" and one.body else value)
+        for name, value in own.headers(one.headers)
+        if name.lower() != "content-encoding"
+    ]
+
+
+def _target(url: str) -> str:
+    """Path and query."""
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _route(method: str, target: str) -> str:
+    path = target.partition("?")[0]
+    found = (route for end, route in _ROUTES.items() if path.endswith(end))
+    return next(found, "other") if method == "POST" else "other"
