@@ -1,6 +1,7 @@
 """Labels and emojis, by Hermes Agent's own table, and what is blotted out."""
 
 import json
+import time
 
 import pytest
 
@@ -220,3 +221,9 @@ def test_arguments_are_shown_whole_where_redaction_is_switched_off() -> None:
     given = '{"api_key":"abc","q":"token=abc"}'
     assert Labels(redacted=False).arguments(given) == given
     assert Labels(redacted=False).arguments("[1]") == ""
+
+
+def test_a_token_begins_where_a_word_does() -> None:
+    """Else each of a thousand beginnings in one long word is followed to its end."""
+    assert redact("x-eyJabcdefgh.abcdefgh") == "x-eyJabcdefgh.abcdefgh"
+    assert redact("x eyJabcdefgh.abcdefgh") == "x ***"
