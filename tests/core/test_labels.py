@@ -1,7 +1,6 @@
 """Labels and emojis, by Hermes Agent's own table, and what is blotted out."""
 
 import json
-import time
 
 import pytest
 
