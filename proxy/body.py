@@ -14,6 +14,8 @@ from proxy.core.history import PREFIX, cleaned
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 17
+_MARK: Final = PREFIX.encode()
+_NO_TOOLS: Final = frozenset[str]()
 
 
 class Body(NamedTuple):
@@ -50,7 +52,7 @@ async def look(request: web.Request) -> Body:
         piece = await request.content.readany()
         if not piece:
             original = b"".join(pieces)
-            return _read(await _cleaned(original))._replace(original=original)
+            return _read(await _cleaned(original) if _MARK in original else original, original)
         pieces.append(piece)
         size += len(piece)
     rest = _chain(pieces, request)
@@ -59,7 +61,7 @@ async def look(request: web.Request) -> Body:
 
 async def _cleaned(data: bytes) -> bytes:
     """Without our tool cards. In a thread where that may take a while: streams go on meanwhile."""
-    if len(data) > _THREAD_BYTES and PREFIX.encode() in data:
+    if len(data) > _THREAD_BYTES:
         return await asyncio.to_thread(cleaned, data)
     return cleaned(data)
 
@@ -75,21 +77,23 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
     return b"".join(pieces)
 
 
-def _read(data: bytes) -> Body:
+def _read(data: bytes, original: bytes) -> Body:
     try:
         asked = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return Body(data)
+        return Body(data, original=original)
     if not isinstance(asked, dict):
-        return Body(data)
+        return Body(data, original=original)
     model = asked.get("model")
     model = model if isinstance(model, str) else ""
     messages, tools = asked.get("messages"), _tools(asked.get("tools"))
-    return Body(data, bool(asked.get("stream")), model, messages, tools)
+    return Body(data, bool(asked.get("stream")), model, messages, tools, original)
 
 
 def _tools(tools: object) -> frozenset[str]:
-    entries = [t for t in tools if isinstance(t, dict)] if isinstance(tools, list) else []
+    if not tools or not isinstance(tools, list):
+        return _NO_TOOLS
+    entries = [tool for tool in tools if isinstance(tool, dict)]
     bodies = [entry.get("function") or entry.get("custom") for entry in entries]
     names = [body.get("name") for body in bodies if isinstance(body, dict)]
     return frozenset(name for name in names if isinstance(name, str))

@@ -115,9 +115,12 @@ def _known(name: str, place: str) -> str:
 
 
 def _is_open_webui(headers: Mapping[str, str]) -> bool:
-    return _AIOHTTP.match(headers.get("User-Agent", "")) is not None or any(
-        name.lower().startswith(_OPEN_WEBUI_PREFIX) for name in headers
-    )
+    if _AIOHTTP.match(headers.get("User-Agent", "")):
+        return True
+    for name in headers:
+        if name[:2] in ("X-", "x-") and name.lower().startswith(_OPEN_WEBUI_PREFIX):
+            return True
+    return False
 
 
 def _raises_on_keepalives(headers: Mapping[str, str]) -> bool:

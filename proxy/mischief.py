@@ -9,6 +9,7 @@ from proxy.recording.damage import Action, Break, Delay, Pass
 from proxy.recording.faults import LiveFault
 
 _WHY = "a fault, as asked for ([faults])"
+_Step = Action | ProxyError | None  # besides: the end, as broken, or a proper one
 
 
 class Mischief:
@@ -29,27 +30,39 @@ class Mischief:
         self._fault = fault
         self._pass_on = pass_on
         self._finish = finish
-        self._waiting: deque[Action | None] = deque()
+        self._waiting: deque[_Step] = deque()
+        self._is_over = False  # what waits is all there is
         self._timer: asyncio.TimerHandle | None = None
 
     def feed(self, chunk: bytes) -> None:
         """The upstream has sent this."""
-        if chunk and not self._fault.is_broken:
+        if chunk and not self._is_over:
             self._waiting += self._fault.feed(chunk, asyncio.get_running_loop().time())
+            self._is_over = self._fault.is_broken
             self._go_on()
 
     def eof(self) -> None:
         """The upstream's answer is over."""
-        if not self._fault.is_broken:
-            self._waiting += self._fault.eof(asyncio.get_running_loop().time())
-            self._waiting.append(None)
-            self._go_on()
+        self._end(None)
+
+    def broken(self, rest: bytes, failure: ProxyError) -> None:
+        """The upstream's answer broke off behind ``rest``: behind what still waits here, too."""
+        self.feed(rest)
+        self._end(failure)
 
     def close(self) -> None:
         """Nobody waits for the rest."""
         if self._timer is not None:
             self._timer.cancel()
         self._waiting.clear()
+        self._is_over = True
+
+    def _end(self, failure: ProxyError | None) -> None:
+        if not self._is_over:
+            self._waiting += self._fault.eof(asyncio.get_running_loop().time())
+            self._waiting.append(failure)
+            self._is_over = True
+            self._go_on()
 
     def _wake(self) -> None:
         self._timer = None
@@ -60,12 +73,13 @@ class Mischief:
             while self._waiting and self._timer is None:
                 self._do(self._waiting.popleft())
         except ProxyError as failure:
+            self.close()
             self._finish(failure)
 
-    def _do(self, action: Action | None) -> None:
-        match action:
-            case None:
-                self._finish(None)
+    def _do(self, step: _Step) -> None:
+        match step:
+            case None | ProxyError():
+                self._finish(step)
             case Pass(data):
                 self._pass_on(data)
             case Delay(ms):

@@ -61,10 +61,10 @@ class Relay:
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
-        self._came, self._over = self._pass_on, self._finish_well
         if plan := self._exchange.plan:
             self._mischief = Mischief(plan.live(), self._pass_on, self._finish)
-            self._came, self._over = self._mischief.feed, self._mischief.eof
+            if plan.changes_size:
+                response.headers.popall("Content-Length", None)
 
     async def run(self) -> web.StreamResponse:
         """Relay until the end, whatever the end.
@@ -129,6 +129,10 @@ class Relay:
             self._catching_up.cancel()
         if self._mischief is not None:
             self._mischief.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hear no more of the upstream's connection: it may serve another request by now."""
         if self._protocol is not None:
             self._protocol.sink = None
             self._protocol = None
@@ -140,27 +144,45 @@ class Relay:
         if not self._finished.done():
             self._finished.set_result(failure)
 
-    def _finish_well(self) -> None:
-        self._finish(None)
+    def _over(self) -> None:
+        if self._mischief is None:
+            self._finish(None)
+        else:
+            self._let_go()  # the end may be far off
+            self._mischief.eof()
+
+    def _broke(self, rest: bytes, failure: ProxyError) -> None:
+        if self._mischief is not None:
+            self._mischief.broken(rest, failure)
+            return
+        with suppress(ProxyError):  # why it broke is known already
+            self._pass_on(rest)
+        self._finish(failure)
 
     def _arrived(self) -> None:
         """Something has come from the upstream, or its connection has gone."""
         content = self._content
         try:
             chunk = content.read_nowait()
-            if chunk:
-                self._came(chunk)
+            if self._mischief is None:
+                self._pass_on(chunk)
+            else:
+                self._mischief.feed(chunk)
             if content.is_eof():
-                self._came(content.read_nowait())
+                rest = content.read_nowait()
+                if self._mischief is None:
+                    self._pass_on(rest)
+                else:
+                    self._mischief.feed(rest)
                 self._check_end()
                 self._over()
             elif not chunk and self._protocol is not None and self._protocol.is_lost:
-                self._finish(ProxyError("upstream_protocol", "the upstream's answer is no HTTP"))
+                failure = ProxyError("upstream_protocol", "the upstream's answer is no HTTP")
+                self._broke(b"", failure)
         except (aiohttp.ClientError, OSError) as broken:
-            self._pass_last(_rest(content))
-            self._finish(_why(broken))
+            self._broke(_rest(content), _why(broken))
         except ProxyError as failure:
-            self._finish(failure)
+            self._broke(b"", failure)
         except Exception as bug:  # aiohttp would take it for a fault of the upstream's
             self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
             log.exception("a bug of the proxy's own")
@@ -184,10 +206,6 @@ class Relay:
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
             if transport.get_write_buffer_size() > _BUFFER_BYTES:
                 self._wait_for_client()
-
-    def _pass_last(self, chunk: bytes) -> None:
-        with suppress(ProxyError):  # why it broke is known already
-            self._pass_on(chunk)
 
     def _wait_for_client(self) -> None:
         if self._catching_up is None and self._protocol is not None:

@@ -77,6 +77,7 @@ class Lifecycle:
         self._counts = counts
         self._hands = terms.span == "execution"
         self._infer = infer
+        self._listens = self._hands or infer
         self._runnable = terms.runnable
         self._pending = OwnPending() if terms.pending is None else terms.pending
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
@@ -106,9 +107,7 @@ class Lifecycle:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        if self._hands or self._infer:
-            return any(c.state in LISTENING for c in self._calls.values())
-        return False
+        return self._listens and any(c.state in LISTENING for c in self._calls.values())
 
     def feed(  # noqa: C901  one arm for each observation
         self, seen: Observation, now: float

@@ -301,9 +301,7 @@ class Pipeline:
     def _skim(self, raw: bytes) -> bool:
         if self._observer_off or self._is_done or self._lifecycle.attentive:
             return False
-        if self._rounds is not None and self._rounds.holds:
-            return False
-        if self._withheld is not None and self._withheld.is_active:
+        if self._rounds is not None and self._is_merging(self._rounds):
             return False
         if len(raw) > self._max_event_bytes:
             return False
@@ -313,6 +311,9 @@ class Pipeline:
             self.counts.observer_failures += 1
             self.counts.failure = failure
             return False
+
+    def _is_merging(self, rounds: Rounds) -> bool:
+        return rounds.holds or (self._withheld is not None and self._withheld.is_active)
 
     def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:
         """The chat goes on without the observer; nothing may stay running for ever."""

@@ -70,10 +70,11 @@ class ChatObserver:
         if owner is None or owner.version != self._identities.version:
             self._shapes.known.remove(shape)
             return False
-        if owner.call.takes_no_more(value):
+        call = owner.call
+        if (call.sealed or value[:1] == "{") and call.takes_no_more(value):
             return False
-        owner.call.arguments.append(value)
-        owner.choice.touched = owner.call
+        call.arguments.append(value)
+        owner.choice.touched = call
         return True
 
     def observe(self, event: sse.Event) -> Sequence[Observation]:
@@ -136,7 +137,7 @@ class ChatObserver:
         if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
             self._chunk = chunk
             return self._text(choices[0], chunk, raw)
-        if any(isinstance(c, dict) and ("delta" in c or "message" in c) for c in choices):
+        if _is_chunk(choices):
             self._chunk = chunk
         seen: list[Observation] = [SUBSTANCE]
         for entry in choices:
@@ -279,12 +280,23 @@ def _is_plain(entry: Any) -> bool:
         return False
 
 
+def _is_chunk(choices: list[Any]) -> bool:
+    """Whether these are a chunk's choices, not those that a person has (``approval.request``)."""
+    for choice in choices:
+        if isinstance(choice, dict) and ("delta" in choice or "message" in choice):
+            return True
+    return False
+
+
 def _text_of(entry: _Json) -> int | None:
     """The index of a choice that goes on with words or thoughts."""
     delta = entry["delta"]
     if delta.get("role") == "tool":
         return None
-    if not any(type(delta.get(key)) is str and delta[key] for key in _TEXT_KEYS):
+    for key in _TEXT_KEYS:
+        if (text := delta.get(key)) and type(text) is str:
+            break
+    else:
         return None
     index = entry.get("index")
     return index if type(index) is int else 0
