@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,10 +212,12 @@ def records(file: Path) -> Iterator[Json]:
         CassetteError: it is no cassette.
     """
     is_first = True
-    for number, text in enumerate(_lines(file), 1):
+    for number, text in enumerate(lines(file), 1):
+        if not text.strip():
+            continue
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             if is_first:
                 raise CassetteError(f"{file}: line {number}: no cassette (JSON lines)") from None
             log.warning("%s: line %d is torn; it is passed over", file, number)
@@ -229,11 +232,16 @@ def records(file: Path) -> Iterator[Json]:
                 yield record
 
 
-def _lines(file: Path) -> Iterable[bytes]:
+def lines(file: Path) -> Iterable[bytes]:
+    """The lines of one file, decompressed, up to a tear.
+
+    Raises:
+        CassetteError: it cannot be read.
+    """
     try:
         with _open(file) as stream:
-            yield from (text for text in stream if text.strip())
-    except (EOFError, gzip.BadGzipFile) as error:
+            yield from stream
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         log.warning("%s: torn (%s); what came before is used", file, error)
     except OSError as error:
         raise CassetteError(f"{file}: {error.strerror or error}") from None
@@ -311,6 +319,9 @@ def _end(exchange: Exchange, record: Json) -> None:
     for name in ("upstream", "client"):
         side, told = exchange.side(name), record[name]
         side.end, side.end_ms, side.sha256 = told["end"], told["ms"], told["sha256"]
+        if exchange.omitted:  # part of it may have been written before that was known
+            side.pieces.clear()
+            side.sha256 = ""
     exchange.is_complete = True
 
 

@@ -103,15 +103,18 @@ def _replay(arguments: argparse.Namespace, run: Run) -> int:
             rules=rules,
             faults=None if arguments.faults is None else _faults(arguments.faults),
         )
-    except ValueError as error:
-        raise config.ConfigError("replay", "", str(error)) from None
+    except ValueError:
+        problem = f"{arguments.speed:g} is no speed, such as 10, or 0 for at once"
+        raise config.ConfigError("--speed", "", problem) from None
     return run(replay.serve_replay(arguments.paths, arguments.listen, options))
 
 
 def _faults(file: Path) -> FaultSettings:
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
-        return msgspec.convert(tree.get("faults", {}), FaultSettings)
+        if "faults" not in tree:
+            raise config.ConfigError(str(file), "faults", "there is no such table in the file")
+        return msgspec.convert(tree["faults"], FaultSettings)
     except OSError as error:
         raise config.ConfigError(str(file), "", error.strerror or str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -171,7 +174,11 @@ def _add_export(commands: _Commands) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from proxy.recording.export import export
 
-    export(arguments.path, arguments.form, arguments.output, side=arguments.side)
+    try:
+        export(arguments.path, arguments.form, arguments.output, side=arguments.side)
+    except OSError as error:
+        where = arguments.output or "standard output"
+        raise CassetteError(f"{where}: {error.strerror or error}") from None
     return 0
 
 

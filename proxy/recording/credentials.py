@@ -64,15 +64,10 @@ def in_text(text: str) -> Iterator[Secret]:
             value = found["value"]
             name = _name(text, found)
             at = bisect(taken, (start, stop))
-            if any(
-                start < other_stop and other < stop for other, other_stop in taken[at - 1 : at + 1]
-            ):
-                continue
-            if (
-                not _is_blotted(value)
-                and not name.endswith(_NO_CREDENTIALS)
-                and form.is_likely(value)
-            ):
+            beside = taken[max(0, at - 1) : at + 1]
+            is_new = all(stop <= other or other_stop <= start for other, other_stop in beside)
+            is_some = not _is_blotted(value) and not name.endswith(_NO_CREDENTIALS)
+            if is_new and is_some and form.is_likely(value):
                 taken.insert(at, (start, stop))
                 yield Secret(start, value, form.kind, f"{name} {masked(value)}".strip())
 
@@ -149,14 +144,15 @@ def _form(kind: str, pattern: str, is_likely: Callable[[str], bool]) -> _Form:
 _IS: Final = r"\\*[\"']?\s*[=:]\s*\\*[\"']?"
 _VALUE: Final = r"(?P<value>[^\s\"'\\&;,|{}()\[\]<>]+)"
 
-# The more telling forms first: what one has found the others leave alone.
+# The more telling forms first: what one has found the others leave alone. A form that may fail
+# behind a long run begins only where that run does: any text is looked at in linear time.
 _FORMS: Final = (
     _form(
         "private key",
         r"(?P<value>-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY-----)",
         _is_anything,
     ),
-    _form("JWT", r"\b(?P<value>eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?)", _is_anything),
+    _form("JWT", r"(?<![\w-])(?P<value>eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?)", _is_anything),
     _form(
         "API key",
         r"\b(?P<value>(?:AIza|(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi"
@@ -168,7 +164,11 @@ _FORMS: Final = (
     _form("bearer token", r"(?i)\bbearer\s+(?P<value>[\w.~+/=-]{8,})", _is_mixed(8)),
     _form("basic credentials", r"(?i)\bbasic\s+(?P<value>[\w+/-]{6,}={0,2})", _is_basic),
     _form("password in a URL", r"://[^/\s:@\"'\\]*:(?P<value>[^/\s@\"'\\]+)@", _is_anything),
-    _form("cookie", r"(?i)\b(?:set-)?cookie:\s*[^\s;=]+=(?P<value>[^\s;\"\\]{8,})", _is_anything),
+    _form(
+        "cookie",
+        r"(?i)\b(?:set-)?cookie:\s*[^\s;=:]{1,128}=(?P<value>[^\s;\"\\]{8,})",
+        _is_anything,
+    ),
     _form(
         "password",
         r"(?i)(?P<name>secret|password|passwd|pwd|authorization|credentials?)" + _IS + _VALUE,

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +19,19 @@ from typing import Any, Final
 from proxy.core.dialects.fields import lifecycle_fields
 from proxy.core.events import LifecycleEvent
 from proxy.recording.cassette import Headers, Json, SideEnd, SideName, line, pack
-from proxy.recording.files import Files
-from proxy.recording.redaction import ExchangeRedaction, Redaction
+from proxy.recording.files import File, Files
+from proxy.recording.redaction import (
+    Clear,
+    ExchangeRedaction,
+    Marks,
+    Redaction,
+    StreamRedaction,
+)
 
 log = logging.getLogger("proxy.recording")
 
 _WRITE_EVERY_S: Final = 0.05
+_TURN_S: Final = 0.0005
 _WAITING_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
 _OVERHEAD_BYTES: Final = 200  # of an entry in the list
@@ -93,7 +99,8 @@ class Tape:
         """It is over."""
         ms, writing = self._ms(time.monotonic()), self._writing
         fields = [lifecycle_fields(event) for event in told]
-        self._put(0, lambda: writing.end(ms, (ended, error), fields))
+        # Whatever waits already: an exchange that is not ended stays open.
+        self._recorder.put(0, lambda: writing.end(ms, (ended, error), fields), writing)
 
     def _ms(self, now: float) -> float:
         return round((now - self._started) * 1000, 3)
@@ -111,6 +118,10 @@ class Recorder:
         lost: called for each exchange that could not be kept.
         max_file_bytes: above this size another file is begun; 0 for never.
         compress: write gzip.
+        waiting_bytes: what may wait to be written, in memory.
+
+    Raises:
+        OSError: the folder cannot be made.
     """
 
     def __init__(
@@ -121,12 +132,18 @@ class Recorder:
         *,
         max_file_bytes: int = 0,
         compress: bool = False,
+        waiting_bytes: int = _WAITING_BYTES,
     ) -> None:
         self.redaction = redaction
-        self.files = Files(folder, max_file_bytes=max_file_bytes, compress=compress)
+        self.files = Files(
+            folder, self._unwritten, max_file_bytes=max_file_bytes, compress=compress
+        )
         self._lost = lost
         self._work: deque[tuple[int, _Work, _Writing]] = deque()
-        self._bytes = 0
+        self._most_bytes = waiting_bytes
+        # Each is counted up by one thread only.
+        self._put_bytes = self._taken_bytes = 0
+        self._losing = threading.Lock()
         self._said = False
         self._wake = threading.Event()
         self._closing = False
@@ -139,11 +156,11 @@ class Recorder:
 
     def put(self, size: int, work: _Work, writing: "_Writing") -> None:
         """Take work for the thread, if there is room."""
-        if self._bytes + size > _WAITING_BYTES:
-            writing.lose("the disk was slower than the traffic")
+        if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
+            self._lose(writing, "the disk was slower than the traffic")
             self._wake.set()
             return
-        self._bytes += size
+        self._put_bytes += size
         self._work.append((size, work, writing))
 
     def close(self) -> None:
@@ -161,50 +178,56 @@ class Recorder:
         self.files.close()
 
     def _drain(self) -> None:
+        since = time.monotonic()
         for _ in range(len(self._work)):
             size, work, writing = self._work.popleft()
-            self._bytes -= size
             try:
                 work()
             except OSError as error:
-                self._fail(writing, error.strerror or str(error))
-            except Exception as bug:
-                self._fail(writing, f"{type(bug).__name__}: {bug}")
-        try:
-            self.files.flush()
-        except OSError as error:
-            self._say(error.strerror or str(error))
+                self._unwritten(writing, error)
+            except Exception as bug:  # one exchange shall not cost the others
+                self._lose(writing, f"a bug of the proxy's own ({type(bug).__name__})", bug)
+            self._taken_bytes += size
+            if time.monotonic() - since > _TURN_S:
+                time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
+                since = time.monotonic()
+        self.files.flush()
 
-    def _fail(self, writing: "_Writing", why: str) -> None:
-        if writing.lose(why):
+    def _unwritten(self, writing: object, error: OSError) -> None:
+        if isinstance(writing, _Writing):
+            self._lose(writing, error.strerror or str(error))
+
+    def _lose(self, writing: "_Writing", why: str, bug: Exception | None = None) -> None:
+        """Count an exchange that cannot be kept, once, and say the first in the log."""
+        with self._losing:
+            is_first, was_said = not writing.lost, self._said
+            writing.lost, self._said = writing.lost or why, True
+        if is_first:
             self._lost()
-        self._say(why)
-
-    def _say(self, why: str) -> None:
-        if not self._said:
-            log.error("recording fails: %s; said once, the traffic goes on", why)
-        self._said = True
+        if not was_said:
+            log.error("recording fails: %s; said once, the traffic goes on", why, exc_info=bug)
 
 
 class _Writing:
-    """The lines of one exchange. Used by the thread alone, but for ``lose``."""
+    """The lines of one exchange. Used by the thread alone, but for ``lost``.
+
+    Attributes:
+        lost: why it cannot be kept, if it cannot.
+    """
 
     def __init__(self, exchange_id: str, redaction: Redaction, files: Files) -> None:
+        self.lost = ""
         self._id = exchange_id
         self._all = redaction
         self._files = files
-        self._file: Any = None
-        self._redaction: ExchangeRedaction | None = None
+        self._file: File | None = None
+        self._own: ExchangeRedaction | None = None
         self._omitted = ""
-        self._sides: dict[str, _Sum] = {"upstream": _Sum(), "client": _Sum()}
+        self._moments: deque[_Moment] = deque()
+        self._upstream, self._client = _Side(), _Side()
 
     def omit(self, why: str) -> None:
-        self._omitted = self._omitted or why
-
-    def lose(self, why: str) -> bool:
-        """Mark the exchange as not recorded; False where it was already."""
-        was, self._omitted = self._omitted, self._omitted or why
-        return not was
+        self._omitted = why
 
     def request(
         self,
@@ -214,124 +237,153 @@ class _Writing:
         body: bytes | None,
         why: str,
     ) -> None:
-        own = self._redaction = self._all.exchange(headers)
-        self._sides["upstream"].redact(own)
-        self._sides["client"].redact(own)
         self._file = self._files.file()
+        own = self._own = self._all.exchange(headers)
+        self._upstream.stream = own.stream()
         route, method, target = what
         record: Json = {"ts": ts, "route": route, "method": method, "target": own.text(target)}
         record |= {"headers": own.headers(headers), "body": _body(own, body)}
-        self._write("request", {**record, "omitted": why} if body is None else record)
+        # Lost by now or not: what could not be kept is named.
+        record = {**record, "omitted": why} if body is None else record
+        self._put(self._file, "request", record)
 
     def forwarded(self, ms: float, target: str, headers: Headers, body: bytes | None) -> None:
-        if (own := self._redaction) is not None:
+        if (own := self._own) is not None:
             record: Json = {"ms": ms, "target": own.text(target)}
             record["headers"] = own.headers(headers)
             changed = {} if body is None else {"body": _body(own, body)}
             self._write("forwarded", record | changed)
 
     def head(self, side: SideName, ms: float, status: tuple[int, str], headers: Headers) -> None:
-        self._sides[side].begun = True
-        if (own := self._redaction) is not None:
-            record: Json = {"side": side, "ms": ms, "status": status[0], "reason": status[1]}
-            self._write("head", record | {"headers": own.headers(headers)})
+        (self._upstream if side == "upstream" else self._client).begun = True
+        if (own := self._own) is not None:
+            record: Json = {"side": side, "ms": ms, "status": status[0]}
+            record |= {"reason": own.text(status[1]), "headers": own.headers(headers)}
+            self._write("head", record)
 
-    def passed(
-        self, ms: float, chunk: bytes, data: bytes | None, added: tuple[tuple[int, int], ...]
-    ) -> None:
-        upstream, client = self._sides["upstream"], self._sides["client"]
-        upstream.ms = client.ms = ms
-        self._emit(upstream.feed(_Read(ms, sent=data is None), chunk))
-        if data:
-            self.sent(ms, data, added)
+    def passed(self, ms: float, chunk: bytes, data: bytes | None, added: Marks) -> None:
+        if self._is_kept:
+            self._moments.append(moment := _Moment(ms, has_read=True, has_sent=data != b""))
+            if data is not None:
+                self._part()
+            self._clear(self._upstream, moment, chunk)
+            if self._client.stream is not None and moment.has_sent:
+                self._clear(self._client, moment, chunk if data is None else data, added)
+            self._emit()
 
-    def sent(self, ms: float, data: bytes, added: tuple[tuple[int, int], ...]) -> None:
-        # In its place among the reads, some of which may wait for the end of a secret.
-        self._sides["client"].ms = ms
-        self._emit(self._sides["upstream"].feed(_Sent(ms, data, added), b""))
+    def sent(self, ms: float, data: bytes, added: Marks) -> None:
+        if self._is_kept:
+            self._moments.append(moment := _Moment(ms, has_read=False, has_sent=True))
+            self._part()
+            self._clear(self._client, moment, data, added)
+            self._emit()
 
     def end(self, ms: float, how: tuple[str, str], told: list[Json]) -> None:
-        self._emit(self._sides["upstream"].flush())
+        if (file := self._file) is None:
+            return
+        for side in (self._upstream, self._client):
+            if side.stream is not None:
+                self._fill(side, side.stream.flush())
+        self._emit()
+        assert self._own is not None
+        record: Json = {"ended": how[0], "error": how[1], "tools": self._own.tree(told)}
         ends = _ENDS.get(how[0], ("", "eof"))
-        record: Json = {"ended": how[0], "error": how[1], "tools": told}
-        for (name, side), end in zip(self._sides.items(), ends, strict=True):
-            told_end = end if side.begun else ""
-            record[name] = {"end": told_end, "ms": side.ms or ms, **side.told()}
-        omitted, self._omitted = self._omitted, ""
-        try:
-            self._write("end", record | {"omitted": omitted} if omitted else record)
-        finally:
-            self._files.done(self._file)
+        self._part()
+        for name, side, end in zip(_SIDES, (self._upstream, self._client), ends, strict=True):
+            record[name] = {"end": end if side.begun else "", "ms": ms, **side.told()}
+        omitted = self.lost or self._omitted
+        self._put(file, "end", record | {"omitted": omitted} if omitted else record)
+        self._files.done(file)
 
-    def _emit(self, clear: list[tuple[Any, bytes]]) -> None:
-        for what, piece in clear:
-            if isinstance(what, _Read):
-                self._read(what.ms, piece, sent=what.sent)
-            else:
-                self._wrote(what.ms, what.data, what.added)
+    @property
+    def _is_kept(self) -> bool:
+        return not (self.lost or self._omitted or self._own is None)
 
-    def _read(self, ms: float, piece: bytes, *, sent: bool) -> None:
-        self._sides["upstream"].add(piece)
-        record: Json = {"ms": ms, "data": pack(piece)}
-        if sent:
-            self._sides["client"].add(piece)
-            record["sent"] = True
-        self._write("read", record)
+    # --- secrets: of each side by itself, as one of them may end in another read ----------------
 
-    def _wrote(self, ms: float, data: bytes, added: tuple[tuple[int, int], ...]) -> None:
-        own = self._redaction
-        clear = data if own is None else own.data(data)
-        self._sides["client"].add(clear)
-        record: Json = {"ms": ms, "data": pack(clear)}
-        if added and clear == data:
-            record["added"] = added
-        self._write("sent", record)
+    def _part(self) -> None:
+        """From here on the client gets other bytes than the upstream sends."""
+        if self._client.stream is None and self._upstream.stream is not None:
+            self._client.part(self._upstream)
+
+    def _clear(self, side: "_Side", moment: "_Moment", data: bytes, marks: Marks = ()) -> None:
+        if side.stream is not None:
+            self._fill(side, side.stream.feed(moment, data, marks))
+
+    def _fill(self, side: "_Side", clear: list[Clear]) -> None:
+        for moment, data, marks in clear:
+            if side is self._upstream:
+                moment.read = data
+            if side is self._client or self._client.stream is None:
+                moment.sent, moment.added = data, marks
+
+    def _emit(self) -> None:
+        """The moments of which all is known, in their order."""
+        moments = self._moments
+        while moments and moments[0].is_clear:
+            moment = moments.popleft()
+            same = moment.has_read and moment.read == moment.sent
+            if moment.has_read:
+                record: Json = {"ms": moment.ms, "data": pack(self._upstream.add(moment.read))}
+                self._write("read", {**record, "sent": True} if same else record)
+            if moment.has_sent and self._client.stream is not None:
+                data = self._client.add(moment.sent)
+                if not same:
+                    sent: Json = {"ms": moment.ms, "data": pack(data)}
+                    self._write("sent", sent | ({"added": moment.added} if moment.added else {}))
 
     def _write(self, kind: str, record: Json) -> None:
-        if not self._omitted and self._file is not None:
-            self._file.write(line({"kind": kind, "id": self._id, **record}))
+        if self._file is not None and not (self.lost or self._omitted):
+            self._put(self._file, kind, record)
+
+    def _put(self, file: File, kind: str, record: Json) -> None:
+        self._files.write(file, line({"kind": kind, "id": self._id, **record}), self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    ms: float
-    sent: bool
+class _Moment:
+    """What one read gave and the client was written for it, or one write alone."""
+
+    __slots__ = ("added", "has_read", "has_sent", "ms", "read", "sent")
+
+    def __init__(self, ms: float, *, has_read: bool, has_sent: bool) -> None:
+        self.ms = ms
+        self.has_read = has_read
+        self.has_sent = has_sent
+        self.read: bytes | None = None  # until it is clear of secrets
+        self.sent: bytes | None = None
+        self.added: Marks = ()
+
+    @property
+    def is_clear(self) -> bool:
+        return not ((self.has_read and self.read is None) or (self.has_sent and self.sent is None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    ms: float
-    data: bytes
-    added: tuple[tuple[int, int], ...]
-
-
-class _Sum:
-    """What is told of one side at the end."""
+class _Side:
+    """One side of an exchange: what is told of it at the end."""
 
     def __init__(self) -> None:
-        self.ms = 0.0
         self.begun = False
-        self._size = 0
-        self._hash = hashlib.sha256()
-        self._stream: Any = None
+        self.stream: StreamRedaction | None = None
+        self.size = 0
+        self.hash = hashlib.sha256()
 
-    def redact(self, own: ExchangeRedaction) -> None:
-        self._stream = own.stream()
+    def part(self, other: "_Side") -> None:
+        """Go on from where another side, which was the same so far, is."""
+        assert other.stream is not None, "begun"
+        self.stream = other.stream.copy()
+        self.size, self.hash = other.size, other.hash.copy()
 
-    def feed(self, key: Any, data: bytes) -> list[tuple[Any, bytes]]:
-        return [] if self._stream is None else list(self._stream.feed(key, data))
-
-    def flush(self) -> list[tuple[Any, bytes]]:
-        return [] if self._stream is None else list(self._stream.flush())
-
-    def add(self, data: bytes) -> None:
-        self._size += len(data)
-        self._hash.update(data)
+    def add(self, data: bytes | None) -> bytes:
+        assert data is not None, "clear"
+        self.size += len(data)
+        self.hash.update(data)
+        return data
 
     def told(self) -> Json:
-        return {"size": self._size, "sha256": self._hash.hexdigest()}
+        return {"size": self.size, "sha256": self.hash.hexdigest()}
 
 
+_SIDES: Final = ("upstream", "client")
 # How the upstream's side and the client's ended, by how the exchange did.
 _ENDS: Final[dict[str, tuple[SideEnd, SideEnd]]] = {
     "done": ("eof", "eof"),

@@ -5,25 +5,24 @@ secret that came in two reads is found; and the texts and arguments that frames 
 piece. A finding never holds the secret.
 """
 
-import gzip
 import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import IO, Any, Final, TextIO, cast
+from typing import Any, Final, TextIO
 
-from proxy.recording import timeline
-from proxy.recording.cassette import CassetteError, Piece, Side, unpack
+from proxy.recording import cassette, timeline
+from proxy.recording.cassette import Piece, Side, unpack
 from proxy.recording.credentials import Secret, in_header, in_text
 from proxy.recording.terminal import printable
 
 Json = dict[str, Any]
 
 _KINDS: Final = ("cassette", "request", "forwarded", "head", "read", "sent", "end")
-_BINARY_PROBE: Final = 4096
+_PROBED_LINES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +75,8 @@ def scan(path: Path) -> Iterator[Finding]:
     Raises:
         CassetteError: a file that is not there, or cannot be read.
     """
-    try:
-        for file in _files(path):
-            yield from _File(file).scan()
-    except OSError as error:
-        raise CassetteError(f"{error.filename or path}: {error.strerror or error}") from None
+    for file in _files(path):
+        yield from _File(file).scan()
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -94,17 +90,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _is_binary(file: Path) -> bool:
-    with _open(file) as stream:
-        try:
-            return b"\0" in stream.read(_BINARY_PROBE)
-        except (EOFError, gzip.BadGzipFile):
-            return True
-
-
-def _open(file: Path) -> IO[bytes]:
-    with file.open("rb") as probe:
-        is_gzip = probe.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(file, "rb")) if is_gzip else file.open("rb")
+    return any(b"\0" in text for text in islice(cassette.lines(file), _PROBED_LINES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +148,7 @@ class _File:
         self._seen: set[tuple[str, str, bytes]] = set()
 
     def scan(self) -> Iterator[Finding]:
-        for number, text in self._lines():
+        for number, text in enumerate(cassette.lines(self._file), 1):
             record = _maybe_record(text)
             if record is None:
                 for secret in in_text(text.decode("utf-8", "replace")):
@@ -171,13 +157,6 @@ class _File:
                 yield from self._record(number, record)
         for exchange in list(self._streams):
             yield from self._over(exchange)
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        try:
-            with _open(self._file) as stream:
-                yield from enumerate(stream, 1)
-        except (EOFError, gzip.BadGzipFile):
-            return  # torn: what came before was looked at
 
     def _record(self, number: int, record: Json) -> Iterator[Finding]:
         exchange = str(record.get("id", ""))
@@ -196,7 +175,8 @@ class _File:
             yield from self._over(exchange)
 
     def _over(self, exchange: str) -> Iterator[Finding]:
-        for stream in self._streams.pop(exchange).values():
+        upstream, client = self._streams.pop(exchange).values()
+        for stream in (upstream,) if client == upstream else (upstream, client):
             for joined in stream.texts():
                 for secret in in_text(joined.text):
                     line = joined.line(secret.start)

@@ -22,6 +22,8 @@ from proxy.exchange import EXCHANGE
 from proxy.recording import replay
 from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, Headers, load
 from proxy.recording.matching import Rules
+from proxy.recording.misses import Miss
+from proxy.recording.playback import playable
 from proxy.recording.recorder import Recorder
 from proxy.recording.redaction import Redaction
 from proxy.runner import Runner
@@ -65,7 +67,7 @@ class Studio:
         replace = msgspec.structs.replace
         url = f"unix:{self._socket}:{base}"
         own = replace(self._settings, upstream=replace(self._settings.upstream, url=url))
-        self._played = Upstream(own)
+        self._played = _Played(own)
         return self._played if self._mode == "replay" else Upstream(self._settings)
 
     async def start(self) -> None:
@@ -74,9 +76,19 @@ class Studio:
         Raises:
             OSError: the folder cannot be made, or the socket not be bound.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
         own = self._settings.recording
         if self._exchanges:
-            options = replay.Options(speed=own.speed, rules=Rules(strict=True))
+            # Where the upstream is asked for the rest, a miss is nothing to tell of.
+            on_miss = None if self._mode == "replay" else _ignore
+            rules = Rules(strict=True)
+            options = replay.Options(speed=own.speed, rules=rules, on_miss=on_miss)
             app = replay.create_replay_app(self._exchanges, options)
             self._runner, _ = await replay.start_replay(app, f"unix:{self._socket}")
             if self._mode != "replay" and self._played is not None:
@@ -89,13 +101,17 @@ class Studio:
                 paths=own.redact_paths,
                 secrets=[secret for secret in secrets if secret],
             )
-            self._recorder = Recorder(
-                Path(own.path),
-                redaction,
-                self._lost,
-                max_file_bytes=own.max_file_bytes,
-                compress=own.compress,
-            )
+            try:
+                self._recorder = Recorder(
+                    Path(own.path),
+                    redaction,
+                    self._lost,
+                    max_file_bytes=own.max_file_bytes,
+                    compress=own.compress,
+                )
+            except OSError as error:
+                why = f"recording.path: {own.path}: {error.strerror or error}"
+                raise type(error)(error.errno, why) from None
 
     async def close(self) -> None:
         """Write what is waiting, and end the replay."""
@@ -111,14 +127,24 @@ class Studio:
     async def maybe_played(
         self, request: web.Request, path: str, sent: CIMultiDict[str], data: Data
     ) -> aiohttp.ClientResponse | None:
-        """A recording's answer, in the mode that asks the upstream only for what is new."""
-        if self._played is None or self._mode_of(request) not in ("new_episodes", "replay"):
+        """A recording's answer, in the mode that asks the upstream only for what is new.
+
+        Raises:
+            ProxyError: ``bad_request``: a recording is asked for where there is none, or a mode
+                that there is not.
+        """
+        mode = self._mode_of(request)
+        if self._mode == "replay" or mode not in ("new_episodes", "replay"):
             return None
-        if self._mode == "replay" or not (data is None or isinstance(data, bytes)):
+        if self._played is None:
+            if mode == "replay":
+                raise ProxyError("bad_request", "there is nothing to play (recording.mode)", HEADER)
+            return None
+        if mode != "replay" and not (data is None or isinstance(data, bytes)):
             return None
         url, exchange = self._played.url(path), request[EXCHANGE]
         answer = await self._played.open(request.method, url, sent, data, exchange)
-        if _MISS not in answer.headers or self._mode_of(request) == "replay":
+        if _MISS not in answer.headers or mode == "replay":
             return answer
         answer.close()
         return None
@@ -162,7 +188,9 @@ class Studio:
         match asked.strip().lower():
             case "off":
                 return "off"
-            case ("record" | "once" | "new_episodes" | "replay") as mode if self._mode != "off":
+            case "once" if self._mode != "off":
+                return "new_episodes"  # of one request it says the same
+            case ("record" | "new_episodes" | "replay") as mode if self._mode != "off":
                 return mode
             case mode if mode in _MODES:
                 raise ProxyError("bad_request", "recording is off (recording.mode)", HEADER)
@@ -178,17 +206,32 @@ def _opened(own: Recording) -> tuple[Mode, list[Exchange]]:
     if own.mode not in ("replay", "once", "new_episodes"):
         return own.mode, []
     try:
-        exchanges = load(place)
+        exchanges, _ = playable(load(place), "upstream")
     except CassetteError as error:
-        is_new = own.mode != "replay" and not (place.is_file() or _cassettes(place))
-        if is_new:
-            return "record", []
-        raise ConfigError("", "recording.path", str(error)) from None
-    return ("replay" if own.mode == "once" else own.mode), exchanges
+        if own.mode == "replay" or place.is_file() or _cassettes(place):
+            raise ConfigError("", "recording.path", str(error)) from None
+        exchanges = []
+    if exchanges:
+        return ("replay" if own.mode == "once" else own.mode), exchanges
+    if own.mode == "replay":
+        raise ConfigError("", "recording.path", f"{place}: nothing that can be played")
+    return "record", []
 
 
 def _cassettes(place: Path) -> bool:
     return place.is_dir() and any(f.name.endswith(SUFFIXES) for f in place.rglob("*"))
+
+
+class _Played(Upstream):
+    """The replay in the upstream's place."""
+
+    async def probe(self) -> str:
+        """Nothing is wrong with it. To ask would use a recording up, or be a miss."""
+        return ""
+
+
+def _ignore(miss: Miss) -> None:
+    """It is asked of the upstream."""
 
 
 def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -108,14 +108,15 @@ def test_nothing_recorded_becomes_markup(tmp_path: Path) -> None:
         1, [["Content-Type", "text/event-stream"], [EVIL] * 2]
     )
     tape.read(2, chunk({"content": EVIL})).read(3, frame("c", "running", EVIL.strip("\ud800")))
-    tape.end(EVIL, error=EVIL, omitted=EVIL)
-    text = made(tmp_path, tape, title=EVIL)
+    tape.end(EVIL, error=EVIL)
+    left_out = Tape("b").request().end(omitted=EVIL)
+    text = made(tmp_path, tape, left_out, title=EVIL)
     plain, evil = Reader(made(tmp_path)), Reader(text)
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in plain.tags]
     title = EVIL.replace("\ud800", "?")
     assert evil.of("title")[0][1] == f"{title} – recording"
-    (exchange,) = embedded(text)["exchanges"]
-    assert exchange["id"] == EVIL
+    exchange, other = embedded(text)["exchanges"]
+    assert (exchange["id"], other["omitted"]) == (EVIL, EVIL)
     assert exchange["client"]["frames"][0][TEXT] == EVIL
     text.encode()
 

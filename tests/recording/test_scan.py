@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,15 @@ def test_headers(name: str, value: str, count: int) -> None:
     assert len(list(credentials.in_header(name, value))) == count
 
 
+@pytest.mark.parametrize(
+    "text", ["eyJabcdefgh-", "cookie: a", "://a:", "key" + " " * 99, "sk-", "-token", "-----BEGIN "]
+)
+def test_any_text_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    assert list(credentials.in_text(text * (1_000_000 // len(text)))) == []
+    assert time.process_time() - started < 5, "minutes, if it is not"
+
+
 def test_a_clean_cassette(tmp_path: Path) -> None:
     assert found(write(tmp_path / "one.jsonl", agent())) == []
 
@@ -172,7 +182,7 @@ def test_other_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(f"one\n{PEM}\nkey {KEY} and {JWT}\n")
     (tmp_path / "b.har").write_text(json.dumps({"text": f"Bearer {KEY}"}))
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(KEY.encode()))
-    (tmp_path / "d.bin").write_bytes(b"\0" + KEY.encode())
+    (tmp_path / "d.bin").write_bytes(b"\x89PNG\r\n\0" + KEY.encode())
     (tmp_path / "e.gz").write_bytes(b"\x1f\x8b no gzip")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "x").write_text(KEY)

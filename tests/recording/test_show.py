@@ -128,6 +128,7 @@ def test_choosing(path: Path) -> None:
 
 def test_wide_characters() -> None:
     assert terminal.columns("💻 日本 é") == 9
+    assert terminal.columns("e\u0301✍\ufe0f") == 2
     assert terminal.fit("💻 日本", 5) == "💻 …"
     assert terminal.fit("abc", 3) == "abc"
     assert [terminal.size(n) for n in (9, 2048, 3 << 20, 5 << 30)] == [

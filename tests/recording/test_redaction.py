@@ -1,0 +1,439 @@
+"""Secrets, wherever they are planted and however they are cut, and innocent text."""
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy import server
+from proxy.recording.cassette import Exchange, load
+from proxy.recording.redaction import Redaction, StreamRedaction, placeholder
+from tests.conftest import StartProxy
+from tests.fakes import (
+    CHAT,
+    DONE,
+    JSON,
+    Answer,
+    Client,
+    Request,
+    Upstream,
+    Wire,
+    ask,
+    chat,
+    delta,
+    text,
+    tool_call,
+)
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+PEM = (
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1c7+9z5Pad7OejecsQ0bu\n"
+    "aumjrHmJ0hkTZC3Pv0dM1\n-----END RSA PRIVATE KEY-----"
+)
+# A text, and what of it is secret.
+SECRETS = [
+    ("Authorization: Bearer abc.DEF-123_x~/+=", "abc.DEF-123_x~/+="),
+    ("use bearer   0123456789abcdef now", "0123456789abcdef"),
+    ('{"key": "sk-proj-AbCdEf0123456789"}', "sk-proj-AbCdEf0123456789"),
+    ("ghp_0123456789abcdefABCDEF0123456789abcd,", "ghp_0123456789abcdefABCDEF0123456789abcd"),
+    ("a github_pat_11ABCDEFG0123456789_x b", "github_pat_11ABCDEFG0123456789_x"),
+    ("xoxb-1234567890-abcdefghij", "xoxb-1234567890-abcdefghij"),
+    ("AKIAIOSFODNN7EXAMPLE x", "AKIAIOSFODNN7EXAMPLE"),
+    ("?key=AIzaSyA1234567890abcdefghijklmnopqrstuv&x", "AIzaSyA1234567890abcdefghijklmnopqrstuv"),
+    (
+        "t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN;",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
+    ),
+    ("postgres://user:p4ss%20word@host/db", "p4ss%20word"),
+    ("PASSWORD=hunter2x\n", "hunter2x"),
+    ('"password": "hunter2 x"', "hunter2"),
+    ('{\\"api_key\\": \\"0123-abc\\"}', "0123-abc"),
+    ("client_secret: q1w2e3r4, more", "q1w2e3r4"),
+    (f"so: {PEM} ok", PEM[: PEM.index("-----END")]),
+]
+INNOCENT = [
+    '{"max_tokens": 100, "prompt_tokens": 7, "completion_tokens_details": {"x": 1}}',
+    '{"key": "Enter", "token": "Hello", "monkey": "business"}',
+    "Bearer of bad news; the bearer of the token walks. A secret: never give up.",
+    'The secret of good soup: patience. "Secret" was its name, and the secret is out!',
+    "https://example.com/a?b=c#d and user@host and http://localhost:8080/x@y",
+    "task_id, disk-usage, risk_assessment, desk-lamp: hf, sk-, pk_live, ask-me-anything",
+    '{"type": "object", "properties": {"password": {"type": "string"}, "secret": {}}}',
+    '{"api_key": null, "secret": false, "password": true, "x": "access_token"}',
+    'event: response.output_text.delta\r\ndata: {"id": "chatcmpl-9xAbCdEfGhIjKlMnOpQrSt"}\r\n\r\n',
+    "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "Häuser 🏠 — Straße; naïve ' quotes \" and \t tabs \x00",
+    "",
+]
+PLACEHOLDER = re.compile(rb"\[redacted:[0-9a-f]{12}\]")
+
+
+def through(
+    stream: StreamRedaction, parts: list[bytes], marks: dict[int, Any] | None = None
+) -> list[tuple[int, bytes, Any]]:
+    out = []
+    for number, part in enumerate(parts):
+        out += stream.feed(number, part, (marks or {}).get(number, ()))
+    return out + stream.flush()
+
+
+def cuts(body: bytes) -> Iterator[list[bytes]]:
+    """The body cut in two, in three and byte by byte."""
+    for at in range(1, len(body)):
+        yield [body[:at], body[at:]]
+        for other in (at + 1, at + 7):
+            if other < len(body):
+                yield [body[:at], body[at:other], body[other:]]
+    yield [body[at : at + 1] for at in range(len(body))]
+
+
+# --- forms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("whole", "secret"), SECRETS)
+def test_a_form_is_known_however_it_is_cut(whole: str, secret: str) -> None:
+    own = Redaction().exchange(())
+    expected = whole.encode().replace(secret.encode(), placeholder(secret.encode()))
+    assert own.data(whole.encode()) == expected
+    for parts in cuts(whole.encode()):
+        out = through(own.stream(), parts)
+        assert b"".join(data for _, data, _ in out) == expected, parts
+        assert [key for key, _, _ in out] == list(range(len(parts)))
+
+
+@pytest.mark.parametrize("innocent", INNOCENT)
+def test_innocent_text_stays_however_it_is_cut(innocent: str) -> None:
+    own = Redaction().exchange((("Authorization", "Bearer undefined"), ("Cookie", "l=javascript")))
+    assert own.text(innocent) == innocent
+    for parts in cuts(innocent.encode()):
+        assert [data for _, data, _ in through(own.stream(), parts)] == parts
+
+
+WORDS = [part for whole, secret in SECRETS for part in (whole, secret)] + INNOCENT
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from([word.encode() for word in WORDS]),
+        st.sampled_from([b" ", b'"', b": ", b"=", b"\n", b"Bearer ", b"sk-", b"secret", b"://a:"]),
+        st.binary(max_size=12),
+        st.text(max_size=12).map(lambda text: text.encode("utf-8", "replace")),
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECES, st.lists(st.integers(0, 80), max_size=40), st.booleans())
+def test_segmentation_changes_nothing(body: bytes, sizes: list[int], more: bool) -> None:
+    """With secrets or without: joined they are what the whole becomes, and they keep their keys."""
+    own = Redaction(patterns=["[0-9]{4} ?[0-9]{4}"] if more else ()).exchange(
+        (("Authorization", "Bearer tok3n-of-its-own"),)
+    )
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += size
+    parts.append(body[at:])
+    out = through(own.stream(), parts)
+    assert [key for key, _, _ in out] == list(range(len(parts)))
+    assert b"".join(data for _, data, _ in out) == own.data(body)
+    if own.data(body) == body:
+        assert [data for _, data, _ in out] == parts
+
+
+def test_a_placeholder_is_always_the_same() -> None:
+    one, two = (Redaction().exchange(()).text(f"{x} sk-0123456789abcdef") for x in "ab")
+    assert one[1:] == two[1:] == f" {placeholder(b'sk-0123456789abcdef').decode()}"
+    assert PLACEHOLDER.fullmatch(one[2:].encode())
+    assert placeholder(b"a") != placeholder(b"b")
+    again = Redaction().exchange(())
+    assert again.text(one) == one
+
+
+def test_marks_move_along() -> None:
+    own = Redaction().exchange(())
+    secret = b"sk-0123456789abcdef"
+    parts = [b"one sk-01234", b"56789abcdef two OURS three ", b"OURS " + secret, b" OURS"]
+    marks = {1: ((16, 20),), 2: ((0, 4),), 3: ((1, 5),)}
+    out = through(own.stream(), parts, marks)
+    assert [data[start:stop] for _, data, found in out for start, stop in found] == [b"OURS"] * 3
+
+
+def test_a_stream_that_parts_from_another() -> None:
+    own = Redaction().exchange(())
+    one = own.stream()
+    assert one.feed(0, b"x sk-01234567") == []
+    two = one.copy()
+    rest = b"89abcdef \n" + b"y" * 60
+    left, right = ([*s.feed(1, rest), *s.flush()] for s in (one, two))
+    assert left == right
+    assert left[0][1] == b"x " + placeholder(b"sk-0123456789abcdef")
+
+
+@pytest.mark.parametrize("start", [b"sk-", b"-----BEGIN PRIVATE KEY-----\n", b""])
+def test_what_waits_is_bounded(start: bytes) -> None:
+    """However long something looks as if it would go on, it is read often neither."""
+    stream = Redaction().exchange(()).stream()
+    held = most = 0
+    for number, part in enumerate([start] + [b"a" * 700] * 4000):
+        held += len(part) - sum(
+            700 if key else len(start) for key, _, _ in stream.feed(number, part)
+        )
+        most = max(most, held)
+    assert most <= (2 << 20)
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def test_the_credentials_of_a_request_are_secrets_in_it() -> None:
+    headers = (
+        ("Authorization", "Basic dXNlcjpwNHNzd29yZA=="),
+        ("Proxy-Authorization", 'Digest username="mufasa01", response="6629fae49393a053"'),
+        ("X-Api-Key", "k3y with spaces, and all"),
+        ("Cookie", 'sid=0a1b2c3d4e; theme=darkmode; t="q1w2e3r4t5"'),
+        ("Cookie", "bad"),
+        ("X-Api-Key", "raw-\udcff-bytes-1"),
+        ("X-Other", "12345678"),
+    )
+    own = Redaction(headers=["X-MINE"]).exchange((*headers, ("x-mine", "m1ne-m1ne")))
+    secret = "dXNlcjpwNHNzd29yZA==|6629fae49393a053|k3y with spaces, and all|0a1b2c3d4e|q1w2e3r4t5"
+    for one in (*secret.split("|"), "raw-\udcff-bytes-1", "m1ne-m1ne"):
+        told = own.text(f"so {one} is")
+        assert one not in told
+        assert told.startswith("so [redacted:")
+        for parts in cuts(f"so {one} is it".encode("utf-8", "surrogateescape")):
+            out = b"".join(data for _, data, _ in through(own.stream(), parts))
+            assert len(PLACEHOLDER.findall(out)) == 1, (parts, out)
+            assert out.startswith(b"so [redacted:")
+            assert out.endswith(b"] is it")
+    for innocent in ("Basic", "darkmode", "sid", "12345678", "undefined", "bad"):
+        assert own.text(innocent) == innocent
+
+
+def test_headers_go_by_name() -> None:
+    own = Redaction(headers=["X-Mine"]).exchange(())
+    told = own.headers(
+        (("AUTHORIZATION", "x"), ("x-MINE", "\udcff"), ("A", "b"), ("Set-Cookie", ""))
+    )
+    assert [name for name, _ in told] == ["AUTHORIZATION", "x-MINE", "A", "Set-Cookie"]
+    assert [value.startswith("[redacted:") for _, value in told] == [True, True, False, True]
+
+
+def test_patterns_of_ones_own() -> None:
+    """Flags, groups and back-references are each pattern's own; a break in a secret is no end."""
+    patterns = ["(?i)card ([0-9]{4}) \\1", "(?P<s1>zz+)y", "q*", "card 4111 4"]
+    own = Redaction(patterns=patterns).exchange(())
+    body = b"my CARD 4111 4111, and card 4111 4111 or zzzy or sk-0123456789abcdef; card 1 2"
+    told = own.data(body)
+    assert told.count(b"[redacted:") == 4
+    assert b"4111" not in told
+    assert told.endswith(b"; card 1 2")
+    for parts in cuts(body):
+        assert b"".join(data for _, data, _ in through(own.stream(), parts)) == told
+
+
+def test_places_in_json() -> None:
+    paths = ["user", "messages.*.name", "messages.0.x", "a.*.b", "n.1", "none.at.all", "messages.9"]
+    own = Redaction(paths=paths).exchange(())
+    body = {
+        "user": {"id": 7},
+        "messages": [{"name": "Ann", "x": 1, "content": "hi"}, {"name": "Bob", "x": 1}, 3],
+        "a": {"k": {"b": None}, "l": {"c": 1}},
+        "n": [1, 2],
+    }
+    told = json.loads(own.body(json.dumps(body).encode()))
+    text = json.dumps(told)
+    assert text.count("[redacted:") == 6
+    assert not re.search("Ann|Bob|id", text)
+    assert (told["messages"][0]["content"], told["messages"][1]["x"]) == ("hi", 1)
+    assert (told["n"][0], told["a"]["l"]) == (1, {"c": 1})
+    for untouched in (b'{ "other":  1.0 }', b"no json", b"[1, 2]", b""):
+        assert own.body(untouched) == untouched
+
+
+def test_trees() -> None:
+    own = Redaction().exchange(())
+    tree = [{"a": "sk-0123456789abcdef", "b": [1, None, True, "x"]}]
+    told = own.tree(tree)
+    assert told[0]["a"] == placeholder(b"sk-0123456789abcdef").decode()
+    assert told[0]["b"] == [1, None, True, "x"]
+
+
+# --- on the disk ----------------------------------------------------------------------------------
+
+KEY = "c0ffee-0123-abcdef"  # of no form
+FORM = "sk-proj-AbCdEf0123456789"
+
+
+def on_disk(place: Path) -> bytes:
+    raw = [file.read_bytes() for file in place.rglob("*") if file.is_file()]
+    return b"".join(raw + [gzip.decompress(one) for one in raw if one[:2] == b"\x1f\x8b"])
+
+
+class Stage:
+    """Proxies that record, and what they left."""
+
+    def __init__(self, start: StartProxy, runners: list[server.Runner], place: Path) -> None:
+        self.place = place
+        self._start = start
+        self._runners = runners
+
+    async def proxy(self, **more: Any) -> str:
+        own = {"recording.mode": "record", "recording.path": str(self.place)}
+        return await self._start({**own, **{k.replace("__", "."): v for k, v in more.items()}})
+
+    async def recorded(self, *secrets: str) -> list[Exchange]:
+        """What is on the disk, once it is clear that none of these is."""
+        while self._runners:
+            await server.stop(self._runners.pop(), 0)
+        raw = on_disk(self.place)
+        for secret in secrets:
+            assert secret.encode() not in raw
+        found = load(self.place)
+        for one in found:
+            assert one.is_complete
+            assert one.omitted or (one.upstream.is_whole and one.client.is_whole)
+        return found
+
+
+@pytest.fixture
+def stage(start_proxy: StartProxy, runners: list[server.Runner], tmp_path: Path) -> Stage:
+    return Stage(start_proxy, runners, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+async def test_a_secret_of_the_request_is_nowhere(
+    upstream: Upstream, stage: Stage, compress: bool
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        lines = (f"Set-Cookie: x={KEY}", f"X-Echo: {KEY}", JSON)
+        await wire.answer(json.dumps({"error": f"bad key {KEY}"}).encode(), f"401 No {KEY}", *lines)
+
+    upstream.script = script
+    url = await stage.proxy(recording__compress=compress)
+    lines = (f"Authorization: Bearer {KEY}", f"X-Also: {KEY}", JSON)
+    body = json.dumps({"stream": True, "messages": [{"content": f"my key is {KEY}!"}]}).encode()
+    for target in (CHAT, f"/v1/embeddings?k={KEY}"):
+        answer = await ask(url, "POST", target, *lines, body=body)
+        assert KEY.encode() in answer.body
+        assert KEY.encode() in upstream.requests[-1].raw
+    one, two = await stage.recorded(KEY)
+    stands = placeholder(KEY.encode()).decode()
+    assert two.request.target == f"/v1/embeddings?k={stands}"
+    assert one.request.header("x-also") == one.upstream.header("x-echo") == stands
+    assert one.upstream.reason == f"No {stands}"
+    assert json.loads(one.client.body) == {"error": f"bad key {stands}"}
+    assert (one.request.body or b"") == body.replace(KEY.encode(), stands.encode())
+    assert one.forwarded is not None
+    assert stands in dict(one.forwarded.headers)["X-Also"]
+
+
+async def test_keys_of_our_own_are_nowhere(upstream: Upstream, stage: Stage) -> None:
+    ours, theirs = "ours with, spaces 0", "theirs;1;2;3"
+    upstream.script = leak(f"{ours} and {theirs}")
+    url = await stage.proxy(server__api_keys=[ours, "other"], upstream__api_key=theirs)
+    answer = await chat(url, f"Authorization: Bearer {ours}")
+    assert answer.status == 200
+    assert theirs.encode() in upstream.request.raw
+    await stage.recorded(ours, theirs, "with, spaces", ";1;2")
+
+
+def leak(what: str, at: int = 0) -> Any:
+    """An upstream that says a secret, cut at a byte."""
+    whole = text(f"it is {what} , yes")
+    at = at or len(whole)
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(whole[:at])
+        await asyncio.sleep(0.002)
+        if whole[at:]:
+            # With a tool call behind it, the client gets other bytes than were read.
+            await wire.chunk(whole[at:] + tool_call() + text("more"))
+        await wire.chunk(DONE)
+        await wire.chunk()
+
+    return script
+
+
+@pytest.mark.parametrize("secret", [KEY, FORM])
+async def test_a_secret_that_is_cut_anywhere_by_our_frames_and_reads(
+    upstream: Upstream, stage: Stage, secret: str
+) -> None:
+    whole = text(f"it is {secret} , yes")
+    first = whole.index(secret.encode())
+    url = await stage.proxy()
+    for at in range(first - 1, first + len(secret) + 2):
+        upstream.script = leak(secret, at)
+        answer = await chat(url, f"Authorization: Bearer {KEY}")
+        assert secret.encode() in answer.body
+    halves = [secret[:-3], secret[3:]]
+    stands = placeholder(secret.encode())
+    for one in await stage.recorded(*halves):
+        for side in (one.upstream, one.client):
+            assert side.body.count(stands) == 1
+            assert side.body.startswith(whole.replace(secret.encode(), stands))
+        left = bytearray()
+        for piece in one.client.pieces:
+            at = 0
+            for start, stop in piece.added:
+                left += piece.data[at:start]
+                at = stop
+            left += piece.data[at:]
+        assert left == one.upstream.body
+        assert len([1 for piece in one.client.pieces if piece.added]) >= 1
+
+
+async def test_a_secret_in_a_tools_arguments_is_not_told_of(
+    upstream: Upstream, stage: Stage
+) -> None:
+    """Neither in the frames, nor in what is said of them at the end."""
+    arguments = json.dumps({"query": f"find {KEY} now"})
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(tool_call(name="web_search", arguments=arguments), delta("stop"), DONE)
+        await wire.chunk()
+
+    upstream.script = script
+    url = await stage.proxy(lifecycle__redact=False)
+    answer = await chat(url, f"Authorization: Bearer {KEY}")
+    assert answer.body.count(KEY.encode()) > 1
+    (one,) = await stage.recorded(KEY)
+    assert "[redacted:" in one.tools[0]["label"]
+
+
+async def test_rules_of_ones_own(upstream: Upstream, stage: Stage) -> None:
+    upstream.script = leak("CASE-77-X")
+    url = await stage.proxy(
+        recording__redact_headers=["X-Tenant"],
+        recording__redact_patterns=["(?i)case-[0-9]+"],
+        recording__redact_paths=["user", "messages.*.name"],
+    )
+    messages = [{"role": "user", "name": "Ann", "content": "hi"}]
+    await chat(url, "X-Tenant: acme", user="u-1", messages=messages, key="Enter", max_tokens=5)
+    (one,) = await stage.recorded("acme", "u-1", "Ann", "CASE-77")
+    told = json.loads(one.request.body or b"")
+    assert (told["key"], told["max_tokens"]) == ("Enter", 5)
+    assert told["messages"][0]["content"] == "hi"
+    assert b"-X ," in one.client.body
+
+
+async def test_bytes_that_are_no_text_in_a_credential(upstream: Upstream, stage: Stage) -> None:
+    url = await stage.proxy()
+    async with Client(url) as client:
+        await client.wire.send(
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff0123456789\r\n"
+            b"X-Raw: \xfe\r\n\r\n"
+        )
+        answer: Answer = await (await client.head()).read()
+    assert answer.status == 200
+    (one,) = await stage.recorded("0123456789")
+    assert one.request.header("x-raw") == "\udcfe"
+    assert one.client.body == answer.body
