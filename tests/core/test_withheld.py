@@ -99,3 +99,8 @@ def test_usage_in_the_same_chunk_stays() -> None:
 def test_a_name_in_a_withheld_place_begins_another_call() -> None:
     own = calls(call(0, "b", "own")) + calls(call(0, None, None, "{}"))
     assert merged(HEAD + own + finish() + DONE) == own + finish() + DONE
+
+
+def test_of_a_chunk_that_makes_no_sense_besides_nothing_is_left() -> None:
+    entry = {"index": 0, "delta": {"tool_calls": [call(0, "a", "theirs", "{}")]}}
+    assert merged(sse({"choices": ["x", entry]}) + DONE) == DONE

@@ -386,7 +386,9 @@ async def test_a_delayed_answer_leaves_its_connection_to_others(
 
     async def script(request: Request, wire: Wire) -> None:
         is_second = len(upstream.requests) == 2
-        await wire.stream(tool_call(), WORD)
+        await wire.stream(tool_call())
+        await asyncio.sleep(0.01)  # behind the head: then it is the connection that tells of it
+        await wire.chunk(WORD)
         await asyncio.sleep(0.2 if is_second else 0)  # the first is over by then
         await wire.chunk(delta("tool_calls") + DONE)
         await wire.chunk()
