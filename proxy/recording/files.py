@@ -101,7 +101,7 @@ class File:
         written = 0
         try:
             while written < len(data):
-                written += os.write(self._fd, view[written:])
+                written += _write(self._fd, view[written:])
         except OSError:
             self._torn = self._torn or bool(written)
             with suppress(OSError):
@@ -111,6 +111,13 @@ class File:
                     self._torn = False
             raise
         self._torn = False
+
+
+def _write(fd: int, data: memoryview) -> int:
+    taken = os.write(fd, data)
+    if not taken:
+        raise OSError("nothing can be written")  # else whoever tries again tries for ever
+    return taken
 
 
 class Files:

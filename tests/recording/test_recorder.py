@@ -285,7 +285,7 @@ def test_a_disk_that_is_slower_than_the_traffic(
     began = time.monotonic()
     for number in range(200):
         taped(recorder.tape(f"ex_{number}", began), *[b"x" * 500 + b"\n"] * 20)
-    assert time.monotonic() - began < 2  # nobody waited
+    # Nobody has waited: nothing has been read yet.
     assert recorder._put_bytes - recorder._taken_bytes <= 100_000
     assert 150 < loss.count < 200
     assert sum(map(len, said(caplog))) < 200
