@@ -112,8 +112,7 @@ class Handlers:
         ):
             answer.close()
             return responses.capabilities(dialect, request[EXCHANGE].request_id)
-        head = responses.same(answer, request[EXCHANGE].plan)
-        return await self._watched(Relay(request, answer, head))
+        return await self._watched(Relay(request, answer, responses.same(answer)))
 
     async def _websocket(self, request: web.Request, path: str) -> web.StreamResponse:
         """A tunnel, if the upstream agrees; else its refusal, as it is."""

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from proxy import headers
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
-from proxy.recording.faults import Answer, Plan
+from proxy.recording.faults import Answer
 
 # On every stream that frames may be added to: nobody between here and the client may hold it back
 # (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
@@ -40,12 +40,9 @@ def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     return response
 
 
-def same(answer: aiohttp.ClientResponse, plan: Plan | None = None) -> web.StreamResponse:
+def same(answer: aiohttp.ClientResponse) -> web.StreamResponse:
     """The upstream's own head."""
-    kept = headers.for_client(answer.headers)
-    if plan is not None and plan.changes_size:
-        kept.popall("Content-Length", None)
-    return _response(answer, kept)
+    return _response(answer, headers.for_client(answer.headers))
 
 
 def stream(

@@ -242,6 +242,3 @@ def _import(arguments: argparse.Namespace) -> int:
     number = convert(arguments.source, arguments.target)
     print(f"{arguments.target}: {number} exchanges")
     return 0
-
-
-__all__ = ("CassetteError", "add")

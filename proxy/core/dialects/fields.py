@@ -9,6 +9,7 @@ from proxy.core.events import Envelope, LifecycleEvent, ToolCompleted, ToolRunni
 
 EVENT_NAME: Final = "hermes.tool.progress"
 EVENT_LINE: Final = f"event: {EVENT_NAME}\n".encode()
+_NO_OP: Final = {"index": 0, "delta": {}, "finish_reason": None}
 
 
 def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
@@ -45,13 +46,20 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
 
 def chunk_fields(event: LifecycleEvent, envelope: Envelope) -> dict[str, Any]:
     """A legal chunk with one choice that changes nothing, and the fields of the event."""
+    return chunk_of(_NO_OP, envelope, lifecycle_fields(event))
+
+
+def chunk_of(
+    choice: dict[str, Any], envelope: Envelope, fields: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A chunk with one choice, as the upstream would send it, and maybe more fields."""
     payload: dict[str, Any] = {
         "id": envelope.id,
         "object": "chat.completion.chunk",
         "created": envelope.created,
         "model": envelope.model,
-        "choices": [{"index": 0, "delta": {}, "finish_reason": None}],
-        **lifecycle_fields(event),
+        "choices": [choice],
+        **(fields or {}),
     }
     if envelope.system_fingerprint is not None:
         # openai's accumulating helper takes it from the latest chunk, be it ours.
