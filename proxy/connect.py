@@ -2,25 +2,45 @@
 
 aiohttp hands a body to a task that waits for it: a future, a wake-up and one more round of the
 event loop for every chunk. Here the protocol tells a sink, and what came is on its way to the
-client before the loop goes on. And since aiohttp does not tell whether a byte of an answer had come
-before a connection broke, the protocol counts them: a POST may be sent again if nobody has seen the
-first, and only then.
+client before the loop goes on. A read that is one whole HTTP chunk, as nearly all are while a model
+writes, does not go through aiohttp's parser: that stands between two chunks before and after it.
 
-Of aiohttp's private names one is used: the connector's ``_factory``.
+And since aiohttp does not tell whether a byte of an answer had come before a connection broke, the
+protocol counts them: a POST may be sent again if nobody has seen the first, and only then.
+
+Of aiohttp's private names two are used: the connector's ``_factory``, and the reader's
+``_http_chunk_splits`` (should that change, tests/test_connect.py says so).
 """
 
 import asyncio
 import functools
 import weakref
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-Sink = Callable[[], None]
+# An event of a stream, and the end of its chunk. A line that holds a chunk's size ends otherwise:
+# if the parser says that all data belongs to whole chunks, this is a place between two of them.
+_CHUNK_END: Final = b"\n\n\r\n"
+_SIZE_DIGITS: Final = 8
+
+
+class Sink(Protocol):
+    """Where the body of an answer goes."""
+
+    def arrived(self) -> None:
+        """The reader has something, or the connection has gone."""
+
+    def passing(self, chunk: bytes, framed: bytes) -> None:
+        """A read that is one whole HTTP chunk, which the reader does not get.
+
+        Args:
+            chunk: its data.
+            framed: the read.
+        """
 
 
 class PushingProtocol(ResponseHandler):
@@ -33,7 +53,9 @@ class PushingProtocol(ResponseHandler):
     received_bytes = 0
     sink: Sink | None = None
     was_reset = False  # where the end of the connection ends a body, this is no proper end
-    is_paused = False
+    _between_chunks = False
+    _parser_stops = False
+    _is_held = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._all.add(self)
@@ -46,31 +68,78 @@ class PushingProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        sink = self.sink
+        if self._between_chunks and sink is not None and (chunk := whole_chunk(data)):
+            sink.passing(chunk, data)
+            return
         super().data_received(data)
-        if data and self.sink is not None:  # aiohttp calls with nothing while a body is read
-            self.sink()
+        if data and sink is not None:  # aiohttp calls with nothing while a body is read
+            self._between_chunks = self._is_between_chunks(data)
+            sink.arrived()
+
+    def _is_between_chunks(self, data: bytes) -> bool:
+        """Whether aiohttp's parser has taken all, and waits for the size of the next chunk."""
+        body = self._payload
+        if body is None or self._parser_stops or not data.endswith(_CHUNK_END):
+            return False
+        ends = body._http_chunk_splits  # noqa: SLF001
+        return ends is not None and bool(ends) and ends[-1] == body.total_bytes
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.was_reset = exc is not None
         super().connection_lost(exc)
         if self.sink is not None:
-            self.sink()
+            self.sink.arrived()
+
+    # --- flow control -----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Read no more until ``release``."""
+        self._is_held = True
+        self._pause_transport_reading()
+
+    def release(self) -> None:
+        """Read on, if reading is held."""
+        if self._is_held:
+            self._is_held = False
+            self.resume_reading()
+            self._resume_transport_reading()
 
     def pause_reading(self) -> None:
-        self.is_paused = True
+        """The reader is full. From now on the parser may stop in the middle of a read."""
+        self._parser_stops = True
+        self._between_chunks = False
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp asks for this with every chunk that is read, paused or not, and each time the
-        # parser is fed with nothing and the transport called.
-        if self.is_paused:
-            self.is_paused = False
+        """Asked for with every chunk that is read, paused or not.
+
+        Each time the parser is fed with nothing and the transport called, so it is done only where
+        the parser may have kept something.
+        """
+        if self._parser_stops:
             super().resume_reading(resume_parser)
+            if self._is_held:
+                self._pause_transport_reading()
 
     @property
     def is_lost(self) -> bool:
         """No more will come. (At a bad chunk size aiohttp drops the connection without a word.)"""
         return self.transport is None or self.transport.is_closing()
+
+
+def whole_chunk(read: bytes) -> bytes:
+    """The data of one HTTP chunk, if a read is that and nothing else; else nothing.
+
+    Sizes are taken as all known servers write them, without zeros in front and without extensions
+    (RFC 9112, section 7.1).
+    """
+    size_end = read.find(b"\r\n", 1, _SIZE_DIGITS + 2)
+    if size_end < 0 or not read.endswith(b"\r\n"):
+        return b""
+    if read[:size_end].lower() != b"%x" % (len(read) - size_end - 4):
+        return b""
+    return read[size_end + 2 : -2]
 
 
 class Attempt:

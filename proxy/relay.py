@@ -121,12 +121,10 @@ class Relay:
         protocol = connection.protocol if connection is not None else None
         if isinstance(protocol, PushingProtocol):
             self._protocol = protocol
-            protocol.sink = self._arrived
-        self._arrived()  # what came with the head, which may be all
+            protocol.sink = self
+        self.arrived()  # what came with the head, which may be all
 
     def _detach(self) -> None:
-        if self._catching_up is not None:
-            self._catching_up.cancel()
         if self._mischief is not None:
             self._mischief.close()
         self._let_go()
@@ -135,12 +133,14 @@ class Relay:
         """Hear no more of the upstream's connection: it may serve another request by now."""
         if self._protocol is not None:
             self._protocol.sink = None
+            self._protocol.release()
             self._protocol = None
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            self._catching_up = None
 
     def _finish(self, failure: ProxyError | None) -> None:
-        # The connection may serve another request before this one has been wound up.
-        if self._protocol is not None:
-            self._protocol.sink = None
+        self._let_go()
         if not self._finished.done():
             self._finished.set_result(failure)
 
@@ -159,35 +159,56 @@ class Relay:
             self._pass_on(rest)
         self._finish(failure)
 
-    def _arrived(self) -> None:
-        """Something has come from the upstream, or its connection has gone."""
-        content = self._content
+    def passing(self, chunk: bytes, framed: bytes) -> None:
+        """See ``Sink``."""
         try:
-            chunk = content.read_nowait()
-            if self._mischief is None:
-                self._pass_on(chunk)
-            else:
-                self._mischief.feed(chunk)
+            self._feed(chunk, framed)
+        except Exception as failure:
+            self._give_up(failure)
+
+    def arrived(self) -> None:
+        """See ``Sink``."""
+        content, came = self._content, False
+        try:
+            # More than once: the parser keeps the rest of a large read until there is room for it.
+            while chunk := content.read_nowait():
+                came = True
+                self._feed(chunk)
+                if self._catching_up is not None:
+                    break
             if content.is_eof():
-                rest = content.read_nowait()
-                if self._mischief is None:
-                    self._pass_on(rest)
-                else:
-                    self._mischief.feed(rest)
+                self._feed(content.read_nowait())
                 self._check_end()
                 self._over()
-            elif not chunk and self._protocol is not None and self._protocol.is_lost:
+            elif not came and self._protocol is not None and self._protocol.is_lost:
                 failure = ProxyError("upstream_protocol", "the upstream's answer is no HTTP")
                 self._broke(b"", failure)
-        except (aiohttp.ClientError, OSError) as broken:
-            self._broke(_rest(content), _why(broken))
-        except ProxyError as failure:
-            self._broke(b"", failure)
-        except Exception as bug:  # aiohttp would take it for a fault of the upstream's
-            self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
-            log.exception("a bug of the proxy's own")
+        except Exception as failure:
+            self._give_up(failure)
 
-    def _pass_on(self, chunk: bytes) -> None:
+    def _feed(self, chunk: bytes, framed: bytes = b"") -> None:
+        if self._mischief is None:
+            self._pass_on(chunk, framed)
+        else:
+            self._mischief.feed(chunk)
+
+    def _give_up(self, failure: Exception) -> None:
+        match failure:
+            case ProxyError():
+                self._broke(b"", failure)
+            case aiohttp.ClientError() | OSError():
+                self._broke(_rest(self._content), _why(failure))
+            case _:  # aiohttp would take it for a fault of the upstream's
+                self._finish(ProxyError("internal", f"the proxy failed: {type(failure).__name__}"))
+                log.error("a bug of the proxy's own", exc_info=failure)
+
+    def _pass_on(self, chunk: bytes, framed: bytes = b"") -> None:
+        """Send on what has come.
+
+        Args:
+            framed: the same as an HTTP chunk, if it came as one: where nothing is changed, the
+                client gets that.
+        """
         transport = self._transport
         if not chunk or transport is None or transport.is_closing():
             return  # uvloop raises on writing to a client that is gone
@@ -202,14 +223,18 @@ class Relay:
             self._tape.passed(chunk, data, self._added, now)
         if data:
             exchange.sent_bytes += len(data)
-            # In one piece; through aiohttp's writer the same costs a tenth more.
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            if not self._chunked:
+                framed = data
+            elif data is not chunk or not framed:
+                # In one piece; through aiohttp's writer the same costs a tenth more.
+                framed = b"%x\r\n%b\r\n" % (len(data), data)
+            transport.write(framed)
             if transport.get_write_buffer_size() > _BUFFER_BYTES:
                 self._wait_for_client()
 
     def _wait_for_client(self) -> None:
         if self._catching_up is None and self._protocol is not None:
-            self._protocol.pause_reading()
+            self._protocol.hold()
             self._catching_up = asyncio.ensure_future(self._catch_up(self._protocol))
 
     async def _catch_up(self, protocol: PushingProtocol) -> None:
@@ -219,9 +244,9 @@ class Relay:
             await self._writer.drain()
             self.last_read = time.monotonic()  # the silence was not the upstream's
             self._catching_up = None
-            protocol.resume_reading()
+            protocol.release()
             if not self._finished.done():
-                self._arrived()
+                self.arrived()
 
     def _send(self, data: bytes, added: tuple[tuple[int, int], ...] | None = None) -> None:
         """Write what follows from no read: a heartbeat, the last words.

@@ -234,7 +234,7 @@ class Answer:
         self.body = b""
         self.end: End = ""
         empty = bodiless or self.status in (204, 304)
-        self._pieces = _nothing() if empty else _body(wire.reader, self.headers, to_eof=True)
+        self.pieces = _nothing() if empty else _body(wire.reader, self.headers, to_eof=True)
 
     async def read(self) -> Self:
         """All of the body, to whatever end."""
@@ -256,9 +256,9 @@ class Answer:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 while mark is None:
-                    rest.append(await anext(self._pieces))
+                    rest.append(await anext(self.pieces))
                 while mark not in self.body:
-                    self.body += await anext(self._pieces)
+                    self.body += await anext(self.pieces)
         except StopAsyncIteration:
             self.end = self.end or "clean"
         except asyncio.IncompleteReadError:

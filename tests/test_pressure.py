@@ -24,6 +24,7 @@ from tests.fakes import (
     Wire,
     ask,
     chat,
+    hello,
     text,
     tool_call,
 )
@@ -94,6 +95,67 @@ async def test_for_a_slow_client_little_is_held_and_nothing_is_lost(
     assert answer.end == "clean"
     assert len(answer.body) == flood.sent + len(DONE)
     assert answer.body.endswith(PIECE + DONE)
+
+
+@pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
+async def test_what_comes_last_reaches_a_client_that_has_caught_up(
+    upstream: Upstream, proxy: str, runners: list[server.Runner], target: str
+) -> None:
+    """aiohttp's parser, once told to pause, stops in the middle of the next read."""
+    caught_up = asyncio.Event()
+    sent = bytearray()
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream()
+        while held_bytes(runners[0]) < 1 << 16:  # then nothing is under way
+            await wire.chunk(PIECE)
+            sent.extend(PIECE)
+            await asyncio.sleep(0.01)
+        client.wire.transport.resume_reading()
+        await caught_up.wait()
+        await wire.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE))
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await client.send("POST", target, JSON, body=b'{"stream": true}')
+        answer = await client.head()
+        client.wire.transport.pause_reading()
+        while len(answer.body) < len(sent) or not sent:
+            answer.body += await anext(answer.pieces)
+        caught_up.set()
+        await answer.read()
+    assert answer.end == "clean"
+    assert answer.body == sent + DONE
+
+
+@pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
+async def test_a_connection_whose_answer_ended_before_a_slow_client_serves_the_next(
+    upstream: Upstream, proxy: str, runners: list[server.Runner], target: str
+) -> None:
+    body = bytearray()
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream()
+        piece = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+        while not held_bytes(runners[0]):
+            await wire.send(piece)
+            body.extend(PIECE)
+            await asyncio.sleep(0.01)
+        await wire.send(piece * 2 + b"0\r\n\r\n")  # one read, behind which reading stops
+        body.extend(PIECE * 2)
+        await asyncio.sleep(0.1)
+        client.wire.transport.resume_reading()
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await client.send("POST", target, JSON, body=b'{"stream": true}')
+        answer = await client.head()
+        client.wire.transport.pause_reading()
+        await answer.read()
+        assert answer.body == body
+        upstream.script = hello
+        assert (await client.chat()).status == 200
+    assert len(upstream.wires) == 1
 
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])

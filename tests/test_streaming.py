@@ -134,6 +134,22 @@ async def test_a_chunk_goes_out_when_it_comes(upstream: Upstream, proxy: str) ->
     assert answer.body == text("first") + text("second")
 
 
+async def test_a_burst_of_tiny_chunks_goes_out_at_once(upstream: Upstream, proxy: str) -> None:
+    """aiohttp's parser stops at some 16,000 chunks that nobody has read, and keeps the rest."""
+    burst = b"1\r\nx\r\n" * 40_000
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(text("first"))
+        await wire.send(burst + b"3\r\nend\r\n")
+        await wire.gone.wait()  # and no more
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await client.send("GET", "/v1/files/f/content")
+        answer = await (await client.head()).until(b"end")
+    assert answer.body == text("first") + b"x" * 40_000 + b"end"
+
+
 async def test_a_line_of_20_mb_passes(upstream: Upstream, proxy: str) -> None:
     huge = text("x" * 20_000_000)
 

@@ -73,7 +73,7 @@ async def pieces(answer: Answer) -> list[bytes]:
     answer.end = "clean"
     try:
         async with asyncio.timeout(5):
-            async for piece in answer._pieces:
+            async for piece in answer.pieces:
                 found.append(piece)  # noqa: PERF401  what came before a break counts
     except asyncio.IncompleteReadError:
         answer.end = "cut"
