@@ -1,6 +1,7 @@
 """A proxy in a process of its own, and what the kernel says of it. Linux, loopback only."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import IO, Final
 from urllib.request import urlopen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+_LISTENS: Final = re.compile(r"(?:listening|replaying \d+ exchanges) on http://[^ ]*:(\d+)\b")
 _START_S: Final = 15.0
 _STOP_S: Final = 15.0
 
@@ -94,17 +96,19 @@ def proxy(upstream: str, **settings: object) -> Iterator[Running]:
     Raises:
         RuntimeError: it does not listen in time.
     """
+    with command("serve", "--upstream", upstream, **settings) as running:
+        yield running
+
+
+@contextmanager
+def command(name: str, *arguments: str, **settings: object) -> Iterator[Running]:
+    """Run a command that listens: ``serve`` or ``replay``."""
     own = {f"LIFECYCLE_PROXY_{k.upper()}": str(v) for k, v in settings.items()}
     others = {k: v for k, v in os.environ.items() if not k.startswith("LIFECYCLE_PROXY_")}
-    command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
+    line = [sys.executable, "-m", "proxy", name, "--listen", "127.0.0.1:0", *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(  # noqa: S603  our own command
-            [*command, "--upstream", upstream],
-            cwd=ROOT,
-            env=others | own,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
+            line, cwd=ROOT, env=others | own, stdout=subprocess.PIPE, stderr=log, text=True
         )
         try:
             yield Running(process, _port(process, log), log)
@@ -122,7 +126,7 @@ def _port(process: subprocess.Popen[str], log: IO[str]) -> int:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         line = process.stdout.readline()
-        if line.startswith("listening on "):
-            return int(line.split()[2].rpartition(":")[2])
+        if found := _LISTENS.match(line):
+            return int(found[1])
     log.seek(0)
     raise RuntimeError(f"the proxy does not listen: {log.read()[-2000:]}")

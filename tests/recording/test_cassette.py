@@ -19,12 +19,14 @@ from proxy.recording.cassette import (
     Exchange,
     Piece,
     Side,
+    SideName,
     files,
     line,
     load,
     pack,
     unpack,
 )
+from proxy.recording.replay import Options, create_replay_app, start_replay, stop_replay
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -51,6 +53,7 @@ STREAMS = {
     path: path.read_bytes()
     for path in (
         *sorted(HERE.glob("*.sse")),
+        *sorted((SHARED / "corpus").glob("*.sse")),
         *sorted((SHARED / "recorded-streams").glob("*.sse")),
         *sorted((SHARED / "reference" / "captures").glob("hermes-*.sse")),
     )
@@ -177,6 +180,15 @@ async def test_what_was_sent_is_what_is_read(
     assert one.forwarded.body == upstream.request.body == asked
     told = {(name.lower(), value) for name, value in one.forwarded.headers}
     assert told <= {(name.lower(), value) for name, value in pairs(upstream.request.raw)}
+    for side in (one.upstream, one.client):
+        name: SideName = "upstream" if side is one.upstream else "client"
+        app = create_replay_app([one], Options(side=name, speed=0))
+        runner, url = await start_replay(app, "127.0.0.1:0")
+        played = await ask(url, "POST", target, *lines, body=asked)
+        await stop_replay(runner)
+        assert (played.status, played.reason) == (side.status, side.reason)
+        assert pairs(played.raw) == list(side.headers)
+        assert (played.body, played.end) == (side.body, "clean")
 
 
 async def test_a_read_is_a_piece_and_has_its_time(
