@@ -42,7 +42,8 @@ _STAMP_BYTES: Final = 16
 _STREAMS: Final = 8
 _PAUSE_S: Final = 0.002
 _LARGE: Final = _HEAD + _STAMP % (b"word " * 180)
-_TMPFS_BYTES: Final = 2 << 20
+_TMPFS_BYTES: Final = 10 << 20
+_EXCHANGES: Final = 90  # of which the tmpfs takes about half
 
 Give = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -256,7 +257,7 @@ async def _full(folder: Path) -> None:
             return
         async with _giving(give) as port:
             with proxy(f"http://127.0.0.1:{port}/v1", **_recording(folder)) as running:
-                taken = [await _taken(running) for _ in range(30)]
+                taken = [await _taken(running) for _ in range(_EXCHANGES)]
                 await asyncio.sleep(0.3)
                 lost = running.metrics()["lifecycle_proxy_recording_lost_total"]
                 complaints = len(running.complaints())
@@ -266,8 +267,8 @@ async def _full(folder: Path) -> None:
         found = [one for one in load(folder) if one.is_complete and not one.omitted]
         whole = sum(one.client.is_whole for one in found)
         print(
-            f"\n30 exchanges of {200 * len(_LARGE) / _MB:.2f} MB into {_TMPFS_BYTES / _MB:.1f} MB: "
-            f"{sum(taken)} reached the client whole; "
+            f"\n{_EXCHANGES} exchanges of {200 * len(_LARGE) / _MB:.2f} MB "
+            f"into {_TMPFS_BYTES / _MB:.1f} MB: {sum(taken)} reached the client whole; "
             f"{lost:.0f} lost, {whole} whole on the disk, {len(found) - whole} damaged; "
             f"{complaints} line in the log"
         )
