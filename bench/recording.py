@@ -20,12 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from running import ROOT, Running, proxy
+from running import ROOT, Running, listening, proxy
 
 _MB: Final = 1_000_000
 _BOUNDARY: Final = b"\r\n\r\n"
@@ -48,29 +48,19 @@ _EXCHANGES: Final = 90  # of which the tmpfs takes about half
 Give = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-@asynccontextmanager
-async def _giving(give: Give) -> AsyncIterator[int]:
+def _giving(give: Give) -> AbstractAsyncContextManager[int]:
     """An upstream that answers every request by one stream; its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(_BOUNDARY)
-            await reader.readexactly(len(_ASKED))
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            writer.write(head + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
-            await give(writer)
-            _chunk(writer, _DONE)
-            writer.write(b"0\r\n\r\n")
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        await reader.readuntil(_BOUNDARY)
+        await reader.readexactly(len(_ASKED))
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+        writer.write(head + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await give(writer)
+        _chunk(writer, _DONE)
+        writer.write(b"0\r\n\r\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    return listening(serve)
 
 
 def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -258,7 +248,7 @@ async def _full(folder: Path) -> None:
         async with _giving(give) as port:
             with proxy(f"http://127.0.0.1:{port}/v1", **_recording(folder)) as running:
                 taken = [await _taken(running) for _ in range(_EXCHANGES)]
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(2)  # for what waits to be written
                 lost = running.metrics()["lifecycle_proxy_recording_lost_total"]
                 complaints = len(running.complaints())
         sys.path.insert(0, str(ROOT))

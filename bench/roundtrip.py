@@ -20,12 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from running import Running, command, proxy
+from running import Running, command, listening, proxy
 
 from proxy.core import sse
 from proxy.recording.cassette import Exchange, SideName, load
@@ -119,27 +119,17 @@ def streams(folders: list[Path], seed: int) -> list[Stream]:
 # --- both ends ------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _upstream(all_streams: list[Stream]) -> AsyncIterator[int]:
+def _upstream(all_streams: list[Stream]) -> AbstractAsyncContextManager[int]:
     """Serves the stream whose number is the request's model; its port."""
     known = {stream.number: stream for stream in all_streams}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"(?i)content-length: (\d+)", head)
-            body = await reader.readexactly(int(length[1]) if length else 0)
-            await _give(known[json.loads(body)["model"]], writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        await _give(known[json.loads(body)["model"]], writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    return listening(serve)
 
 
 async def _give(stream: Stream, writer: asyncio.StreamWriter) -> None:

@@ -1,19 +1,21 @@
 """A proxy in a process of its own, and what the kernel says of it. Linux, loopback only."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 from urllib.request import urlopen
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _LISTENS: Final = re.compile(r"(?:listening|replaying \d+ exchanges) on http://[^ ]*:(\d+)\b")
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _START_S: Final = 15.0
 _STOP_S: Final = 15.0
 
@@ -83,6 +85,22 @@ class Running:
             if name == key:
                 return int(value.split()[0]) * 1024
         raise KeyError(key)
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[int]:
+    """A server on a free port, which it gives; connections are closed behind ``serve``."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 @contextmanager
