@@ -4,6 +4,7 @@ The status 200 is then sent early, so an upstream's error can only follow as an 
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -12,10 +13,12 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import ProxyError
-from proxy.relay import break_connection
+from proxy.exchange import EXCHANGE, Ended
+from proxy.relay import break_connection, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
+_ENDED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 async def open_with_heartbeats(
@@ -39,14 +42,19 @@ async def open_with_heartbeats(
     task = asyncio.ensure_future(opening)
     try:
         while not (await asyncio.wait({task}, timeout=interval_s))[0]:
-            if not head.prepared:
-                await head.prepare(request)
-            await head.write(HEARTBEAT)
+            await _say(request, head, HEARTBEAT)
         return task.result()
     except ProxyError as failure:
         if not head.prepared:
             raise
-        await _tell(request, head, failure.frame())
+        await _fail(request, head, failure)
+        return None
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if not head.prepared or request.transport is None or current is None:
+            raise  # the client is gone, or has got nothing yet
+        current.uncancel()
+        await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
         return None
     finally:
         task.cancel()
@@ -56,13 +64,28 @@ async def tell_refusal(
     request: web.Request, head: web.StreamResponse, answer: aiohttp.ClientResponse
 ) -> None:
     """The upstream refused, but a 200 is out: its error object as a frame, and a broken end."""
+    exchange = request[EXCHANGE]
+    exchange.ended = "upstream_error"
     try:
-        body = await answer.content.read(_ERROR_BODY_BYTES)
+        body = await _read(answer.content)
+        if exchange.tape is not None:
+            if body:
+                exchange.tape.passed(body, b"", (), time.monotonic())
+            if answer.content.at_eof():
+                exchange.tape.whole("upstream")
     except (aiohttp.ClientError, OSError):
         body = b""
     finally:
         answer.close()
     await _tell(request, head, _refusal(answer.status, body))
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """An error's body, as far as anybody would look at it."""
+    body = b""
+    while len(body) < _ERROR_BODY_BYTES and (more := await content.readany()):
+        body += more
+    return body
 
 
 def _refusal(status: int, body: bytes) -> bytes:
@@ -77,6 +100,25 @@ def _refusal(status: int, body: bytes) -> bytes:
     return b"data: " + orjson.dumps({"error": {**told, "status": status}}) + b"\n\n"
 
 
+async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
+    exchange = request[EXCHANGE]
+    exchange.ended = _ENDED.get(failure.code, "upstream_error")
+    exchange.error = failure.code
+    await _tell(request, head, failure.frame())
+
+
 async def _tell(request: web.Request, head: web.StreamResponse, frame: bytes) -> None:
-    await head.write(frame)
+    await _say(request, head, frame)
     break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
+
+
+async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+    """Something of ours, the head in front of the first."""
+    tape = request[EXCHANGE].tape
+    if not head.prepared:
+        await head.prepare(request)
+        if tape is not None:
+            tape.head("client", *head_of(head))
+    if tape is not None:
+        tape.sent(data)
+    await head.write(data)

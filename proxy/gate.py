@@ -70,39 +70,32 @@ class Gate:
                 request, own if exchange.route == "own" else forward
             )
             exchange.status = response.status
-            return self._taped(exchange, response)
+            return await _taped(request, response)
         except ProxyError as failure:
-            exchange.status, exchange.error = failure.status, failure.code
             exchange.ended = exchange.ended or "refused"
-            return self._taped(exchange, responses.error(failure, exchange.request_id))
+            return await _refused(request, failure)
         except asyncio.CancelledError:
             exchange.ended = exchange.ended or "client_gone"
-            if not self._expired or exchange.first_byte is not None:
+            if not self._expired or request.writer.output_size:
                 exchange.status = exchange.status or _CLIENT_GONE
                 raise
             task.uncancel()
+            exchange.ended = "drained"
             late = ProxyError("draining", "the proxy is shutting down; try again")
-            exchange.status, exchange.error, exchange.ended = late.status, late.code, "drained"
-            return responses.error(late, exchange.request_id)
+            return await _refused(request, late)
         except Exception:
             log.exception("a bug of the proxy's own (request %s)", exchange.request_id)
             internal = ProxyError("internal", "the proxy failed; its log says why")
-            exchange.status, exchange.error = internal.status, internal.code
-            return responses.error(internal, exchange.request_id)
+            if request.writer.output_size:
+                exchange.error, exchange.ended = internal.code, "upstream_error"
+                raise ConnectionError("an answer is under way; another cannot follow") from None
+            return await _refused(request, internal)
         finally:
             exchange.ended = exchange.ended or "done"
             del self._active[task]
             if not self._active:
                 self._idle.set()
             self._record(exchange)
-
-    def _taped(self, exchange: Exchange, response: web.StreamResponse) -> web.StreamResponse:
-        """Answers of ours are recorded, too; those of the upstream have been by now."""
-        if exchange.tape is not None and isinstance(response, web.Response):
-            exchange.tape.head("client", *head_of(response))
-            body = response.body
-            exchange.tape.sent(body if isinstance(body, bytes) else b"")
-        return response
 
     def _record(self, exchange: Exchange) -> None:
         """Count and log. Whatever happens there, the answer goes out."""
@@ -149,6 +142,24 @@ class Gate:
             if not is_preflight(request):  # browsers send no key with it
                 self._keys.check(request.headers)
         return await handler(request)
+
+
+async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:
+    """An error in the answer's place."""
+    exchange = request[EXCHANGE]
+    exchange.status, exchange.error = failure.status, failure.code
+    return await _taped(request, responses.error(failure, exchange.request_id))
+
+
+async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Answers of ours are recorded, too; those of the upstream have been by now."""
+    tape = request[EXCHANGE].tape
+    if tape is not None and isinstance(response, web.Response):
+        with suppress(ConnectionError):  # the client is gone; whoever sends the body finds out
+            await response.prepare(request)  # what aiohttp adds to the head is recorded, too
+        body = b"" if request.method == "HEAD" else response.body
+        tape.answered(*head_of(response), body if isinstance(body, bytes) else b"")
+    return response
 
 
 def _exchange(request: web.Request) -> Exchange:

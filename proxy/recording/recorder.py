@@ -75,7 +75,7 @@ class Tape:
         self._put(len(body or b""), lambda: writing.forwarded(ms, target, headers, body))
 
     def head(self, side: SideName, status: int, reason: str, headers: Headers) -> None:
-        """The head of an answer."""
+        """The head of an answer. The first of a side counts."""
         ms, writing = self._ms(time.monotonic()), self._writing
         self._put(0, lambda: writing.head(side, ms, (status, reason), headers))
 
@@ -94,6 +94,17 @@ class Tape:
             ms, writing = self._ms(time.monotonic()), self._writing
             marks = ((0, len(data)),) if added is None else added
             self._put(len(data), lambda: writing.sent(ms, data, marks))
+
+    def answered(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
+        """The client got this answer of the proxy's own, whole."""
+        self.head("client", status, reason, headers)
+        self.sent(body)
+        self.whole("client")
+
+    def whole(self, side: SideName) -> None:
+        """This side has come to its proper end, however the exchange ends."""
+        writing = self._writing
+        self._put(0, lambda: writing.whole(side))
 
     def end(self, ended: str, error: str, told: list[LifecycleEvent]) -> None:
         """It is over."""
@@ -255,7 +266,10 @@ class _Writing:
             self._write("forwarded", record | changed)
 
     def head(self, side: SideName, ms: float, status: tuple[int, str], headers: Headers) -> None:
-        (self._upstream if side == "upstream" else self._client).begun = True
+        told = self._side(side)
+        if told.begun:
+            return
+        told.begun = True
         if (own := self._own) is not None:
             record: Json = {"side": side, "ms": ms, "status": status[0]}
             record |= {"reason": own.text(status[1]), "headers": own.headers(headers)}
@@ -278,6 +292,9 @@ class _Writing:
             self._clear(self._client, moment, data, added)
             self._emit()
 
+    def whole(self, side: SideName) -> None:
+        self._side(side).is_whole = True
+
     def end(self, ms: float, how: tuple[str, str], told: list[Json]) -> None:
         if (file := self._file) is None:
             return
@@ -290,10 +307,13 @@ class _Writing:
         ends = _ENDS.get(how[0], ("", "eof"))
         self._part()
         for name, side, end in zip(_SIDES, (self._upstream, self._client), ends, strict=True):
-            record[name] = {"end": end if side.begun else "", "ms": ms, **side.told()}
+            record[name] = {"end": side.end(end), "ms": ms, **side.told()}
         omitted = self.lost or self._omitted
         self._put(file, "end", record | {"omitted": omitted} if omitted else record)
         self._files.done(file)
+
+    def _side(self, name: SideName) -> "_Side":
+        return self._upstream if name == "upstream" else self._client
 
     @property
     def _is_kept(self) -> bool:
@@ -363,6 +383,7 @@ class _Side:
 
     def __init__(self) -> None:
         self.begun = False
+        self.is_whole = False
         self.stream: StreamRedaction | None = None
         self.size = 0
         self.hash = hashlib.sha256()
@@ -378,6 +399,11 @@ class _Side:
         self.size += len(data)
         self.hash.update(data)
         return data
+
+    def end(self, by_exchange: SideEnd) -> SideEnd:
+        if not self.begun:
+            return ""
+        return "eof" if self.is_whole else by_exchange
 
     def told(self) -> Json:
         return {"size": self.size, "sha256": self.hash.hexdigest()}
