@@ -62,7 +62,7 @@ class Relay:
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
         if plan := self._exchange.plan:
-            self._mischief = Mischief(plan.live(), self._pass_on, self._finish)
+            self._mischief = Mischief(plan.live(), self._pass_on, self._finish, self._read_on)
             if plan.changes_size:
                 response.headers.popall("Content-Length", None)
 
@@ -191,6 +191,14 @@ class Relay:
             self._pass_on(chunk, framed)
         else:
             self._mischief.feed(chunk)
+            if self._mischief.is_full and self._protocol is not None:
+                self._protocol.hold()
+
+    def _read_on(self) -> None:
+        """The mischief has room again."""
+        if self._protocol is not None and self._catching_up is None:
+            self._protocol.release()
+            self.arrived()
 
     def _give_up(self, failure: Exception) -> None:
         match failure:

@@ -410,3 +410,51 @@ async def test_the_next_request_on_the_connection(start: Start) -> None:
             answer = await (await client.chat()).read()
             assert without_frames(answer.body) == tool_call() + STREAM
             assert answer.end == "clean"
+
+
+# --- an upstream that sends faster than the fault lets pass ---------------------------------------
+
+
+async def test_a_drip_holds_an_upstream_that_floods(start: Start, upstream: Upstream) -> None:
+    sent = 0
+
+    async def script(request: Request, wire: Wire) -> None:
+        nonlocal sent
+        await wire.stream()
+        while not wire.gone.is_set():
+            await wire.chunk(bytes(1 << 20))
+            sent += 1
+
+    url = await start(rule("slow_drip", size_bytes=1, ms=20))
+    upstream.script = script
+    async with Client(url) as client:
+        await (await client.chat()).until(b"\0\0\0")
+        async with asyncio.timeout(5):
+            before = -1
+            while sent != before:
+                before = sent
+                await asyncio.sleep(0.2)
+    assert sent < 30  # that is what sockets hold
+    await upstream.request.wire.left()
+
+
+@pytest.mark.parametrize("ends", ["well", "broken"])
+@pytest.mark.parametrize("target", [CHAT, "/v1/embeddings"])
+async def test_a_drip_of_much_loses_nothing(
+    target: str, ends: str, start: Start, upstream: Upstream
+) -> None:
+    body = b"".join(b"data: %d\n\n" % number for number in range(200_000))
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(body)
+        if ends == "well":
+            await wire.chunk()
+        else:
+            wire.close()
+
+    url = await start(rule("slow_drip", size_bytes=1 << 14, ms=1))
+    upstream.script = script
+    answer = await ask(url, "POST", target, JSON, body=b'{"stream": true}')
+    assert answer.body.startswith(body)
+    assert answer.end == ("clean" if ends == "well" else "cut")
+    assert len(answer.body) - len(body) < 1000  # the error
