@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import gc
 import importlib
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from proxy import __version__, config, logs, workers
 from proxy.recording import commands as recordings
@@ -20,6 +21,18 @@ T = TypeVar("T")
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
+_CURES: Final = {
+    errno.EACCES: "give this user the right to it, or choose another",
+    errno.EADDRINUSE: "end what listens there, or choose another address",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOENT: "make the folder, or choose another place",
+    errno.ENOSPC: "make room there, or choose another place",
+    errno.ENOTDIR: "what should be a folder is a file: choose another",
+    errno.EPERM: "give this user the right to it, or choose another",
+    errno.EROFS: "choose a place that can be written to",
+    socket.EAI_NONAME: "check the name, or give an address",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,10 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
-        print(f"lifecycle-proxy: {error.strerror or error}", file=sys.stderr)
+        print(f"lifecycle-proxy: {_told(error)}", file=sys.stderr)
         return _EXIT_FAILED
     except KeyboardInterrupt:
         return 0
+
+
+def _told(error: OSError) -> str:
+    """What failed, with its file, and what to do about it."""
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{os.fsdecode(error.filename)}: {what}"
+    cure = _CURES.get(error.errno or 0)
+    return f"{what}; {cure}" if cure else what
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -94,8 +94,32 @@ def test_a_taken_port_is_a_failure_at_run_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "address already in use" in done.stderr
+    assert "address already in use; end what listens there, or choose another" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), "/a/b: Permission denied; give this"),
+        (PermissionError(13, "Permission denied", b"/a/b"), "/a/b: Permission denied; give this"),
+        (FileNotFoundError(2, "no such file"), "no such file; make the folder, or"),
+        (OSError(5, "Input/output error", "/a"), "/a: Input/output error\n"),
+        (OSError("what the text says"), "what the text says\n"),
+    ],
+)
+def test_a_failure_names_the_file_and_the_cure(
+    raised: OSError,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("proxy.recording.show.show", fail)
+    assert cli.main(["show", "x"]) == 1
+    assert capsys.readouterr().err.startswith(f"lifecycle-proxy: {told}")
 
 
 def test_wrong_settings_are_a_failure_of_usage(tmp_path: Path) -> None:
