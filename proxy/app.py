@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import aiohttp
@@ -48,18 +48,14 @@ def create_app(settings: Settings) -> web.Application:
         return await gate.around(request, own.handle, handlers.forward)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
-        await studio.start()
-        await upstream.start()
-        watching = asyncio.create_task(watch.run())
-        counting = asyncio.create_task(_count_connections(metrics))
-        expiring = asyncio.create_task(store.run())
-        yield
-        for task in (watching, counting, expiring):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await upstream.close()
-        await studio.close()
+        async with AsyncExitStack() as parts:
+            await studio.start()
+            parts.push_async_callback(studio.close)
+            await upstream.start()
+            parts.push_async_callback(upstream.close)
+            for work in (watch.run(), _count_connections(metrics), store.run()):
+                parts.push_async_callback(_cancelled, asyncio.create_task(work))
+            yield
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)
@@ -68,6 +64,12 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(responses.drop_added)
     app.on_response_prepare.append(gate.mark)
     return app
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _count_connections(metrics: Metrics) -> None:

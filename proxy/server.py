@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.app import GATE, WATCH, create_app
@@ -30,22 +31,26 @@ async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[
 
     Args:
         settings: everything.
-        sock: a bound socket; None binds one.
+        sock: a bound socket, which is closed where the start fails; None binds one.
 
     Returns:
         What ``stop`` takes, and the URL where it serves.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address cannot be bound, or a part of the proxy does not start.
     """
     tls = server_context(settings)
-    sock = sock or bind(settings)
-    # A client that goes away takes its upstream request along.
-    runner = Runner(create_app(settings), handler_cancellation=True, shutdown_timeout=_CLEAN_UP_S)
-    await runner.setup()
-    loop = asyncio.get_running_loop()
-    make = _protocols(runner, settings, loop)
-    runner.listener = await loop.create_server(make, sock=sock, backlog=_BACKLOG, ssl=tls)
+    sock, loop = sock or bind(settings), asyncio.get_running_loop()
+    async with AsyncExitStack() as undo:
+        undo.callback(sock.close)
+        app = create_app(settings)
+        # A client that goes away takes its upstream request along.
+        runner = Runner(app, handler_cancellation=True, shutdown_timeout=_CLEAN_UP_S)
+        undo.push_async_callback(runner.cleanup)
+        await runner.setup()
+        make = _protocols(runner, settings, loop)
+        runner.listener = await loop.create_server(make, sock=sock, backlog=_BACKLOG, ssl=tls)
+        undo.pop_all()
     return runner, url(sock, settings)
 
 

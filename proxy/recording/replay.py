@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -125,14 +126,12 @@ async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
     settings = config.load(environ={}, flags={"server.listen": listen})
     limit = settings.server.max_header_bytes
     sock = bind(settings)
-    runner = Runner(app, handler_cancellation=True, shutdown_timeout=_END_S)
-    await runner.setup()
-    server, loop = runner.server, asyncio.get_running_loop()
-    assert server is not None, "set up"
+    loop = asyncio.get_running_loop()
 
     def protocol() -> Protocol:
+        assert runner.server is not None, "set up"
         return Protocol(
-            server,
+            runner.server,
             loop=loop,
             auto_decompress=False,  # bodies are compared as they were sent
             access_log=None,  # type: ignore[arg-type]  # None turns it off
@@ -142,7 +141,13 @@ async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
             logger=logging.getLogger("proxy.http"),
         )
 
-    runner.listener = await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
+    async with AsyncExitStack() as undo:
+        undo.callback(sock.close)
+        runner = Runner(app, handler_cancellation=True, shutdown_timeout=_END_S)
+        undo.push_async_callback(runner.cleanup)
+        await runner.setup()
+        runner.listener = await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
+        undo.pop_all()
     return runner, url(sock, settings)
 
 

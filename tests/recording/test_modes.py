@@ -14,6 +14,7 @@ from proxy import config, server
 from proxy.config import ConfigError
 from proxy.recording.cassette import Exchange, load
 from proxy.recording.studio import Studio
+from proxy.sockets import bind
 from tests.commands import LISTEN, ended, run, serving
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -368,6 +369,38 @@ async def test_a_start_that_fails_leaves_nothing(
     assert len(listed(temporary)) == 1
     with pytest.raises(OSError, match=r"recording\.path: .*: No space left"):
         await studio.start()
+    assert listed(temporary) == []
+
+
+async def test_a_start_that_fails_closes_its_socket(
+    begin: Run, temporary: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await begin("record")
+    await chat(url, **said("a"))
+    await begin("off")
+    listen = {"server.listen": "127.0.0.1:0"}
+    (place.parent / "file").write_bytes(b"")
+    inner = place.parent / "file" / "inner"
+    own = config.load(
+        environ={},
+        flags={**listen, "recording.mode": "record", "recording.path": str(inner)},
+    )
+    sock = bind(own)
+    with pytest.raises(OSError, match=r"recording\.path: .*inner: "):
+        await server.start(own, sock)
+    assert sock.fileno() == -1
+
+    async def failing(_: object) -> None:
+        raise OSError("no upstream")
+
+    # What had started before the part that failed is ended, too.
+    monkeypatch.setattr("proxy.upstream.Upstream.start", failing)
+    flags = {**listen, "recording.mode": "replay", "recording.path": str(place)}
+    own = config.load(environ={}, flags=flags)
+    sock = bind(own)
+    with pytest.raises(OSError, match="no upstream"):
+        await server.start(own, sock)
+    assert sock.fileno() == -1
     assert listed(temporary) == []
 
 
