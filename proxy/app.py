@@ -24,6 +24,7 @@ _COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
+STUDIO: web.AppKey[Studio] = web.AppKey("studio", Studio)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -59,7 +60,7 @@ def create_app(settings: Settings) -> web.Application:
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)
-    app[WATCH], app[GATE] = watch, gate
+    app[WATCH], app[GATE], app[STUDIO] = watch, gate, studio
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.drop_added)
     app.on_response_prepare.append(gate.mark)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from proxy.app import GATE, WATCH, create_app
+from proxy.app import GATE, STUDIO, WATCH, create_app
 from proxy.config import Settings, server_context
 from proxy.errors import ProxyError
 from proxy.protocol import Protocol
@@ -84,9 +84,12 @@ async def serve(
             is the order to stop. None where nobody supervises: then people and systemd are told.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    runner: Runner | None = None
 
     def on_signal() -> None:
         if asked.is_set():
+            if runner is not None:
+                runner.app[STUDIO].abandon()
             os._exit(0)  # the second signal: nothing may stand in its way
         asked.set()
 

@@ -5,6 +5,7 @@ socket that nobody else can open: what is played takes the very way that live an
 """
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -123,6 +124,11 @@ class Studio:
             self._folder.cleanup()
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
+
+    def abandon(self) -> None:
+        """Leave no folder behind: the process is about to end, and waits for nobody."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder.name, ignore_errors=True)
 
     async def maybe_played(
         self, request: web.Request, path: str, sent: CIMultiDict[str], data: Data

@@ -1,5 +1,6 @@
 """The modes of recording, in front of an upstream that counts who comes."""
 
+import asyncio
 import errno
 import json
 import re
@@ -439,11 +440,21 @@ def test_a_mode_that_there_is_not() -> None:
         config.load(environ={}, flags={"recording.mode": "always"})
 
 
+@pytest.mark.parametrize("signals", [1, 2])
 async def test_the_command_leaves_no_folder(
-    begin: Run, upstream: Upstream, place: Path, tmp_path: Path
+    signals: int, begin: Run, upstream: Upstream, place: Path, tmp_path: Path
 ) -> None:
     url = await begin("record")
     await chat(url, **said("a"))
+
+    async def slow(request: Request, wire: Wire) -> None:
+        await wire.stream(text("answer"))
+        await asyncio.sleep(0.2)
+        await wire.chunk(DONE)
+        await wire.chunk()
+
+    upstream.script = slow
+    await chat(url, **said("slow"))
     await begin("off")
     folder = tmp_path / "process"
     folder.mkdir()
@@ -451,13 +462,22 @@ async def test_the_command_leaves_no_folder(
         "TMPDIR": str(folder),
         "LIFECYCLE_PROXY_RECORDING__MODE": "replay",
         "LIFECYCLE_PROXY_RECORDING__PATH": str(place),
+        "LIFECYCLE_PROXY_RECORDING__SPEED": "0.05",
     }
     to = ("--upstream", f"{upstream.origin}/v1")
     with serving(*LISTEN, *to, **environ) as (process, url, _):
         assert len(listed(folder)) == 1
         assert number_of(await chat(url, **said("a"))) == 1
-        process.terminate()
-        code, _, errors = ended(process)
+        assert process.stderr is not None
+        async with Client(url) as client:
+            if signals == 2:  # something is open, which keeps it from ending
+                await client.ask_chat(**said("slow"))
+                await (await client.head()).until(b"answer")
+                process.terminate()
+                while "stopping" not in process.stderr.readline():
+                    pass
+            process.terminate()
+            code, _, errors = ended(process)
     assert code == 0
     assert "Traceback" not in errors
     assert listed(folder) == []
