@@ -194,6 +194,9 @@ class Studio:
         match asked.strip().lower():
             case "off":
                 return "off"
+            case "record" if self._mode == "replay":
+                message = "nothing is recorded here, recordings are played (recording.mode)"
+                raise ProxyError("bad_request", message, HEADER)
             case "once" if self._mode != "off":
                 return "new_episodes"  # of one request it says the same
             case ("record" | "new_episodes" | "replay") as mode if self._mode != "off":

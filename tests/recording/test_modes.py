@@ -279,8 +279,13 @@ async def test_replay_opens_no_connection(begin: Run, upstream: Upstream, place:
     assert (missed.status, error["code"], error["type"]) == (404, "no_recording", "proxy_error")
     assert {"path": "messages.0.content", "recorded": "a", "asked": "b"} in error["diff"]
     assert error["nearest"] == load(place)[0].id
-    for mode in ("record", "off", "new_episodes", "once"):
+    for mode in ("off", "new_episodes", "once"):
         assert (await chat(url, f"{RECORD}: {mode}", **said("c"))).status == 404
+    for question in ("a", "c"):
+        refused = await chat(url, f"{RECORD}: record", **said(question))
+        error = refused.json()["error"]
+        assert (refused.status, error["code"], error["param"]) == (400, "bad_request", RECORD)
+        assert "nothing is recorded here" in error["message"]
     assert (await ask(url, "POST", "/v1/files", body=b"raw")).status == 404
     assert (await chat(url, f"{RECORD}: nonsense")).status == 400
     assert (await ask(url, "GET", "/-/ready")).json() == {"status": "ok"}
