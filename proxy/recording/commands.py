@@ -75,7 +75,8 @@ def _add_replay(commands: _Commands, run: Run) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="play each recording once, and match no other way than by what is asked",
+        help="play each recording once (the last of a GET again), and match no other way than by "
+        "what is asked",
     )
     parser.add_argument(
         "--order", action="store_true", help="match by order alone, whatever is asked"

@@ -16,7 +16,8 @@ Four stages are tried in this order, each more lenient than the one before it:
 
 Several recordings that fit are given out in the order they were recorded, and each session counts
 on its own. After the last one it depends: with ``loop`` the first follows, else the last one is
-repeated; ``strict`` repeats nothing and does not go by order, so that is a miss.
+repeated; ``strict`` does not go by order and repeats only GET, HEAD and OPTIONS, which change
+nothing and are polled, so for others that is a miss.
 
 A recording is found by the client's request and by what was forwarded of it: a replay stands in
 for the proxy or for its upstream.
@@ -64,7 +65,8 @@ class Rules:
         stages: which of ``STAGES``, in which order; ``("order",)`` looks at no body.
         volatile: JSON paths left out of comparisons; ``*`` is any item.
         loop: after the last recording of a request the first follows.
-        strict: nothing is given out twice, and nothing by order, unless that is the only stage.
+        strict: nothing is given out twice but to GET, HEAD and OPTIONS, and nothing by order,
+            unless that is the only stage.
         clean: what is asked as a recording would hold it: with placeholders for secrets. It is
             looked for in both forms.
     """
@@ -111,15 +113,18 @@ class Library:
             session: whose request it is; each has counters of its own.
         """
         given = self._given(session)
-        is_used_up = False
+        last: Found | None = None  # of those that fit best, and have been given out
         for stage, key in self._found_by(asked):
             candidates = [] if key is None else self._index[stage].get(key, [])
             chosen = self._choose(stage, candidates, given)
             if chosen is not None:
                 given.add(chosen)
                 return Found(self._exchanges[chosen], stage)
-            is_used_up = is_used_up or (stage != "order" and bool(candidates))
-        near = self._nearby(asked)
+            if last is None and candidates and stage != "order":
+                last = Found(self._exchanges[candidates[-1]], stage)
+        if last is not None and asked.method in _BODILESS:
+            return last
+        near, is_used_up = self._nearby(asked), last is not None
         return miss(self._rules.clean(asked), near, self._rules.volatile, is_used_up=is_used_up)
 
     def _add(self, number: int, request: Request) -> None:

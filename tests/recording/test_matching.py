@@ -272,6 +272,23 @@ def test_strict_gives_nothing_out_twice() -> None:
     assert (miss.diff, miss.differences) == ((), 0)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_strict_repeats_the_last_of_what_is_polled(method: str) -> None:
+    one, other = (asked(method=method, target=f"/v1/models?{query}") for query in ("a&b", "b&a"))
+    recorded = [exchange(one, name="0"), exchange(one, name="1"), exchange(other, name="2")]
+    library = Library(recorded, STRICT)
+    told = [found(library, one) for _ in range(5)]
+    assert [name for name, _ in told] == ["0", "1", "2", "1", "1"]
+    assert found(library, other) == ("2", "exact")
+    assert found(library, one, "another") == ("0", "exact")
+    assert "given out" not in missed(library, replace(one, target="/v1/other")).text()
+    looped = Library(recorded[:2], Rules(strict=True, loop=True))
+    assert [found(looped, one)[0] for _ in range(4)] == ["0", "1", "0", "1"]
+    ordered = Library(recorded[:1], Rules(strict=True, stages=("order",)))
+    assert found(ordered, one) == ("0", "order")
+    missed(ordered, one)
+
+
 def test_strict_goes_on_to_what_is_nearly_the_same() -> None:
     recorded = [exchange(asked(said(user=u)), name=u) for u in "ab"]
     library = Library(recorded, STRICT)
