@@ -1,6 +1,7 @@
 """HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), as browsers and proxies export it.
 
-Bodies stand in it with their content coding undone; text is text, anything else base64.
+Bodies stand in it with their content coding undone; text is text, anything else base64. In those
+that ``har`` wrote, frames say when they came, and which are the proxy's own.
 """
 
 import math
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from proxy.recording.cassette import Headers, Json
+from proxy.recording.cassette import Headers, Json, Piece
 from proxy.recording.imported import (
     MISBUILT,
     Imported,
@@ -52,6 +53,7 @@ def _exchange(entry: Json) -> Imported:
         reason=str(response.get("statusText") or ""),
         headers=tuple((k, v) for k, v in _pairs(response) if not k.startswith(":")),
         body=body,
+        pieces=_pieces(entry.get("_frames"), body),
         head_ms=round(head_ms, 3),
         end_ms=round(head_ms + _ms(timings.get("receive")), 3),
         ts=moment(entry.get("startedDateTime")),
@@ -83,3 +85,31 @@ def _body(content: Json) -> tuple[bytes, str]:
     if text is None:
         return b"", "the HAR does not hold the body" if (content.get("size") or 0) > 0 else ""
     return (unbase64(text) if content.get("encoding") == "base64" else utf8(text)), ""
+
+
+def _pieces(frames: Any, body: bytes) -> tuple[Piece, ...]:
+    """The body as it came, by ``har``'s frames; nothing where those are not of this body.
+
+    Frames that came at once were one read.
+    """
+    reads: list[tuple[float, int, list[tuple[int, int]]]] = []  # when, where, and what is ours
+    at, now = 0, 0.0
+    for frame in frames if isinstance(frames, list) else ():
+        ms, stop = frame.get("ms"), frame.get("stop")
+        if not (_is_time(ms) and ms >= now and isinstance(stop, int)):
+            return ()
+        if frame.get("start") != at or stop <= at:
+            return ()
+        if not reads or ms > now:
+            reads.append((ms, at, []))
+        _, first, ours = reads[-1]
+        if frame.get("_ours"):
+            ours.append((at - first, stop - first))
+        at, now = stop, ms
+    stops = [*(first for _, first, _ in reads[1:]), at]
+    whole = zip(reads, stops, strict=False) if at == len(body) else ()
+    return tuple(Piece(ms, body[first:stop], tuple(ours)) for (ms, first, ours), stop in whole)
+
+
+def _is_time(ms: Any) -> bool:
+    return isinstance(ms, int | float) and math.isfinite(ms) and ms >= 0

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from proxy.errors import ProxyError
 from proxy.inflate import CODINGS, Inflate
-from proxy.recording.cassette import Headers
+from proxy.recording.cassette import Headers, Piece
 
 _MAGIC: Final = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b"}
 
@@ -28,6 +28,7 @@ class Imported:
         url: absolute.
         status: 0 where there was no answer.
         body: of the answer, in clear.
+        pieces: the same as it came, where that is known.
         head_ms: milliseconds from the request to the head; 0 where that is not known.
         end_ms: to the end.
         omitted: why there is no body, where there should be one.
@@ -41,6 +42,7 @@ class Imported:
     reason: str = ""
     headers: Headers = ()
     body: bytes = b""
+    pieces: tuple[Piece, ...] = ()
     head_ms: float = 0.0
     end_ms: float = 0.0
     ts: datetime | None = None

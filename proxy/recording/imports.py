@@ -1,7 +1,8 @@
 """Recordings of other tools as cassettes: HAR 1.2, and vcrpy in YAML or JSON.
 
 Both know one side and whole bodies. So both sides of an exchange are the same here, and a body is
-one read; when its pieces came is not known to them. Secrets are replaced as in the proxy's own
+one read; when its pieces came is not known to them. Only a HAR of this proxy's own says that, and
+what of them the proxy has added. Secrets are replaced as in the proxy's own
 recordings.
 """
 
@@ -18,10 +19,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.recording import import_har, import_vcr
-from proxy.recording.cassette import SUFFIXES, CassetteError, Json, line, pack
+from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, line, pack
 from proxy.recording.files import File
 from proxy.recording.imported import Imported, Unreadable
-from proxy.recording.redaction import ExchangeRedaction, Redaction
+from proxy.recording.redaction import Clear, ExchangeRedaction, Redaction
 
 _ROUTES: Final = {
     "/chat/completions": "chat",
@@ -169,25 +170,61 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     told: Json = {"target": target, "headers": headers, "body": body}
     yield {"kind": "request", "id": exchange_id, **request, **told}
     yield {"kind": "forwarded", "id": exchange_id, "ms": 0, "target": target, "headers": headers}
-    answer = own.data(one.body) if one.status else b""
-    if one.status:
+    pieces = _pieces(one, own)
+    bodies = {
+        "upstream": b"".join(_theirs(piece) for piece in pieces),
+        "client": b"".join(piece.data for piece in pieces),
+    }
+    for side, answer in bodies.items() if one.status else ():
         head: Json = {"ms": one.head_ms, "status": one.status, "reason": one.reason}
         head["headers"] = _clear_headers(one, own, len(answer))
-        for side in ("upstream", "client"):
-            yield {"kind": "head", "id": exchange_id, "side": side, **head}
-    if answer:
-        data = pack(answer)
-        yield {"kind": "read", "id": exchange_id, "ms": one.end_ms, "data": data, "sent": True}
-    yield _end(one, exchange_id, answer)
+        yield {"kind": "head", "id": exchange_id, "side": side, **head}
+    for piece in pieces:
+        for kind, record in _moments(piece):
+            yield {"kind": kind, "id": exchange_id, "ms": piece.ms, **record}
+    yield _end(one, exchange_id, bodies)
 
 
-def _end(one: Imported, exchange_id: str, answer: bytes) -> Json:
+def _pieces(one: Imported, own: ExchangeRedaction) -> list[Piece]:
+    """The body as it came, without secrets, also where one came in parts."""
+    if not one.status or not one.body:
+        return []
+    if not one.pieces:
+        return [Piece(one.end_ms, own.data(one.body))]
+    stream, clear = own.stream(), list[Clear]()
+    for piece in one.pieces:
+        clear += stream.feed(piece.ms, piece.data, piece.added)
+    return [Piece(*came) for came in clear + stream.flush()]
+
+
+def _theirs(piece: Piece) -> bytes:
+    """A piece without what the proxy added."""
+    theirs, at = b"", 0
+    for start, stop in piece.added:
+        theirs += piece.data[at:start]
+        at = stop
+    return theirs + piece.data[at:]
+
+
+def _moments(piece: Piece) -> Iterator[tuple[str, Json]]:
+    """What was read, and what the client was sent where that is not the same."""
+    theirs = _theirs(piece)
+    if not piece.added:
+        yield "read", {"data": pack(theirs), "sent": True}
+        return
+    if theirs:
+        yield "read", {"data": pack(theirs)}
+    yield "sent", {"data": pack(piece.data), "added": piece.added}
+
+
+def _end(one: Imported, exchange_id: str, bodies: dict[str, bytes]) -> Json:
     """The last line. No status stands for no answer."""
-    summed = {"size": len(answer), "sha256": hashlib.sha256(answer).hexdigest()}
-    side = {"end": "eof" if one.status else "", "ms": one.end_ms, **summed}
-    ended = ("done" if b"data: [DONE]" in answer else "eof") if one.status else "upstream_error"
+    is_done = b"data: [DONE]" in bodies["client"]
+    ended = ("done" if is_done else "eof") if one.status else "upstream_error"
     record: Json = {"kind": "end", "id": exchange_id, "ended": ended, "error": "", "tools": []}
-    record |= {"upstream": side, "client": side}
+    for side, body in bodies.items():
+        summed = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        record[side] = {"end": "eof" if one.status else "", "ms": one.end_ms, **summed}
     return {**record, "omitted": one.omitted} if one.omitted else record
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from proxy.recording import har
-from proxy.recording.cassette import CassetteError, Exchange, load
+from proxy.recording.cassette import CassetteError, Exchange, Side, SideName, load
 from proxy.recording.imports import convert
 from proxy.recording.playback import schedule
 from tests.fakes import DONE, text
+from tests.recording.build import agent, write
 
 needs_yaml = pytest.mark.skipif(not importlib.util.find_spec("yaml"), reason="needs PyYAML")
 
@@ -180,6 +181,57 @@ def test_our_own_har_comes_back(tmp_path: Path) -> None:
     assert (after.request.target, after.ts) == (before[0].request.target, before[0].ts)
     assert after.request.body == before[0].request.body
     assert (after.client.ms, after.client.end_ms) == (100.5, 250.5)
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_our_own_har_keeps_pieces_and_times(tmp_path: Path, side: SideName) -> None:
+    (before,) = load(write(tmp_path / "before.jsonl", agent()))
+    (tmp_path / "before.jsonl").unlink()
+    (after,) = imported(tmp_path, har.dumps([before], side=side))
+    assert told(after.side(side)) == told(before.side(side))
+    assert told(after.upstream) == told(before.upstream)  # without the frames of ours
+    assert (after.client.is_whole, after.upstream.is_whole) == (True, True)
+    assert schedule(after, side).pieces == schedule(before, side).pieces
+
+
+def told(side: Side) -> list[Any]:
+    return [(piece.ms, piece.data, piece.added) for piece in side.pieces]
+
+
+def test_a_secret_in_two_frames_of_ours(tmp_path: Path) -> None:
+    leaking = entry(content={"text": f"x {SECRET} y"})
+    cut = 2 + len(SECRET) // 2
+    frames = [(0, cut, 120), (cut, len(SECRET) + 4, 130)]
+    leaking["_frames"] = [{"start": a, "stop": b, "ms": ms} for a, b, ms in frames]
+    (one,) = imported(tmp_path, har_of(leaking))
+    assert SECRET[:9] not in (tmp_path / "target.jsonl").read_text()
+    assert [piece.ms for piece in one.client.pieces] == [120, 130]
+    assert one.client.body.startswith(b"x [redacted:")
+    assert one.client.is_whole
+
+
+def frame(start: Any, stop: Any, ms: Any = 120) -> dict[str, Any]:
+    return {"start": start, "stop": stop, "ms": ms}
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [frame(0, 9)],
+        [frame(0, len(STREAM) + 1)],
+        [frame(0, 9), frame(8, len(STREAM))],
+        [frame(0, 9), frame(9, 9), frame(9, len(STREAM))],
+        [frame(0, 9, 130), frame(9, len(STREAM), 129)],
+        [frame(0, len(STREAM), None)],
+        [frame(0, len(STREAM), -1)],
+        [frame(0, str(len(STREAM)))],
+        [],
+        {"0": 9},
+    ],
+)
+def test_frames_of_another_body_are_nothing(tmp_path: Path, frames: Any) -> None:
+    (one,) = imported(tmp_path, har_of({**entry(), "_frames": frames}))
+    assert told(one.client) == [(250.5, STREAM, ())]
 
 
 # --- vcrpy --------------------------------------------------------------------------------------
