@@ -22,7 +22,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.recording import replay
 from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, Headers, load
-from proxy.recording.matching import Rules
+from proxy.recording.matching import Rules, cleaned_by
 from proxy.recording.misses import Miss
 from proxy.recording.playback import playable
 from proxy.recording.recorder import Recorder
@@ -84,24 +84,17 @@ class Studio:
             raise
 
     async def _start(self) -> None:
-        own = self._settings.recording
+        own, redaction = self._settings.recording, _redaction(self._settings)
         if self._exchanges:
             # Where the upstream is asked for the rest, a miss is nothing to tell of.
             on_miss = None if self._mode == "replay" else _ignore
-            rules = Rules(strict=True)
+            rules = Rules(strict=True, clean=cleaned_by(redaction))
             options = replay.Options(speed=own.speed, rules=rules, on_miss=on_miss)
             app = replay.create_replay_app(self._exchanges, options)
             self._runner, _ = await replay.start_replay(app, f"unix:{self._socket}")
             if self._mode != "replay" and self._played is not None:
                 await self._played.start()
         if self._mode in _RECORDING:
-            secrets = [*self._settings.server.api_keys, self._settings.upstream.api_key]
-            redaction = Redaction(
-                headers=own.redact_headers,
-                patterns=own.redact_patterns,
-                paths=own.redact_paths,
-                secrets=[secret for secret in secrets if secret],
-            )
             try:
                 self._recorder = Recorder(
                     Path(own.path),
@@ -225,6 +218,17 @@ def _opened(own: Recording) -> tuple[Mode, list[Exchange]]:
     if own.mode == "replay":
         raise ConfigError("", "recording.path", f"{place}: nothing that can be played")
     return "record", []
+
+
+def _redaction(settings: Settings) -> Redaction:
+    """What a recording does not hold, and so is not asked of it either."""
+    own, keys = settings.recording, [*settings.server.api_keys, settings.upstream.api_key]
+    return Redaction(
+        headers=own.redact_headers,
+        patterns=own.redact_patterns,
+        paths=own.redact_paths,
+        secrets=[key for key in keys if key],
+    )
 
 
 def _cassettes(place: Path) -> bool:

@@ -330,6 +330,31 @@ async def test_replay_with_another_key_and_base(
     assert key not in content(place)
 
 
+@pytest.mark.parametrize("name", ["replay", "once", "new_episodes"])
+async def test_what_was_left_out_of_the_recording_is_found_all_the_same(
+    name: str, begin: Run, upstream: Upstream, place: Path
+) -> None:
+    own = {
+        "recording__redact_patterns": ["cust-[0-9]{6}"],
+        "recording__redact_paths": ["user"],
+        "upstream__api_key": "the-upstreams-own-key",
+    }
+    asked = [
+        said("for cust-123456"),
+        {**said("hi"), "user": "ann"},
+        said("my key is the-upstreams-own-key"),
+    ]
+    url = await begin("record", **own)
+    first = [number_of(await chat(url, **one)) for one in asked]
+    url = await begin(name, **own)
+    assert "cust-1" not in content(place)
+    assert [number_of(await chat(url, **one)) for one in asked] == first
+    assert (await chat(url, **said("for cust-654321"))).status == (
+        200 if name == "new_episodes" else 404
+    )
+    assert len(upstream.requests) == (4 if name == "new_episodes" else 3)
+
+
 async def test_a_client_that_leaves_ends_the_playing(begin: Run, upstream: Upstream) -> None:
     url = await begin("record")
     await chat(url, **said("a"))
