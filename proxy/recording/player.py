@@ -107,15 +107,20 @@ class Player:
                 if self._is_chunked and self._has_body:
                     await self._send(0, b"0\r\n\r\n")
                 return Sent(keep_alive=self._keeps)
-            case "cut":
+            case "cut" if not self._has_body or self._is_framed:
                 return Sent(keep_alive=False)
             case "timeout":
                 await asyncio.sleep(self._hold_s)
-            case "reset" | "gone":
+            case "cut" | "reset" | "gone":
                 pass
         await self._flushed()
         self._reset()
         return Sent(keep_alive=False)
+
+    @property
+    def _is_framed(self) -> bool:
+        """Whether chunks or a length tell the client that something is missing."""
+        return self._is_chunked or bool(self._plan.header("Content-Length"))
 
     def _is_delimited(self) -> bool:
         """Whether the client can tell where the answer ends, and another can follow."""

@@ -20,6 +20,7 @@ from aiohttp import web
 from proxy.config import ConfigError
 from proxy.recording import replay
 from proxy.recording.cassette import CassetteError, Exchange, Headers, SideEnd, line, pack
+from proxy.recording.fault_rules import Fault, FaultSettings
 from proxy.recording.matching import Rules
 from proxy.recording.misses import Miss
 from proxy.recording.playback import Schedule, playable, schedule, timed
@@ -203,6 +204,25 @@ async def test_a_cut_is_no_reset_and_no_end(start: StartReplay) -> None:
 
     answer = await chat(await start([exchange()], replace(AT_ONCE, transform=cut)))
     assert (answer.body, answer.end) == (b"{}", "cut")
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "end"),
+    [
+        (SSE_HEAD, "1.1", "cut"),
+        (SSE_HEAD, "1.0", "reset"),  # has no chunks
+        ((("Content-Length", "9"),), "1.1", "cut"),
+        ((), "1.1", "reset"),
+    ],
+)
+async def test_a_cut_can_be_seen(
+    headers: Headers, version: str, end: str, start: StartReplay
+) -> None:
+    faults = FaultSettings(rules=[Fault("cut_at_byte", byte=4)])
+    recorded = exchange(pieces=[b"123456789"], headers=headers)
+    async with Client(await start([recorded], replace(AT_ONCE, faults=faults))) as client:
+        answer = await (await client.chat(version=version)).read()
+    assert (answer.body, answer.end) == (b"1234", end)
 
 
 @pytest.mark.parametrize("end", ["reset", "gone", "timeout"])
