@@ -27,7 +27,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
+from itertools import takewhile
 from typing import Any, Final, Literal
 
 from proxy.recording import canonical
@@ -39,6 +40,7 @@ Stage = Literal["exact", "json", "conversation", "order"]
 STAGES: Final[tuple[Stage, ...]] = ("exact", "json", "conversation", "order")
 
 _BODILESS: Final = ("GET", "HEAD", "OPTIONS")
+_WHOLE: Final = ("exact", "json")  # these look at all of a request
 _COMPARED: Final = 100  # recordings that a miss is compared with
 _SESSIONS: Final = 10_000
 
@@ -114,7 +116,8 @@ class Library:
         """
         given = self._given(session)
         last: Found | None = None  # of those that fit best, and have been given out
-        for stage, key in self._found_by(asked):
+        clean = cache(partial(self._rules.clean, asked))
+        for stage, key in self._found_by(asked, clean):
             candidates = [] if key is None else self._index[stage].get(key, [])
             chosen = self._choose(stage, candidates, given)
             if chosen is not None:
@@ -125,7 +128,7 @@ class Library:
         if last is not None and asked.method in _BODILESS:
             return last
         near, is_used_up = self._nearby(asked), last is not None
-        return miss(self._rules.clean(asked), near, self._rules.volatile, is_used_up=is_used_up)
+        return miss(clean(), near, self._rules.volatile, is_used_up=is_used_up)
 
     def _add(self, number: int, request: Request) -> None:
         form = _Form(request, self._rules.volatile)
@@ -134,19 +137,25 @@ class Library:
             if not found or found[-1] != number:  # both views of an exchange are mostly the same
                 found.append(number)
 
-    def _found_by(self, asked: Request) -> Iterator[tuple[Stage, Hashable]]:
+    def _found_by(
+        self, asked: Request, clean: Callable[[], Request]
+    ) -> Iterator[tuple[Stage, Hashable]]:
         """The keys of a request, as it is and cleaned, stage by stage.
 
-        Cleaning and parsing a long conversation takes long, and other streams are playing: it is
-        not done before it is needed.
+        Cleaning takes ten times as long as all the rest, and other streams are playing: nothing is
+        cleaned before it is needed. Where nothing of a request is a secret, its JSON says as much.
         """
         volatile = self._rules.volatile
-        plain, clean = _Form(asked, volatile), None
+        plain = _Form(asked, volatile)
+        whole = list(takewhile(_WHOLE.__contains__, self._index))
+        for stage in whole:
+            yield stage, _KEYS[stage](plain)
+        cleaned = _Form(clean(), volatile)
         for stage in self._index:
             key = _KEYS[stage](plain)
-            yield stage, key
-            clean = clean or _Form(self._rules.clean(asked), volatile)
-            if (other := _KEYS[stage](clean)) != key:
+            if stage not in whole:
+                yield stage, key
+            if (other := _KEYS[stage](cleaned)) != key:
                 yield stage, other
 
     def _given(self, session: str) -> set[int]:

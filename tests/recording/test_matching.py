@@ -407,3 +407,26 @@ def test_the_usual_secrets_are_known_without_being_told() -> None:
     recorded = cleaned_by(Redaction())(request)
     assert stage(recorded, request, STRICT) == "exact"
     assert stage(recorded, asked(said(f"my key: {SECRET}", user="u")), STRICT) == "json"
+
+
+def test_nothing_is_cleaned_that_is_found_as_it_is() -> None:
+    cleaned: list[Request] = []
+
+    def clean(request: Request) -> Request:
+        cleaned.append(request)
+        return request
+
+    library = Library([exchange(asked(said()), name="0")], Rules(clean=clean))
+    assert found(library, asked(said())) == ("0", "exact")
+    assert found(library, asked(said(user="u"))) == ("0", "json")
+    assert cleaned == []
+    assert found(library, asked(said(temperature=1)))[1] == "conversation"
+    missed(library, asked(said(), target="/v1/other"))
+    assert len(cleaned) == 2
+
+
+def test_what_is_clean_goes_before_what_is_alike() -> None:
+    turns = [{"role": "user", "content": f"my key: {SECRET}"}, *said()["messages"]]
+    request = asked({"model": "m", "messages": turns})
+    alike, same = exchange(asked(said()), name="0"), exchange(cleaned_by(Redaction())(request))
+    assert found(Library([alike, same], STRICT), request) == (same.id, "exact")
