@@ -75,12 +75,12 @@ class Gate:
             exchange.ended = exchange.ended or "refused"
             return await _refused(request, failure)
         except asyncio.CancelledError:
-            exchange.ended = exchange.ended or "client_gone"
-            if not self._expired or request.writer.output_size:
+            is_gone = not self._expired or request.transport is None
+            exchange.ended = exchange.ended or ("client_gone" if is_gone else "drained")
+            if is_gone or request.writer.output_size:
                 exchange.status = exchange.status or _CLIENT_GONE
                 raise
             task.uncancel()
-            exchange.ended = "drained"
             late = ProxyError("draining", "the proxy is shutting down; try again")
             return await _refused(request, late)
         except Exception:
