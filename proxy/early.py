@@ -13,12 +13,11 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Ended
+from proxy.exchange import EXCHANGE
 from proxy.relay import break_connection, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
-_ENDED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 async def open_with_heartbeats(
@@ -101,9 +100,7 @@ def _refusal(status: int, body: bytes) -> bytes:
 
 
 async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
-    exchange = request[EXCHANGE]
-    exchange.ended = _ENDED.get(failure.code, "upstream_error")
-    exchange.error = failure.code
+    request[EXCHANGE].fail(failure.code)
     await _tell(request, head, failure.frame())
 
 

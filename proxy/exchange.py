@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from aiohttp import web
 
@@ -16,6 +16,7 @@ Route = Vocabulary | Literal["websocket", "own", "other"]
 # How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
 # the client, a time limit or our own shutdown; or answered by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+_FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 @dataclass(slots=True)
@@ -67,6 +68,10 @@ class Exchange:
     plan: Plan | None = None
     is_cleaned: bool = False
     tape: Tape | None = None
+
+    def fail(self, code: str) -> None:
+        """The answer had begun when this error of ours broke it."""
+        self.ended, self.error = _FAILED.get(code, "upstream_error"), code
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

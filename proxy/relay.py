@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Ended
+from proxy.exchange import EXCHANGE
 from proxy.mischief import Mischief
 from proxy.recording.cassette import Headers
 
@@ -28,7 +28,6 @@ log = logging.getLogger("proxy")
 # Behind this much unsent the client is waited for, and so is the upstream.
 _BUFFER_BYTES: Final = 1 << 16
 _BROKE: Final = "the connection to the upstream broke in mid-stream"
-_ENDED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 class Relay:
@@ -277,8 +276,7 @@ class Relay:
         await self._response.write_eof()
 
     def _break(self, failure: ProxyError) -> None:
-        self._exchange.ended = _ENDED.get(failure.code, "upstream_error")
-        self._exchange.error = failure.code
+        self._exchange.fail(failure.code)
         self._send(self._broken(failure), self._added)
         delimited = self._chunked or self._response.content_length is not None
         break_connection(self._request, delimited=delimited)
