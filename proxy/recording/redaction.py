@@ -45,6 +45,7 @@ _TRIGGERS: Final = re.compile(
     rb"bearer|sk-|sk_|pk-|pk_|rk-|rk_|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf-|hf_|xai-|xai_|nvapi|"
     rb"xox|akia|asia|aiza|eyj|://|-----begin|passw|secret|api_key|api-key|apikey|access"
 )
+_PLACEHOLDER: Final = re.compile(rb'"?(\[redacted:[0-9a-f]{12}\])"?')
 # Behind one of these no secret goes on, but for those that hold one themselves.
 _TO_BREAK: Final = re.compile(rb"(?s:.*)[\s\"',;]")
 _LONGEST_BYTES: Final = 1 << 16
@@ -61,7 +62,9 @@ Clear = tuple[Any, bytes, Marks]
 
 
 def placeholder(secret: bytes) -> bytes:
-    """What stands for a secret: always the same."""
+    """What stands for a secret: always the same. What stands for one already stays."""
+    if found := _PLACEHOLDER.fullmatch(secret):
+        return found[1]  # a recording that is recorded again
     return f"[redacted:{hashlib.sha256(secret).hexdigest()[:12]}]".encode()
 
 

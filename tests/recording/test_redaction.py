@@ -157,6 +157,17 @@ def test_a_placeholder_is_always_the_same() -> None:
     assert again.text(one) == one
 
 
+def test_a_recording_is_recorded_again_as_it_is() -> None:
+    """Also where a place is a secret whatever it holds, and what turns up elsewhere."""
+    own = Redaction(paths=["user"])
+    headers = (("Authorization", "Bearer secret-0123456789"), ("Cookie", "a=0123456789"))
+    body = b'{"user":"anna","said":"secret-0123456789"}'
+    once = own.exchange(headers)
+    again = own.exchange(once.headers(headers))
+    assert again.headers(once.headers(headers)) == once.headers(headers) != headers
+    assert again.body(once.body(body)) == once.body(body) != body
+
+
 def test_marks_move_along() -> None:
     own = Redaction().exchange(())
     secret = b"sk-0123456789abcdef"
