@@ -59,10 +59,10 @@ async def send(url: str, request: Request) -> Answer:
 
 
 async def through_the_proxy(
-    exchanges: Sequence[Exchange], settings: dict[str, str] | None = None
+    exchanges: Sequence[Exchange], settings: dict[str, str] | None = None, speed: float = 0
 ) -> list[Answer]:
-    """Ask the proxy what was asked; behind it the upstream sides are played at once."""
-    app = replay.create_replay_app(exchanges, replay.Options(speed=0))
+    """Ask the proxy what was asked; behind it the upstream sides are played."""
+    app = replay.create_replay_app(exchanges, replay.Options(speed=speed))
     upstream, where = await replay.start_replay(app, "127.0.0.1:0")
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": f"{where}/v1", **(settings or {})}
     try:
@@ -76,11 +76,11 @@ async def through_the_proxy(
 
 
 def record(exchanges: Sequence[Exchange], target: Path) -> None:
-    """Write a cassette, in the place of the one that may be there."""
+    """Write a cassette, in the place of the one that may be there. Its times stay."""
     fresh = target.with_name(f"new-{target.name}")
     settings = {"recording.mode": "record", "recording.path": str(fresh)}
     try:
-        asyncio.run(through_the_proxy(exchanges, settings))
+        asyncio.run(through_the_proxy(exchanges, settings, speed=1))
         fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from proxy.recording.cassette import Exchange, Headers, load
 from tests.fakes import Answer, payloads
 from tests.recording import rerecord
 from tests.recording.rerecord import CASSETTES, through_the_proxy
+from tests.recording.sessions import SESSIONS
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -22,7 +23,7 @@ _OURS_ALONE = ("date", "x-stream-id", "x-request-id")
 # What is another each time: ids that the proxy makes, the time of its envelope, durations.
 _MADE = re.compile(rb"\b(chatcmpl-st|st|call|msg|fc)_[0-9a-f]{24}\b")
 _ENVELOPE = re.compile(rb'("id":"chatcmpl-st_[^"]*".*?"created":)\d+')
-_DURATION = re.compile(rb'(durationMs\\?":|duration=\\?")\s*\d+')
+_DURATION = re.compile(rb'(durationMs\\?":|duration=\\?"|\b(?:done in|after) )\s*\d+(?:\.\d s)?')
 
 
 def frames(body: bytes, upstream: bytes) -> list[bytes]:
@@ -79,7 +80,8 @@ def test_what_was_recorded_holds(file: Path) -> None:
 def test_there_is_something_to_test() -> None:
     names = {file.stem for file in FILES}
     assert {"hermes-parallel", "hermes-mixed", "litellm-mcp-auto-execution"} <= names
-    assert sum(file.stat().st_size for file in FILES) < 300_000
+    assert set(SESSIONS) <= names
+    assert sum(file.stat().st_size for file in FILES) < 400_000
 
 
 def tools(one: Exchange) -> list[str]:
