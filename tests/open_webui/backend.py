@@ -135,11 +135,14 @@ class Backend:
 
 
 class Relay:
-    """Passes requests on to ``base``; ``sent`` holds the bytes of each answer that came back."""
+    """Passes requests on to ``base``; ``sent`` holds the bytes of each answer that came back.
+
+    ``base`` may be another from one request to the next.
+    """
 
     def __init__(self, base: str, *, key: str = "", edit: Edit | None = None) -> None:
         self.sent: list[bytes] = []
-        self._base = base
+        self.base = base
         self._key = key
         self._edit = edit
 
@@ -151,7 +154,7 @@ class Relay:
         body = await request.read()
         if self._edit is not None:
             body = json.dumps(self._edit(json.loads(body))).encode()
-        url = f"{self._base}/{request.path.partition('/v1/')[2]}"
+        url = f"{self.base}/{request.path.partition('/v1/')[2]}"
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,
             session.request(request.method, url, headers=headers, data=body) as got,

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,7 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +26,10 @@ sys.path.insert(0, str(ROOT))
 from tests.open_webui.backend import Backend, Relay, serve  # noqa: E402
 
 Json = dict[str, Any]
+_TIME: Final = re.compile(r"\b\d+\.\d s\b|[^|]*\b\d+:\d\d [AP]M$")
 _START_S: Final = 600.0  # Open WebUI fills a new database first
 _DRIVE_S: Final = 300.0
+_ENV: Final = "LIFECYCLE_PROXY_"
 _SHOWN: Final = 500  # characters of a page
 _OPEN_WEBUI_ENV: Final = {
     "WEBUI_SECRET_KEY": "local-test",
@@ -35,17 +38,16 @@ _OPEN_WEBUI_ENV: Final = {
     "ENABLE_PERSISTENT_CONFIG": "false",
     "ENABLE_OLLAMA_API": "false",
     "ENABLE_OPENAI_API": "true",
-    # Nothing is fetched, and nobody is asked for titles and the like behind our back.
+    # Nothing is fetched.
     "OFFLINE_MODE": "true",
     "HF_HUB_OFFLINE": "1",
     "ENABLE_VERSION_UPDATE_CHECK": "false",
     "RAG_EMBEDDING_ENGINE": "openai",
     "RAG_EMBEDDING_MODEL": "none",
-    "ENABLE_TITLE_GENERATION": "false",
-    "ENABLE_TAGS_GENERATION": "false",
-    "ENABLE_FOLLOW_UP_GENERATION": "false",
     "ENABLE_AUTOCOMPLETE_GENERATION": "false",
 }
+# What Open WebUI asks the model for behind our back.
+_TASKS: Final = ("TITLE", "TAGS", "FOLLOW_UP")
 
 
 class Bench:
@@ -56,6 +58,8 @@ class Bench:
         self.url = ""
         self.backend = Backend()
         self.relays: list[Relay] = []
+        self.recorder = AsyncExitStack()  # of the proxy that records
+        self.cassette = Path(args.out) / "session.jsonl"
         self.failures = 0
 
     def keep(self, name: str, data: bytes) -> None:
@@ -68,8 +72,18 @@ class Bench:
     async def converse(self, model: str, *turns: str) -> tuple[list[Json], list[Json]]:
         """Talk to a model; return what the page showed in each turn, and what the backend got."""
         before = len(self.backend.log)
-        job = {"url": self.url, "model": model, "turns": turns}
-        job["out"] = f"{self.args.out}/{model}"
+        seen = await self.drive(model, model, *turns)
+        got = self.backend.log[before:]
+        messages = [asked["messages"] for asked in got]
+        kept = {"seen": seen, "requests": messages}
+        self.keep(f"{model}.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
+        sent = self.relays[model.endswith("-merged")].sent
+        self.keep(f"{model}.sse", b"\n".join(sent[-len(got) :]))
+        return seen["turns"], got
+
+    async def drive(self, model: str, name: str, *turns: str) -> Json:
+        """Talk to a model; return what the page showed."""
+        job = {"url": self.url, "model": model, "turns": turns, "out": f"{self.args.out}/{name}"}
         job |= {"playwright": self.args.playwright, "chromium": self.args.chromium}
         command = [*shlex.split(self.args.driver), json.dumps(job)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -79,20 +93,14 @@ class Bench:
             process.kill()
             await process.wait()
             raise
-        seen = json.loads(out)
-        got = self.backend.log[before:]
-        messages = [asked["messages"] for asked in got]
-        kept = {"seen": seen, "requests": messages}
-        self.keep(f"{model}.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
-        sent = self.relays[model.endswith("-merged")].sent
-        self.keep(f"{model}.sse", b"\n".join(sent[-len(got) :]))
+        seen: Json = json.loads(out)
         if "error" in seen:
             self.check(False, f"driven: {seen['error']}")
         for number, turn in enumerate(seen["turns"], 1):
             for when in ("running", "done", "open"):
                 print(f"  {number} {when}: {turn.get(when, '')[:_SHOWN]}")
             self.check(turn.get("ended"), f"turn {number} ended")
-        return seen["turns"], got
+        return seen
 
 
 def _history(asked: Json) -> list[Json]:
@@ -181,7 +189,40 @@ async def api(bench: Bench) -> None:
     bench.check(got == sent, f"the same bytes ({len(got)}, {len(sent)})")
 
 
-_CASES: Final = {f.__name__: f for f in (agent, native, cut, mcp, mcp_merged, api)}
+async def replayed(bench: Bench) -> None:
+    """The same chat three times: live, and played, as the whole proxy and as what is behind it."""
+    relay, model = bench.relays[-1], "hermes-agent" if bench.args.hermes else "agent-recorded"
+    turns = (bench.args.prompt, bench.args.prompt)
+    live = await bench.drive(model, "replayed-live", *turns)
+    await bench.recorder.aclose()
+    cassette = str(bench.cassette)
+    for side, command, env in (
+        ("client", ["replay", cassette, "--side", "client", "--strict"], {}),
+        ("upstream", ["serve", "--upstream", "http://127.0.0.1:9/v1"], _played(cassette)),
+    ):
+        listen, name = f"127.0.0.1:{_free_port()}", f"replayed-{side}"
+        log = Path(bench.args.out) / f"{name}.log"
+        served = _proxy(command, listen, log, env)
+        relay.base = f"http://{listen}/v1"
+        async with served:
+            seen = await bench.drive(model, name, *turns)
+        for number, (was, now) in enumerate(zip(live["turns"], seen["turns"], strict=True), 1):
+            bench.check(_shown(was) == _shown(now), f"{side}, turn {number}: the same page")
+            bench.check("View Result" in now["open"], f"{side}, turn {number}: with cards")
+        is_missed = re.search("no.recording", log.read_text())
+        bench.check(not is_missed, f"{side}: a recording for each request")
+
+
+def _played(cassette: str) -> dict[str, str]:
+    return {f"{_ENV}RECORDING__MODE": "replay", f"{_ENV}RECORDING__PATH": cassette}
+
+
+def _shown(turn: Json) -> list[str]:
+    """What the page showed at the end, less when it was and how long tools took."""
+    return [_TIME.sub("", turn[when]) for when in ("done", "open")]
+
+
+_CASES: Final = {f.__name__: f for f in (agent, native, cut, mcp, mcp_merged, api, replayed)}
 
 
 def _free_port() -> int:
@@ -220,6 +261,13 @@ async def _running(
             await process.wait()
 
 
+def _proxy(
+    command: Iterable[str], listen: str, log: Path, env: dict[str, str]
+) -> AbstractAsyncContextManager[None]:
+    whole = [sys.executable, "-m", "proxy", *command, "--listen", listen]
+    return _running(whole, f"http://{listen}/-/healthy", log, {"PYTHONPATH": str(ROOT), **env})
+
+
 async def _run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     bench = Bench(args)
@@ -230,19 +278,24 @@ async def _run(args: argparse.Namespace) -> int:
     backend = await serve(bench.backend.handle)
     bases = []
     async with AsyncExitStack() as stack:
-        for number, models in enumerate(("agent,native,cut,mcp", "mcp-merged")):
-            proxy = f"127.0.0.1:{_free_port()}"
-            command = [sys.executable, "-m", "proxy", "serve", "--listen", proxy]
-            command += ["--upstream", f"{backend}/{models}/v1"]
-            env = {
-                "PYTHONPATH": str(ROOT),
-                "LIFECYCLE_PROXY_LIFECYCLE__MERGE_ROUNDS": str(bool(number)).lower(),
-            }
-            log = out / f"proxy-{number}.log"
-            await stack.enter_async_context(
-                _running(command, f"http://{proxy}/v1/models", log, env)
+        bench.cassette.unlink(missing_ok=True)
+        await stack.enter_async_context(bench.recorder)
+        for number, (upstream, flags, env) in enumerate(
+            (
+                (f"{backend}/agent,native,cut,mcp/v1", [], {}),
+                (f"{backend}/mcp-merged/v1", [], {f"{_ENV}LIFECYCLE__MERGE_ROUNDS": "true"}),
+                (
+                    args.hermes or f"{backend}/agent-recorded/v1",
+                    ["--record", str(bench.cassette)],
+                    {f"{_ENV}UPSTREAM__API_KEY": args.hermes_key or "none"},
+                ),
             )
-            bench.relays.append(Relay(f"http://{proxy}/v1"))
+        ):
+            listen = f"127.0.0.1:{_free_port()}"
+            command = ["serve", "--upstream", upstream, *flags]
+            server = _proxy(command, listen, out / f"proxy-{number}.log", env)
+            await (bench.recorder if flags else stack).enter_async_context(server)
+            bench.relays.append(Relay(f"http://{listen}/v1"))
             bases.append(f"{await serve(bench.relays[-1].handle)}/v1")
         port = _free_port()
         bench.url = f"http://127.0.0.1:{port}"
@@ -253,6 +306,7 @@ async def _run(args: argparse.Namespace) -> int:
             "OPENAI_API_BASE_URLS": ";".join(bases),
             "OPENAI_API_KEYS": ";".join("sk-test" for _ in bases),
             "ENABLE_FORWARD_USER_INFO_HEADERS": str(not args.no_user_info).lower(),
+            **{f"ENABLE_{task}_GENERATION": str(args.tasks).lower() for task in _TASKS},
         }
         command = [
             *shlex.split(args.open_webui),
@@ -291,6 +345,9 @@ def main() -> int:
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
     parser.add_argument("--out", required=True, help="folder for screenshots and logs")
     parser.add_argument("--no-user-info", action="store_true", help="known by its user agent only")
+    parser.add_argument(
+        "--tasks", action="store_true", help="titles, tags and follow-ups: for `replayed` only"
+    )
     parser.add_argument("--prompt", default="hi", help="what the agent is asked first")
     parser.add_argument("--hermes", default="", help="base URL of a real Hermes: plays `agent`")
     parser.add_argument("--hermes-key", default="")

@@ -88,8 +88,9 @@ def _round(asked: Json) -> tuple[str, list[Json]]:
     """The round that comes next. Tools have the names in which they are offered."""
     messages = asked["messages"]
     spoken = max(n for n, message in enumerate(messages) if message["role"] == "user")
-    said = json.dumps(messages[spoken]["content"])
-    rounds = next((rounds for words, rounds in SCRIPTS.items() if words in said), _ELSE)
+    said = messages[spoken]["content"]
+    words = said if isinstance(said, str) else " ".join(part.get("text", "") for part in said)
+    rounds = SCRIPTS.get(words.strip(), _ELSE)
     number = sum(message["role"] == "assistant" for message in messages[spoken:])
     names = [tool["function"]["name"] for tool in asked.get("tools") or ()]
     text, wanted = rounds[min(number, len(rounds) - 1)] if names else rounds[-1]
