@@ -542,6 +542,15 @@ def test_miss(replayed):
     caught.value.close()
     assert len(served.misses) == 1
 
+def test_another_question(replayed):
+    served = replayed("agent.jsonl", allow_misses=True)
+    with pytest.raises(urllib.request.HTTPError) as caught:
+        ask(served.base_url, b'{"model": "other"}')
+    caught.value.close()
+
+def test_by_order(replayed):
+    assert ask(replayed("agent.jsonl", stages=("order",)).base_url, b'{"model": "other"}')
+
 def test_allowed(replayed):
     served = replayed("agent.jsonl", stages=("exact",), allow_misses=True)
     with pytest.raises(urllib.request.HTTPError) as caught:
@@ -553,7 +562,7 @@ def test_nothing_there(replayed):
 """
     )
     result = run(pytester, "-W", "error")
-    result.assert_outcomes(passed=3, failed=2)
+    result.assert_outcomes(passed=5, failed=2)
     result.stdout.fnmatch_lines(["*nearest: agent-0001*", "*missing.jsonl: no such file"])
 
 
