@@ -48,7 +48,7 @@ def sse(payload: object, name: str = "", end: str = "\n\n") -> bytes:
     line = end[: len(end) // 2]
     head = f"event: {name}{line}" if name else ""
     data = payload if isinstance(payload, str) else json.dumps(payload, separators=(",", ":"))
-    return f"{head}data: {data}{end}".encode()
+    return f"{head}data: {data}{end}".encode("utf-8", "surrogatepass")
 
 
 def chunk(
