@@ -13,7 +13,7 @@ from proxy.config import ConfigError, Settings
 from proxy.recording import inprocess, replay
 from proxy.recording.cassette import CassetteError, Exchange, SideName, load
 from proxy.recording.marks import Mark, Plan, Watch
-from proxy.recording.matching import STAGES, Rules
+from proxy.recording.matching import BY_QUESTION, Rules
 from proxy.recording.misses import Miss
 from proxy.recording.playback import playable
 from proxy.testing import LifecycleProxy, Served
@@ -23,8 +23,6 @@ _OURS: Final = ("upstream.url", "server.listen", "server.workers", "recording.mo
 _LIVE: Final = ("api_key", "ca_file", "server_name", "verify_tls", "use_proxy_env")
 _LAST_BYTES_S: Final = 1.0  # of an answer that the test has read: its end is still recorded
 _RULES: Final = ("stages", "volatile", "loop", "strict", "clean")
-# A test that asks for something else is to fail, not to get whatever comes next.
-_ASKED: Final = tuple(stage for stage in STAGES if stage != "order")
 
 
 class Play(Protocol):
@@ -111,7 +109,7 @@ def player(folder: Path, watch: Watch) -> Iterator[Play]:
         ) -> Served:
             misses: list[Miss] = []
             given = {name: options.pop(name) for name in _RULES if name in options}
-            rules = Rules(**{"stages": _ASKED, **given})
+            rules = Rules(**{"stages": BY_QUESTION, **given})
             own = replay.Options(
                 side=side,
                 speed=speed,

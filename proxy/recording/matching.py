@@ -37,7 +37,9 @@ from proxy.recording.misses import Miss, miss
 from proxy.recording.redaction import Redaction
 
 Stage = Literal["exact", "json", "conversation", "order"]
-STAGES: Final[tuple[Stage, ...]] = ("exact", "json", "conversation", "order")
+# By what is asked: whoever asks for something else does not get whatever comes next.
+BY_QUESTION: Final[tuple[Stage, ...]] = ("exact", "json", "conversation")
+STAGES: Final[tuple[Stage, ...]] = (*BY_QUESTION, "order")
 
 _BODILESS: Final = ("GET", "HEAD", "OPTIONS")
 _WHOLE: Final = ("exact", "json")  # these look at all of a request

@@ -22,7 +22,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.recording import replay
 from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, Headers, load
-from proxy.recording.matching import Rules, cleaned_by
+from proxy.recording.matching import BY_QUESTION, Rules, cleaned_by
 from proxy.recording.misses import Miss
 from proxy.recording.playback import playable
 from proxy.recording.recorder import Recorder
@@ -88,7 +88,9 @@ class Studio:
         if self._exchanges:
             # Where the upstream is asked for the rest, a miss is nothing to tell of.
             on_miss = None if self._mode == "replay" else _ignore
-            rules = Rules(strict=True, clean=cleaned_by(redaction))
+            # A page may be loaded again; but where the upstream can be asked, it is to be.
+            is_strict = self._mode != "replay"
+            rules = Rules(stages=BY_QUESTION, strict=is_strict, clean=cleaned_by(redaction))
             options = replay.Options(speed=own.speed, rules=rules, on_miss=on_miss)
             app = replay.create_replay_app(self._exchanges, options)
             self._runner, _ = await replay.start_replay(app, f"unix:{self._socket}")

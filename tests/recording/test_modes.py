@@ -293,6 +293,14 @@ async def test_replay_opens_no_connection(begin: Run, upstream: Upstream, place:
     assert len(await finished(begin, place)) == 1
 
 
+async def test_a_question_that_is_asked_again_gets_its_last_recording_again(begin: Run) -> None:
+    url = await begin("record")
+    for _ in range(2):
+        await chat(url, **said("a"))
+    url = await begin("replay")
+    assert [number_of(await chat(url, **said("a"))) for _ in range(4)] == [1, 2, 2, 2]
+
+
 async def test_readiness_uses_no_recording_up(begin: Run, caplog: pytest.LogCaptureFixture) -> None:
     url = await begin("record")
     await ask(url, "GET", "/v1/models")
