@@ -59,15 +59,12 @@ EMOJI: Final[dict[str, str]] = {
 }
 _EMOJI_BY_PREFIX: Final = {"ha_": "🏠", "kanban_": "📋"}
 
+# What keys of well-known services begin with, in front of a hyphen or an underscore.
+KEY_PREFIXES: Final = "sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs]"
+
 _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE), r"\1 ***"),
-    (
-        re.compile(
-            r"\b(?:AIza|(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs])"
-            r"[-_])[A-Za-z0-9_-]{12,}"
-        ),
-        "***",
-    ),
+    (re.compile(rf"\b(?:AIza|(?:{KEY_PREFIXES})[-_])[A-Za-z0-9_-]{{12,}}"), "***"),
     (re.compile(r"\bsk-[\w-]{4,}"), "***"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"), "***"),
     (re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+\.?[\w-]*"), "***"),

@@ -3,6 +3,10 @@
 The forms are those that ``proxy.core.labels`` blots out, more narrowly: a label loses nothing by an
 asterisk too many, but whoever is told of a secret has to look. Chat is full of words like "basic
 understanding", and of keys like ``"token": "Hello"``; a credential has letters and digits.
+
+The recorder replaces whatever is found here, and more. So that both see the same in text and in
+the bytes of it, forms know ASCII only, and what may stand between a name and its value is bounded:
+a stream is looked at piece by piece.
 """
 
 import base64
@@ -11,7 +15,9 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-PLACEHOLDER: Final = re.compile(r"\[redacted:[0-9a-f]+\]")
+from proxy.core.labels import KEY_PREFIXES
+
+PLACEHOLDER: Final = re.compile(r"\[redacted:[0-9a-f]{12}\]")
 _BLOT: Final = re.compile(r"[*.…]*|[xX]{3,}")
 
 _HEADERS: Final = re.compile(
@@ -48,17 +54,26 @@ class Secret(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """``pattern`` has the group ``value``; ``is_likely`` decides on it."""
+    """``pattern`` has the group ``value``; ``is_likely`` decides on it.
+
+    Without any of ``words``, in lower case, there is none: that is quicker to see.
+    """
 
     kind: str
+    words: tuple[str, ...]
     pattern: re.Pattern[str]
     is_likely: Callable[[str], bool]
 
 
 def in_text(text: str) -> Iterator[Secret]:
     """The credentials in any text, none of them twice."""
+    # Quotes are part of no value: a placeholder is none, nor does one go on behind it.
+    text = PLACEHOLDER.sub(lambda found: '"' * len(found[0]), text)
+    lower = text.lower()
     taken: list[tuple[int, int]] = []
     for form in _FORMS:
+        if not any(word in lower for word in form.words):
+            continue
         for found in form.pattern.finditer(text):
             start, stop = found.span("value")
             value = found["value"]
@@ -72,10 +87,16 @@ def in_text(text: str) -> Iterator[Secret]:
                 yield Secret(start, value, form.kind, f"{name} {masked(value)}".strip())
 
 
+def is_secret(name: str) -> bool:
+    """Whether a header is made for credentials."""
+    lower = name.lower()
+    return bool(_HEADERS.search(lower)) and not lower.endswith(_NO_HEADERS)
+
+
 def in_header(name: str, value: str) -> Iterator[Secret]:
     """The credentials in a header: of one that is made for them, whatever is no placeholder."""
     lower = name.lower()
-    if not _HEADERS.search(lower) or lower.endswith(_NO_HEADERS):
+    if not is_secret(lower):
         yield from in_text(value)
     elif lower.endswith("cookie"):
         pairs = value.split(";")[: 1 if lower == "set-cookie" else None]
@@ -117,8 +138,8 @@ def _is_mixed(length: int) -> Callable[[str], bool]:
     def check(value: str) -> bool:
         return (
             len(value) >= length
-            and any(c.isdigit() for c in value)
-            and any(c.isalpha() for c in value)
+            and any(c in "0123456789" for c in value)
+            and any(c.isalpha() or not c.isascii() for c in value)
         )
 
     return check
@@ -136,12 +157,13 @@ def _is_anything(value: str) -> bool:
     return True
 
 
-def _form(kind: str, pattern: str, is_likely: Callable[[str], bool]) -> _Form:
-    return _Form(kind, re.compile(pattern), is_likely)
+def _form(kind: str, words: str, pattern: str, is_likely: Callable[[str], bool]) -> _Form:
+    return _Form(kind, tuple(words.split()), re.compile(pattern, re.ASCII), is_likely)
 
 
 # Between a name and its value: a quote may be escaped, once or more, in JSON in JSON.
-_IS: Final = r"\\*[\"']?\s*[=:]\s*\\*[\"']?"
+_GAP: Final = r"\s{0,32}"
+_IS: Final = rf"\\{{0,15}}[\"']?{_GAP}[=:]{_GAP}\\{{0,15}}[\"']?"
 _VALUE: Final = r"(?P<value>[^\s\"'\\&;,|{}()\[\]<>]+)"
 
 # The more telling forms first: what one has found the others leave alone. A form that may fail
@@ -149,35 +171,46 @@ _VALUE: Final = r"(?P<value>[^\s\"'\\&;,|{}()\[\]<>]+)"
 _FORMS: Final = (
     _form(
         "private key",
+        "-----begin",
         r"(?P<value>-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY-----)",
         _is_anything,
     ),
-    _form("JWT", r"(?<![\w-])(?P<value>eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?)", _is_anything),
+    _form("JWT", "eyj", r"(?<![\w-])(?P<value>eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?)", _is_anything),
     _form(
         "API key",
-        r"\b(?P<value>(?:AIza|(?:sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi"
-        r"|xox[abeoprs])[-_])[A-Za-z0-9_-]{12,}|sk-[A-Za-z0-9_-]{8,})",
+        "- _ aiza",
+        rf"\b(?P<value>(?:AIza|(?:{KEY_PREFIXES})[-_])[A-Za-z0-9_-]{{12,}}|sk-[A-Za-z0-9_-]{{8,}})",
         _is_mixed(11),
     ),
-    _form("AWS key", r"\b(?P<value>(?:AKIA|ASIA)[A-Z0-9]{12,})\b", _is_mixed(16)),
-    _form("WebSocket key", r"\bopenai-insecure-api-key\.(?P<value>[^\s,\"]+)", _is_anything),
-    _form("bearer token", r"(?i)\bbearer\s+(?P<value>[\w.~+/=-]{8,})", _is_mixed(8)),
-    _form("basic credentials", r"(?i)\bbasic\s+(?P<value>[\w+/-]{6,}={0,2})", _is_basic),
-    _form("password in a URL", r"://[^/\s:@\"'\\]*:(?P<value>[^/\s@\"'\\]+)@", _is_anything),
+    _form("AWS key", "akia asia", r"\b(?P<value>(?:AKIA|ASIA)[A-Z0-9]{12,})\b", _is_mixed(16)),
+    _form(
+        "WebSocket key",
+        "openai-insecure-api-key.",
+        r"\bopenai-insecure-api-key\.(?P<value>[^\s,\"]+)",
+        _is_anything,
+    ),
+    _form("bearer token", "bearer", r"(?i)\bbearer\s{1,32}(?P<value>[\w.~+/=-]{8,})", _is_mixed(8)),
+    _form(
+        "basic credentials", "basic", r"(?i)\bbasic\s{1,32}(?P<value>[\w+/-]{6,}={0,2})", _is_basic
+    ),
+    _form("password in a URL", "://", r"://[^/\s:@\"'\\]*:(?P<value>[^/\s@\"'\\]+)@", _is_anything),
     _form(
         "cookie",
-        r"(?i)\b(?:set-)?cookie:\s*[^\s;=:]{1,128}=(?P<value>[^\s;\"\\]{8,})",
+        "cookie:",
+        r"(?i)\b(?:set-)?cookie:\s{0,32}[^\s;=:,\"']+=(?P<value>[^\s;\"\\]{8,})",
         _is_anything,
     ),
     _form(
         "password",
+        "secret passw pwd authorization credential",
         r"(?i)(?P<name>secret|password|passwd|pwd|authorization|credentials?)" + _IS + _VALUE,
         _is_mixed(6),
     ),
-    _form("key or token", r"(?i)(?P<name>key|token)" + _IS + _VALUE, _is_mixed(16)),
+    _form("key or token", "key token", r"(?i)(?P<name>key|token)" + _IS + _VALUE, _is_mixed(16)),
     _form(
         "option",
-        r"(?i)(?<![\w-])--?(?P<name>password|token|secret|api-key|key)\s+" + _VALUE,
+        "-password -token -secret -api-key -key",
+        r"(?i)(?<![\w-])--?(?P<name>password|token|secret|api-key|key)\s{1,32}" + _VALUE,
         _is_mixed(6),
     ),
 )
