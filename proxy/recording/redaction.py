@@ -3,55 +3,73 @@
 Known secrets are the keys that the proxy holds and the credentials of the very exchange, wherever
 they turn up; others are known by their form, by their header, or by their place in a JSON body.
 Each is replaced by a placeholder that is always the same for the same secret, so that recordings
-still match each other. A secret may arrive in two reads: the end of a read is kept back until it
-is clear that no secret begins in it.
+still match each other. What ``scan`` would find is replaced, and more; a placeholder stays as it
+is. A secret may arrive in two reads: the end of a read is kept back until it is clear that no
+secret begins in it.
+
+Whatever comes, the time for it grows as its size does, no faster: a form that can fail behind a
+long run of letters does not look at that run again.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, Final, Protocol
 
 import orjson
 
+from proxy.core.labels import KEY_PREFIXES
+from proxy.recording import credentials
 from proxy.recording.cassette import Headers
 
-_HEADERS: Final = frozenset(
-    (
-        *("authorization", "proxy-authorization", "cookie", "set-cookie"),
-        *("x-api-key", "api-key", "x-goog-api-key", "xi-api-key", "x-auth-token"),
-        *("openai-organization", "openai-project", "x-amz-security-token"),
-    )
-)
+# Besides those whose names say that they are secret.
+_HEADERS: Final = frozenset(("openai-organization", "openai-project"))
 _AUTHORIZATIONS: Final = ("authorization", "proxy-authorization")
-# What tells a secret by itself. Bare words such as key and token stand in too many innocent places:
-# what is replaced cannot be replayed. Nor is a word of prose behind "the secret:" one, and a
-# placeholder for a null would be no JSON.
-_KEYS: Final = rb"sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs]"
+_PLACEHOLDER: Final = re.compile(credentials.PLACEHOLDER.pattern.encode())
+# A header's value, or one of a cookie's, that is redacted already.
+_REDACTED: Final = re.compile(rf"\s*(?:[\w-]+[ =])?{credentials.PLACEHOLDER.pattern}\s*")
+# What is a secret besides what a scan tells of, where letters without a digit are none. Bare words
+# such as key and token stand in too many innocent places: what is replaced cannot be replayed. Nor
+# is a word of prose behind "the secret:" one, and a placeholder for a null would be no JSON.
+_KEYS: Final = KEY_PREFIXES.encode()
 _NAMES: Final = rb"password|passwd|secret|api[_-]?key|access[_-]?token|client[_-]?secret"
 _FORMS: Final = (
-    rb"(?i:\bbearer\s+)(?P<s0>[\w.~+/=-]{8,})",
+    rb"(?i:\bbearer\s{1,32})(?P<s0>[\w.~+/=-]{8,})",
     rb"\b(?P<s1>(?:%b)[-_][A-Za-z0-9_-]{12,})" % _KEYS,
-    rb"\b(?P<s2>(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,})\b",
-    rb"\b(?P<s3>eyJ[\w-]{8,}\.[\w-]{8,}\.?[\w-]*)",
-    rb"://[^/\s:@\"]{1,256}:(?P<s4>[^/\s@\"]{1,256})@",
-    rb"(?P<s5>-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*)",
-    rb"(?i:(?:%b)(?!(?<=secret):\s+[a-z]+(?:[\s.,!?;)]|\Z))"
-    rb"(?:\\?[\"'])?\s*[=:]\s*(?!null\b|true\b|false\b)(?:\\?[\"'])?)"
-    rb"(?P<s6>[^\s\"'&;,\\\[{}]{4,})" % _NAMES,
+    rb"\b(?P<s2>(?:AKIA|ASIA)[A-Z0-9]{12,}\b|AIza[\w-]{12,})",
+    rb"://[^/\s:@\"]*:(?P<s3>[^/\s@\"]+)@",
+    rb"(?P<s4>-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----[^-]*)",
+    rb"(?i:(?:%b)(?!(?<=secret):\s{1,32}[a-z]+(?:[\s.,!?;)]|\Z))"
+    rb"(?:\\?[\"'])?\s{0,32}[=:]\s{0,32}(?!null\b|true\b|false\b)(?:\\?[\"'])?)"
+    rb"(?P<s5>[^\s\"'&;,\\\[{}]{4,})" % _NAMES,
+)
+# A run of letters in which one begins is looked at once: where it is none, it is passed over as a
+# whole. By itself, as other forms may begin in such a run.
+_JWT: Final = re.compile(
+    rb"\b(?:(?P<jwt>eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?)|eyJ[\w-]*+)",
 )
 # Without one of these, in lower case, there is none of the forms: a quick no, most of the time.
+# Each begins with a letter that is no choice: that is what makes it quick.
 _TRIGGERS: Final = re.compile(
-    rb"bearer|sk-|sk_|pk-|pk_|rk-|rk_|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf-|hf_|xai-|xai_|nvapi|"
-    rb"xox|akia|asia|aiza|eyj|://|-----begin|passw|secret|api_key|api-key|apikey|access"
+    rb"bearer|basic\s|sk-|sk_|pk-|pk_|rk-|rk_|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf-|hf_|gsk-|gsk_|"
+    rb"xai-|xai_|nvapi|xox|akia|asia|aiza|eyj|://|-----begin|passw|secret|api_key|api-key|apikey|"
+    rb"access|cookie:|key[\\\"'\s]*[=:]|token[\\\"'\s]*[=:]|pwd[\\\"'\s]*[=:]|"
+    rb"authorization[\\\"'\s]*[=:]|credentials?[\\\"'\s]*[=:]|-token\s|-key\s"
 )
 _PLACEHOLDER: Final = re.compile(rb'"?(\[redacted:[0-9a-f]{12}\])"?')
 # Behind one of these no secret goes on, but for those that hold one themselves.
 _TO_BREAK: Final = re.compile(rb"(?s:.*)[\s\"',;]")
+_BREAK: Final = re.compile(rb"[\s\"',;]")
+_DASH: Final = re.compile(b"-")
+_URL_END: Final = re.compile(rb"[/\s@\"]")
+_JWT_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
 _LONGEST_BYTES: Final = 1 << 16
 _MOST_BYTES: Final = 1 << 20  # that wait for the end of what looks like a secret
-_CONTEXT_BYTES: Final = 64
-_HELD_BYTES: Final = 48  # -----BEGIN ENCRYPTED PRIVATE KEY-----
+_CONTEXT_BYTES: Final = 128  # a name, and what stands between it and its value
+_MOST_CONTEXT_BYTES: Final = 1024
+_HELD_BYTES: Final = 128  # -----BEGIN ENCRYPTED PRIVATE KEY-----, or a name and half a value
 _HELD_FOR_PATTERNS_BYTES: Final = 256
 _SHORTEST_SECRET: Final = 8
 _LONGEST_WORD: Final = 24
@@ -99,7 +117,7 @@ class Redaction:
         found = {
             word.encode("utf-8", "surrogateescape")
             for name, value in headers
-            if name.lower() in self._headers
+            if name.lower() in self._headers or credentials.is_secret(name)
             for word in _credentials(name.lower(), value)
         }
         if found - rules.known:
@@ -121,11 +139,34 @@ def _credentials(name: str, value: str) -> list[str]:
         words = re.split(r"[,\s]+", rest or scheme)
         words += [word.partition("=")[2] for word in words]  # as in Digest
     words = [word.strip(' \t"') for word in words]
-    return [w for w in words if len(w) >= _SHORTEST_SECRET and not _is_word(w)]
+    return [w for w in words if len(w) >= _SHORTEST_SECRET and not _is_innocent(w)]
 
 
-def _is_word(text: str) -> bool:
-    return len(text) < _LONGEST_WORD and not any(letter.isdigit() for letter in text)
+def _is_innocent(text: str) -> bool:
+    """A word, or a placeholder that stands for what is not known any more."""
+    is_word = len(text) < _LONGEST_WORD and not any(letter.isdigit() for letter in text)
+    return is_word or bool(credentials.PLACEHOLDER.search(text))
+
+
+def _is_redacted(name: str, value: str) -> bool:
+    """Whether a header that holds a secret holds a placeholder instead."""
+    parts = [value]
+    if name.endswith("cookie"):
+        parts = value.split(";")[: 1 if name == "set-cookie" else None]
+    return all(_REDACTED.fullmatch(part) for part in parts)
+
+
+class Rules(Protocol):
+    """What is a secret.
+
+    Attributes:
+        held_bytes: the most of a secret that may stand before a break in it.
+    """
+
+    held_bytes: int
+
+    def spans(self, data: bytes) -> list[Span]:
+        """Where secrets stand, in order, none within another."""
 
 
 class _Rules:
@@ -133,7 +174,7 @@ class _Rules:
 
     Attributes:
         known: secrets, literally.
-        held_bytes: the most of a secret that may stand before a break in it.
+        held_bytes: see ``Rules``.
     """
 
     def __init__(self, known: frozenset[bytes], more: Sequence[re.Pattern[bytes]]) -> None:
@@ -147,50 +188,107 @@ class _Rules:
         self.held_bytes = max(usual, *broken) if broken else usual
 
     def spans(self, data: bytes) -> list[Span]:
-        """Where secrets stand, in order, none within another."""
+        """Where secrets stand, in order, none within another, and none in a placeholder.
+
+        A secret may come to light where another one, right before it, is gone: what is found is
+        masked, and the rest is looked at again.
+        """
+        may_hold = bool(_TRIGGERS.search(data.lower())) or any(s in data for s in self.known)
+        if not (may_hold or self._more):
+            return []
         spans: list[Span] = []
-        if _TRIGGERS.search(data.lower()) or any(secret in data for secret in self.known):
-            spans = [_span(found) for found in self._forms.finditer(data)]
-        if not self._more:
-            return spans
-        spans += [found.span() for form in self._more for found in form.finditer(data) if found[0]]
-        apart: list[Span] = []
-        for start, stop in sorted(spans):
-            if apart and start < apart[-1][1]:
-                apart[-1] = apart[-1][0], max(stop, apart[-1][1])
-            else:
-                apart.append((start, stop))
-        return apart
+        taken = [found.span() for found in _PLACEHOLDER.finditer(data)]
+        data = _masked(data, taken)
+        while new := _outside(_apart(self._found(data, may_hold=may_hold)), taken):
+            spans = sorted(spans + new)
+            taken = sorted(taken + new)
+            data = _masked(data, new)
+        return spans
+
+    def _found(self, data: bytes, *, may_hold: bool) -> list[Span]:
+        spans = [f.span() for form in self._more for f in form.finditer(data) if f[0]]
+        if may_hold:
+            spans += [_span(found) for found in self._forms.finditer(data)]
+            if b"eyJ" in data:
+                spans += [found.span("jwt") for found in _JWT.finditer(data) if found["jwt"]]
+            for secret in credentials.in_text(data.decode("latin-1")):
+                spans.append((secret.start, secret.start + len(secret.value)))
+        return spans
+
+
+def _apart(spans: Iterable[Span]) -> list[Span]:
+    """In order; those that overlap are one."""
+    apart: list[Span] = []
+    for start, stop in sorted(spans):
+        if apart and start < apart[-1][1]:
+            apart[-1] = apart[-1][0], max(stop, apart[-1][1])
+        else:
+            apart.append((start, stop))
+    return apart
+
+
+def _outside(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
+    """The parts of spans that are not taken. Both are in order, and apart."""
+    parts: list[Span] = []
+    for start, stop in spans:
+        at = start
+        for first, last in _overlapping(taken, start, stop):
+            if at < first:
+                parts.append((at, first))
+            at = last
+        if at < stop:
+            parts.append((at, stop))
+    return parts
+
+
+def _overlapping(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:
+    for number in range(bisect_right(spans, start, key=itemgetter(1)), len(spans)):
+        if spans[number][0] >= stop:
+            return
+        yield spans[number]
+
+
+def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
+    """Quotes in their place, which are part of no secret's form."""
+    if not spans:
+        return data
+    masked = bytearray(data)
+    for start, stop in spans:
+        masked[start:stop] = b'"' * (stop - start)
+    return bytes(masked)
 
 
 class ExchangeRedaction:
-    """The rules for one exchange."""
+    """The rules for one exchange.
+
+    Attributes:
+        rules: those for any bytes.
+    """
 
     def __init__(
-        self, headers: frozenset[str], rules: _Rules, paths: Sequence[Sequence[str]]
+        self, headers: frozenset[str], rules: Rules, paths: Sequence[Sequence[str]]
     ) -> None:
+        self.rules = rules
         self._headers = headers
-        self._rules = rules
         self._paths = paths
 
     def headers(self, headers: Headers) -> Headers:
         """Names stay; values of headers that hold secrets go as a whole."""
-        return tuple(
-            (
-                name,
-                placeholder(value.encode("utf-8", "surrogateescape")).decode()
-                if name.lower() in self._headers
-                else self.text(value),
-            )
-            for name, value in headers
-        )
+        return tuple((name, self._header(name.lower(), value)) for name, value in headers)
+
+    def _header(self, name: str, value: str) -> str:
+        if not (name in self._headers or credentials.is_secret(name)):
+            return self.text(value)
+        if _is_redacted(name, value):
+            return value
+        return placeholder(value.encode("utf-8", "surrogateescape")).decode()
 
     def text(self, text: str) -> str:
         return self.data(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
     def data(self, data: bytes) -> bytes:
         """Any bytes, whole."""
-        return _cut(data, 0, len(data), self._rules.spans(data))
+        return _cut(data, 0, len(data), self.rules.spans(data))
 
     def tree(self, value: Any) -> Any:
         """Any JSON, by its texts."""
@@ -217,19 +315,24 @@ class ExchangeRedaction:
         return self.data(data)
 
     def stream(self) -> "StreamRedaction":
-        return StreamRedaction(self._rules)
+        return StreamRedaction(self.rules)
 
 
 class StreamRedaction:
-    """The bytes of one side of an exchange, as they come."""
+    """The bytes of one side of an exchange, as they come.
 
-    def __init__(self, rules: _Rules) -> None:
+    Args:
+        rules: of the exchange.
+    """
+
+    def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._waiting: list[Clear] = []
         self._size = 0
         self._broken = 0  # where the last break ends
-        self._enough = 0  # no look before there is so much: a long secret would be read often
+        self._enough = 0  # no look before there is so much: what waits would be read often
         self._before = b""  # what is clear already, but may say what the next words are
+        self._until: re.Pattern[bytes] | None = None  # where a secret that has no end may end
 
     def feed(self, key: Any, data: bytes, marks: Marks = ()) -> list[Clear]:
         """Take the bytes of one read; return reads that are clear now, with their keys.
@@ -237,6 +340,8 @@ class StreamRedaction:
         Args:
             marks: places in the data, as (start, stop); they are moved along.
         """
+        if self._until is not None:
+            data, marks = self._behind(self._until, data, marks)
         self._waiting.append((key, data, marks))
         if end := _last_break(data):
             self._broken = self._size + end
@@ -254,53 +359,86 @@ class StreamRedaction:
     def copy(self) -> "StreamRedaction":
         """Another stream that was the same so far."""
         twin = StreamRedaction(self._rules)
-        twin._waiting, twin._size = self._waiting.copy(), self._size
-        twin._broken, twin._enough = self._broken, self._enough
-        twin._before = self._before
+        vars(twin).update(vars(self), _waiting=self._waiting.copy())
         return twin
+
+    def _behind(self, end: re.Pattern[bytes], data: bytes, marks: Marks) -> tuple[bytes, Marks]:
+        """What stands behind the rest of a secret that was too long to wait for."""
+        found = end.search(data)
+        at = len(data)
+        if found is not None:
+            self._until, at = None, found.start()
+        moved = tuple((max(0, first - at), max(0, last - at)) for first, last in marks)
+        return data[at:], moved
 
     def _clear(self, stop: int, *, is_last: bool = False) -> list[Clear]:
         """The reads that lie before ``stop`` as a whole, secrets replaced where they begin."""
         at = len(self._before)
         joined = self._before + b"".join(piece for _, piece, _ in self._waiting)
         spans = self._rules.spans(joined)
-        stop += at
-        if not is_last and self._size < _MOST_BYTES:
-            stop = self._until(stop, spans, len(joined))
+        stop = len(joined) if is_last else self._certain(at + stop, spans, joined)
+        if len(joined) - max(stop, at) >= _MOST_BYTES:
+            stop, spans = len(joined), self._cut_off(joined, spans)
         clear: list[Clear] = []
-        taken = 0
         for key, piece, marks in self._waiting:
             end = at + len(piece)
-            if end > stop and not is_last:
+            if end > stop:
                 break
             moved = tuple(
                 (len(_cut(joined, at, at + first, spans)), len(_cut(joined, at, at + last, spans)))
                 for first, last in marks
             )
             clear.append((key, _cut(joined, at, end, spans), moved))
-            taken += 1
             at = end
-        gone = self._waiting[:taken]
-        del self._waiting[:taken]
-        size = sum(len(piece) for _, piece, _ in gone)
+        size = at - len(self._before)
+        del self._waiting[: len(clear)]
         self._size -= size
         self._broken = max(0, self._broken - size)
-        self._enough = 0 if gone else self._size + self._size // 4
-        start = at - _CONTEXT_BYTES
-        for first, last in reversed(spans):
-            if first - _CONTEXT_BYTES < start < last:
-                start = first - _CONTEXT_BYTES  # it must be seen whole to be seen again
-        self._before = joined[max(0, start) : at]
+        self._enough = self._size + self._size // 4
+        self._before = _context(joined, at, spans)
         return clear
 
-    def _until(self, stop: int, spans: Sequence[Span], size: int) -> int:
+    def _cut_off(self, joined: bytes, spans: list[Span]) -> list[Span]:
+        """No more can wait. What looks as if a secret began there is one, with all that follows."""
+        begins = _unfinished(joined)
+        spans = _apart([*spans, (begins, len(joined))] if begins < len(joined) else spans)
+        if spans and spans[-1][1] == len(joined):
+            is_pem = joined.startswith(b"-----BEGIN", spans[-1][0])
+            self._until = _DASH if is_pem else _BREAK
+        return spans
+
+    def _certain(self, stop: int, spans: Sequence[Span], joined: bytes) -> int:
         """How far it is certain what is a secret: in front of what may yet become one, or go on."""
         if self._size:
-            stop = min(stop, size - self._rules.held_bytes)
-        for first, last in spans:
-            if first < stop <= last:
-                stop = first
+            stop = min(stop, len(joined) - self._rules.held_bytes, _unfinished(joined))
+        for first, _ in _overlapping(spans, stop - 1, stop):
+            return first
         return stop
+
+
+def _unfinished(data: bytes) -> int:
+    """Where the beginning of a secret stands of which much may come before it is one."""
+    stop = len(data)
+    url = data.rfind(b"://")
+    if url >= 0 and not _URL_END.search(data, url + 3):
+        stop = url
+    jwt = data.find(b"eyJ", len(data.rstrip(_JWT_LETTERS)))
+    return min(stop, jwt) if jwt >= 0 else stop
+
+
+def _context(joined: bytes, at: int, spans: Sequence[Span]) -> bytes:
+    """The end of what is clear. A secret in it must be seen whole to be seen again."""
+    start = at - _CONTEXT_BYTES
+    for first, last in reversed(spans):
+        if last <= start:
+            break
+        if first - _CONTEXT_BYTES >= start:
+            continue
+        if at - first + _CONTEXT_BYTES > _MOST_CONTEXT_BYTES:
+            start = min(last, at)
+            break
+        start = first - _CONTEXT_BYTES
+    return joined[max(0, start) : at]
 
 
 def _last_break(data: bytes) -> int:
@@ -320,9 +458,7 @@ def _cut(joined: bytes, start: int, stop: int, spans: Sequence[Span]) -> bytes:
         return joined[start:stop]
     pieces: list[bytes] = []
     at = start
-    for first, last in spans:
-        if last <= start or first >= stop:
-            continue
+    for first, last in _overlapping(spans, start, stop):
         pieces.append(joined[at : max(first, at)])
         if first >= start:
             pieces.append(placeholder(joined[first:last]))
@@ -345,6 +481,11 @@ def _hide(tree: Any, path: Sequence[str]) -> bool:
     if rest:
         hidden = [_hide(tree[key], rest) for key in keys]
         return any(hidden)
+    keys = [key for key in keys if not _is_placeholder(tree[key])]
     for key in keys:
         tree[key] = placeholder(orjson.dumps(tree[key])).decode()
     return bool(keys)
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, str) and credentials.PLACEHOLDER.fullmatch(value) is not None

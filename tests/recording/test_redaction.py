@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from proxy import server
 from proxy.recording.cassette import Exchange, load
-from proxy.recording.redaction import Redaction, StreamRedaction, placeholder
+from proxy.recording.credentials import in_header, in_text
+from proxy.recording.redaction import Redaction, Rules, Span, StreamRedaction, placeholder
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -38,6 +39,7 @@ PEM = (
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1c7+9z5Pad7OejecsQ0bu\n"
     "aumjrHmJ0hkTZC3Pv0dM1\n-----END RSA PRIVATE KEY-----"
 )
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN"
 # A text, and what of it is secret.
 SECRETS = [
     ("Authorization: Bearer abc.DEF-123_x~/+=", "abc.DEF-123_x~/+="),
@@ -58,6 +60,17 @@ SECRETS = [
     ('{\\"api_key\\": \\"0123-abc\\"}', "0123-abc"),
     ("client_secret: q1w2e3r4, more", "q1w2e3r4"),
     (f"so: {PEM} ok", PEM[: PEM.index("-----END")]),
+    ("?key=AIzaSyA0123456789ab&x", "AIzaSyA0123456789ab"),
+    ("realtime, openai-insecure-api-key.k3y,", "k3y"),
+    ("curl -H 'authorization: basic dXNlcjpwYXNz'", "dXNlcjpwYXNz"),
+    ("deploy --token s3cr3t --force", "s3cr3t"),
+    ("mysql --password hunter2x db", "hunter2x"),
+    ('{"sessionToken": "0123456789abcdef"}', "0123456789abcdef"),
+    ("pwd=hunter2x&", "hunter2x"),
+    ("curl -b 'Cookie: sid=0123abcd; x'", "0123abcd"),
+    ("mongodb://:it's,secret;0@db", "it's,secret;0"),
+    (f"a-{JWT} b", JWT),
+    (f"eyJ0-eyJhbGciOi.sho {JWT}", JWT),
 ]
 INNOCENT = [
     '{"max_tokens": 100, "prompt_tokens": 7, "completion_tokens_details": {"x": 1}}',
@@ -70,6 +83,10 @@ INNOCENT = [
     '{"api_key": null, "secret": false, "password": true, "x": "access_token"}',
     'event: response.output_text.delta\r\ndata: {"id": "chatcmpl-9xAbCdEfGhIjKlMnOpQrSt"}\r\n\r\n',
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "a basic understanding, Basic Income; basic information: about-keys --token --key",
+    '{"prompt_cache_key": "conversation-0123456789", "next_page_token": "abcdef0123456789"}',
+    "password: [redacted:0123456789ab], ://[redacted:0123456789ab]@h ://a:[redacted:0123456789ab]@",
+    "Bearer [redacted:0123456789ab]123456789, api_key=[redacted:0123456789ab]",
     "Häuser 🏠 — Straße; naïve ' quotes \" and \t tabs \x00",
     "",
 ]
@@ -148,6 +165,151 @@ def test_segmentation_changes_nothing(body: bytes, sizes: list[int], more: bool)
         assert [data for _, data, _ in out] == parts
 
 
+CREDENTIALS = st.sampled_from(
+    [
+        *(
+            JWT,
+            "eyJhbGciOiJIUzI1NiJ9.eyJz",
+            "sk-a1b2c3d4e5",
+            "AIzaSyA0123456789ab",
+            "ghp_0123456789ab",
+        ),
+        *(
+            "AKIAIOSFODNN7EXAMPLE",
+            "AKIAABCDEFGHIJKLMNOP",
+            "openai-insecure-api-key.x",
+            "xoxb-abcdefghijkl",
+        ),
+        *(
+            "hunter2x",
+            "0123456789abcdef",
+            "dXNlcjpwYXNz",
+            "[redacted:0123456789ab]",
+            "tok3n-of-its-own",
+        ),
+        *("-----BEGIN EC2 PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END"),
+    ]
+)
+NAMED = st.sampled_from(
+    [
+        *("secret", "password", "my_passwd", "PWD", "authorization", "credential", "key", "apiKey"),
+        *("x_token", "cache_key", "page_token", "Bearer ", "basic ", "Cookie: a=", "set-cookie:b="),
+        *(
+            "--token ",
+            "-key\n",
+            " --api-key  ",
+            "://u:",
+            "://",
+            "://é,'x:",
+            "api-key",
+            "credentials",
+        ),
+    ]
+)
+BETWEEN = st.sampled_from(
+    [
+        ": ",
+        "=",
+        ' = "',
+        "':'",
+        '\\": \\"',
+        '":"',
+        "@",
+        "@h/",
+        "-",
+        "_",
+        ".",
+        ",",
+        ";",
+        " ",
+        '"',
+        "é",
+        "}",
+    ]
+)
+TEXTS = st.lists(st.one_of(CREDENTIALS, NAMED, BETWEEN), max_size=14).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS, st.integers(1, 40), st.booleans())
+def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
+    """Not in text, not in the bytes of it, in one piece or in many; and to redact again is idle."""
+    headers = (
+        ("Authorization", "Bearer tok3n-of-its-own"),
+        ("X-Api-Key", "[redacted:0123456789ab]"),
+    )
+    own = Redaction(patterns=["[0-9]{4}", "b=."] if more else ()).exchange(headers)
+    told, whole = own.text(text), text.encode()
+    assert list(in_text(told)) == []
+    assert list(in_text(told.encode().decode("latin-1"))) == []
+    assert own.text(told) == told
+    parts = [whole[at : at + size] for at in range(0, len(whole), size)]
+    assert b"".join(data for _, data, _ in through(own.stream(), parts)) == told.encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            *(
+                "Authorization",
+                "proxy-authorization",
+                "Cookie",
+                "Set-Cookie",
+                "X-Api-Key",
+                "apikey",
+            ),
+            *(
+                "Ocp-Apim-Subscription-Key",
+                "X-Session-Token",
+                "X-Amz-Security-Token",
+                "Client-Secret-2",
+            ),
+            *("X-Any", "Referer", "Sec-WebSocket-Protocol", "OpenAI-Project", "Idempotency-Key"),
+        ]
+    ),
+    TEXTS,
+)
+def test_nothing_is_left_in_a_header(name: str, value: str) -> None:
+    own = Redaction().exchange(((name, value),))
+    told = own.headers(((name, value),))
+    assert list(in_header(*told[0])) == []
+    again = Redaction().exchange(told)
+    assert again.headers(told) == told
+    assert again.text(told[0][1]) == told[0][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_left"),
+    [
+        ("Authorization", "Bearer [redacted:0123456789ab]", True),
+        ("Authorization", "[redacted:0123456789ab]", True),
+        ("Authorization", "Bearer k[redacted:0123456789ab]", False),
+        ("Cookie", "a=[redacted:0123456789ab]; b=[redacted:0123456789ab]", True),
+        ("Cookie", "a=[redacted:0123456789ab]; b=c", False),
+        ("Set-Cookie", "a=[redacted:0123456789ab]; Path=/", True),
+        ("Set-Cookie", "a=b; Path=/[redacted:0123456789ab]", False),
+        ("Idempotency-Key", "any-0123456789", True),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZQ==", True),
+        ("ocp-apim-subscription-key", "0123", False),
+    ],
+)
+def test_a_redacted_header_is_left(name: str, value: str, is_left: bool) -> None:
+    own = Redaction().exchange(((name, value),))
+    ((_, told),) = own.headers(((name, value),))
+    assert (told == value) == is_left
+    assert own.text("see [redacted:0123456789ab]") == "see [redacted:0123456789ab]"
+
+
+def test_a_redacted_place_is_left() -> None:
+    own = Redaction(paths=["user", "m.*.n"]).exchange(())
+    told = own.body(b'{"user": "u-1", "m": [{"n": [1]}, {"n": null}]}')
+    assert told.count(b"[redacted:") == 3
+    assert own.body(told) == told
+    spaced = b'{ "user" : "[redacted:0123456789ab]" }'
+    assert own.body(spaced) == spaced
+
+
 def test_a_placeholder_is_always_the_same() -> None:
     one, two = (Redaction().exchange(()).text(f"{x} sk-0123456789abcdef") for x in "ab")
     assert one[1:] == two[1:] == f" {placeholder(b'sk-0123456789abcdef').decode()}"
@@ -199,6 +361,68 @@ def test_what_waits_is_bounded(start: bytes) -> None:
         )
         most = max(most, held)
     assert most <= (2 << 20)
+
+
+class Counted:
+    """Rules that count the bytes they look at."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self.held_bytes = rules.held_bytes
+        self.looked_at = 0
+
+    def spans(self, data: bytes) -> list[Span]:
+        self.looked_at += len(data)
+        return self._rules.spans(data)
+
+
+PEM_START = "-----BEGIN PRIVATE KEY-----"
+HOSTILE = [
+    *[("", word) for word in ("a", "eyJ-", "eyJaaaa", "sk-", "[redacted:", "://a:", "bearer ")],
+    *[(PEM_START, word) for word in ("a", "eyJaaaaaaaaa.", "a;", PEM_START)],
+    *[("x://a:", word) for word in ("a", "eyJ-", "a,")],
+    ("", "sk-a1b2c3d4e5f6 "),
+]
+
+
+@pytest.mark.parametrize(("start", "word"), HOSTILE)
+def test_nothing_is_looked_at_often(start: str, word: str) -> None:
+    """However long something is, and in small reads: each byte is looked at a few times."""
+    looks = []
+    for length in (100_000, 200_000):
+        rules = Counted(Redaction().exchange(()).rules)
+        whole = (start + word * length)[:length].encode()
+        parts = [whole[at : at + 100] for at in range(0, length, 100)]
+        out = through(StreamRedaction(rules), parts)
+        assert len(out) == len(parts)
+        looks.append(rules.looked_at / length)
+    assert looks[1] <= 1.5 * looks[0]
+    assert looks[1] <= 12
+
+
+@pytest.mark.parametrize(
+    ("start", "word", "end", "left"),
+    [
+        ("sk-", "a", " b", " b"),
+        ("-----BEGIN PRIVATE KEY-----\n", "MIIE\n", "-----END", "-----END"),
+        ("password=", "x", '", "', '", "'),
+        ("x eyJ", "a", ".b c", " c"),
+        ("x://u:", "a", "/ c", " c"),
+    ],
+)
+def test_a_secret_that_has_no_end(start: str, word: str, end: str, left: str) -> None:
+    """What is too long to wait for goes to its end, and what comes behind it is as it was."""
+    stream = Redaction().exchange(()).stream()
+    whole = (start + word * (5_000_000 // len(word)) + end + " OURS").encode()
+    parts = [whole[at : at + 50_000] for at in range(0, len(whole), 50_000)]
+    at = parts[-1].index(b"OURS")
+    out = through(stream, parts, {len(parts) - 1: ((at, at + 4),), 3: ((0, 4),), 60: ((0, 4),)})
+    told = b"".join(data for _, data, _ in out)
+    assert [key for key, _, _ in out] == list(range(len(parts)))
+    assert PLACEHOLDER.sub(b"#", told).endswith(b"#" + left.encode() + b" OURS")
+    assert len(told) < 100
+    ((first, last),) = out[-1][2]
+    assert out[-1][1][first:last] == b"OURS"
 
 
 # --- rules ----------------------------------------------------------------------------------------
