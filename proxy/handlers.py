@@ -216,7 +216,7 @@ class Handlers:
         if (played := await self._studio.maybe_played(request, path, sent, data)) is not None:
             return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
-        self._studio.begin(request, data if original is None else original)
+        self._studio.begin(request, data if original is None else original, sent)
         if exchange.tape is None:
             return await self._upstream.open(request.method, url, sent, data, exchange)
         target = url.raw_path_qs

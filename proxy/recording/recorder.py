@@ -35,6 +35,7 @@ _TURN_S: Final = 0.0005
 _WAITING_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
 _OVERHEAD_BYTES: Final = 200  # of an entry in the list
+_COMPRESSED: Final = "a compressed body, which cannot be searched for secrets"
 _Work = Callable[[], None]
 
 
@@ -248,6 +249,9 @@ class _Writing:
         body: bytes | None,
         why: str,
     ) -> None:
+        if body and _is_compressed(headers):
+            body, why = None, _COMPRESSED
+            self.omit(why)
         self._file = self._files.file()
         own = self._own = self._all.exchange(headers)
         self._upstream.stream = own.stream()
@@ -270,6 +274,8 @@ class _Writing:
         if told.begun:
             return
         told.begun = True
+        if _is_compressed(headers):
+            self.omit(self._omitted or _COMPRESSED)
         if (own := self._own) is not None:
             record: Json = {"side": side, "ms": ms, "status": status[0]}
             record |= {"reason": own.text(status[1]), "headers": own.headers(headers)}
@@ -419,6 +425,13 @@ _ENDS: Final[dict[str, tuple[SideEnd, SideEnd]]] = {
     "client_gone": ("gone", "gone"),
     "drained": ("gone", "reset"),
 }
+
+
+def _is_compressed(headers: Headers) -> bool:
+    return any(
+        name.lower() == "content-encoding" and value.strip().lower() not in ("", "identity")
+        for name, value in headers
+    )
 
 
 def _body(own: ExchangeRedaction, body: bytes | None) -> Any:

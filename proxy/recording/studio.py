@@ -155,8 +155,12 @@ class Studio:
         assert self._folder is not None
         return f"{self._folder.name}/replay.sock"
 
-    def begin(self, request: web.Request, data: Data) -> None:
+    def begin(self, request: web.Request, data: Data, sent: CIMultiDict[str]) -> None:
         """Record a request, unless nobody wants that.
+
+        Args:
+            sent: headers for the upstream. The answer is asked for in clear: in a compressed one
+                no secret can be found.
 
         Raises:
             ProxyError: ``bad_request``: the request names a mode that there is not.
@@ -176,6 +180,8 @@ class Studio:
         tape.request(what, raw(request.raw_headers), body, omitted)
         if omitted:
             tape.omit(omitted)
+        else:
+            sent["Accept-Encoding"] = "identity"
 
     def changed(self, request: web.Request, data: Data) -> bytes | None:
         """The body that the upstream is sent, if it is not the client's."""
