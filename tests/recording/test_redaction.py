@@ -16,6 +16,7 @@ from proxy import server
 from proxy.recording.cassette import Exchange, load
 from proxy.recording.credentials import in_header, in_text
 from proxy.recording.redaction import Redaction, Rules, Span, StreamRedaction, placeholder
+from proxy.recording.scan import scan
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -658,6 +659,28 @@ async def test_rules_of_ones_own(upstream: Upstream, stage: Stage) -> None:
     assert (told["key"], told["max_tokens"]) == ("Enter", 5)
     assert told["messages"][0]["content"] == "hi"
     assert b"-X ," in one.client.body
+
+
+async def test_a_scan_finds_nothing_in_a_fresh_recording(upstream: Upstream, stage: Stage) -> None:
+    """Whatever form a secret has, and wherever it is: in a header, a URL, a body, a stream."""
+    spoken = [whole.replace("\n", " ") for whole, _ in SECRETS]
+
+    async def script(request: Request, wire: Wire) -> None:
+        raw = b"".join(text(one) for one in spoken)
+        await wire.stream(*(raw[at : at + 50] for at in range(0, len(raw), 50)), DONE)
+        await wire.chunk()
+
+    upstream.script = script
+    url = await stage.proxy()
+    lines = [
+        *("Ocp-Apim-Subscription-Key: 0123abcd", "X-Tenant-Secret: s", "apikey: k3y", "X-Token: t"),
+        "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.k3y",
+        *(f"X-Said-{number}: {one}" for number, one in enumerate(spoken)),
+    ]
+    await chat(url, *lines, messages=[{"role": "user", "content": one} for one in spoken])
+    await ask(url, "GET", "/v1/models?token=0123456789abcdef")
+    assert len(await stage.recorded("0123abcd", "k3y", "hunter2x", "s3cr3t", JWT)) == 2
+    assert list(scan(stage.place)) == []
 
 
 async def test_bytes_that_are_no_text_in_a_credential(upstream: Upstream, stage: Stage) -> None:
