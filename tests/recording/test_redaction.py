@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from proxy import server
 from proxy.recording.cassette import Exchange, load
 from proxy.recording.credentials import in_header, in_text
-from proxy.recording.redaction import Redaction, Rules, Span, StreamRedaction, placeholder
+from proxy.recording.forms import Rules, Span
+from proxy.recording.redaction import Redaction, StreamRedaction, placeholder
 from proxy.recording.scan import scan
 from tests.conftest import StartProxy
 from tests.fakes import (
