@@ -49,7 +49,6 @@ class Stream:
 
     @property
     def request(self) -> bytes:
-        # A name such as hf-... might be taken for a secret.
         told = {"model": self.number, "stream": True, "messages": []}
         body = json.dumps(told).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"

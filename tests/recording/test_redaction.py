@@ -75,6 +75,7 @@ SECRETS = [
     (f"eyJ0-eyJhbGciOi.sho {JWT}", JWT),
 ]
 INNOCENT = [
+    '{"model": "hf-tiny-agents-rounds", "base": "hf-internal-testing/x", "y": "sk-learn-contrib"}',
     '{"max_tokens": 100, "prompt_tokens": 7, "completion_tokens_details": {"x": 1}}',
     '{"key": "Enter", "token": "Hello", "monkey": "business"}',
     "Bearer of bad news; the bearer of the token walks. A secret: never give up.",
