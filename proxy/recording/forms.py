@@ -23,7 +23,7 @@ _NAMES: Final = rb"password|passwd|secret|api[_-]?key|access[_-]?token|client[_-
 _FORMS: Final = (
     rb"(?i:\bbearer\s{1,32})(?P<s0>[\w.~+/=-]{8,})",
     # Not names such as hf-tiny-agents: a key has something else than small letters.
-    rb"\b(?P<s1>(?:%b)[-_](?![a-z]+(?:-[a-z]+)+(?![\w-]))[A-Za-z0-9_-]{12,})" % _KEYS,
+    rb"\b(?P<s1>(?:%b)[-_](?![a-z]{1,20}(?:-[a-z]{1,20}){1,5}(?![\w-]))[A-Za-z0-9_-]{12,})" % _KEYS,
     rb"\b(?P<s2>(?:AKIA|ASIA)[A-Z0-9]{12,}\b|AIza[\w-]{12,})",
     rb"://[^/\s:@\"]*:(?P<s3>[^/\s@\"]+)@",
     rb"(?P<s4>-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----[^-]*)",
