@@ -20,6 +20,7 @@ _NAMED: Final = 3  # and in the message
 _SHOWN: Final = 100  # characters of a value
 _BEFORE: Final = 30  # of them before the first that differs
 _COMPARED: Final = 2_000  # characters: enough to tell which of two texts is nearer
+_OF_ONE_ALONE: Final = 0.25  # what a key counts in which nothing is alike
 _NOTHING: Final = object()
 
 Leaves = dict[str, object]
@@ -123,9 +124,17 @@ def leaves(request: Request, volatile: Sequence[str] = canonical.VOLATILE) -> Le
 
 
 def likeness(one: Leaves, other: Leaves) -> float:
-    """How alike two requests are, from 0 to 1."""
-    paths = one.keys() | other.keys()
-    return sum(_alike(one[p], other[p]) for p in paths if p in one and p in other) / len(paths)
+    """How alike two requests are, from 0 to 1.
+
+    ``tools`` counts as ``model`` does, however long it is, and what only one of them has counts
+    little: a question is known by what was said.
+    """
+    parts: dict[str, list[float]] = {}
+    for path in one.keys() | other.keys():
+        alike = _alike(one[path], other[path]) if path in one and path in other else 0.0
+        parts.setdefault(path.partition(".")[0], []).append(alike)
+    likes = [sum(part) / len(part) for part in parts.values()]
+    return sum(likes) / sum(1 if like else _OF_ONE_ALONE for like in likes)
 
 
 def differences(recorded: Leaves, asked: Leaves) -> list[Difference]:

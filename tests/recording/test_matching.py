@@ -317,6 +317,13 @@ def test_one_stage_alone(name: Stage) -> None:
 # --- misses ---------------------------------------------------------------------------------------
 
 
+def test_the_nearest_is_what_was_asked_before_it_had_tools() -> None:
+    tools = [{"type": "function", "function": {"name": f"f{n}"}} for n in range(200)]
+    chat, title = asked(said("Where are my files?", tools=tools)), asked(said("Make a title."))
+    library = Library([exchange(chat, name="chat"), exchange(title, name="title")], STRICT)
+    assert missed(library, asked(said("Where are my photos?"))).nearest == "chat"
+
+
 def test_a_miss_tells_what_differs_from_the_nearest() -> None:
     far = exchange(asked({"other": 1}), name="far")
     near = exchange(asked(said("What is it?", temperature=0.5, old=None)), name="near")
