@@ -20,9 +20,12 @@ from proxy.core.labels import KEY_PREFIXES
 PLACEHOLDER: Final = re.compile(r"\[redacted:[0-9a-f]{12}\]")
 _BLOT: Final = re.compile(r"[*.…]*|[xX]{3,}")
 
+# Of the name in small letters, with a hyphen for whatever is no letter and no digit.
 _HEADERS: Final = re.compile(
-    r"authorization$|api-?key$|(?:^|-)key$|token$|secret|password|^(?:set-)?cookie$", re.IGNORECASE
+    r"auth(?:orization|entication)$|api-?key$|(?:^|-)key$|token$|secret|passw|credential"
+    r"|(?:^|-)(?:jwt|bearer|pwd)$|^(?:set-)?cookie$"
 )
+_NO_LETTER: Final = re.compile(r"[^a-z0-9]")
 # Keys of protocols that are told to everybody, or are no more than names.
 _NO_HEADERS: Final = ("sec-websocket-key", "idempotency-key", "cache-key", "surrogate-key")
 _NO_CREDENTIALS: Final = (
@@ -89,8 +92,8 @@ def in_text(text: str) -> Iterator[Secret]:
 
 def is_secret(name: str) -> bool:
     """Whether a header is made for credentials."""
-    lower = name.lower()
-    return bool(_HEADERS.search(lower)) and not lower.endswith(_NO_HEADERS)
+    plain = _NO_LETTER.sub("-", name.lower()).strip("-")
+    return bool(_HEADERS.search(plain)) and not plain.endswith(_NO_HEADERS)
 
 
 def in_header(name: str, value: str) -> Iterator[Secret]:

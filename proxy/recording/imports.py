@@ -163,7 +163,7 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     own = rules.exchange(one.request_headers)
     assert one.ts is not None
     ts = one.ts.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    target = own.text(_target(one.url))
+    target = own.target(_target(one.url))
     headers = own.headers(one.request_headers)
     body = pack(own.body(one.request_body))
     request = {"ts": ts, "route": _route(one.method, target), "method": one.method}

@@ -53,7 +53,7 @@ def cleaned_by(redaction: Redaction) -> Callable[[Request], Request]:
     def clean(request: Request) -> Request:
         own = redaction.exchange(request.headers)
         body = None if request.body is None else own.body(request.body)
-        return replace(request, target=own.text(request.target), body=body)
+        return replace(request, target=own.target(request.target), body=body)
 
     return clean
 

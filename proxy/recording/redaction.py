@@ -8,10 +8,13 @@ is. A secret may arrive in two reads: the end of a read is kept back until it is
 secret begins in it.
 """
 
+import base64
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+from urllib.parse import quote, quote_from_bytes, quote_plus, unquote_plus
 
 import orjson
 
@@ -21,6 +24,9 @@ from proxy.recording.forms import ExchangeRules, Rules, Span, apart, last_break,
 
 # Besides those whose names say that they are secret.
 _HEADERS: Final = frozenset(("openai-organization", "openai-project"))
+_ESCAPE: Final = re.compile("%[0-9A-F]{2}")
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_QUERY_CHARACTERS: Final = "/:@[]"
 _AUTHORIZATIONS: Final = ("authorization", "proxy-authorization")
 # A header's value, or one of a cookie's, that is redacted already.
 _REDACTED: Final = re.compile(rf"\s*(?:[\w-]+[ =])?{credentials.PLACEHOLDER.pattern}\s*")
@@ -66,19 +72,18 @@ class Redaction:
         # Each on its own: flags and numbers of groups are of one pattern.
         self._more = [re.compile(pattern.encode()) for pattern in patterns]
         self._paths = [path.split(".") for path in paths]
-        own = (secret.encode("utf-8", "surrogateescape") for secret in secrets)
-        self._rules = ExchangeRules(
-            frozenset(s for s in own if len(s) >= _SHORTEST_SECRET), self._more
-        )
+        own = (s for secret in secrets if len(secret) >= _SHORTEST_SECRET for s in _forms(secret))
+        self._rules = ExchangeRules(frozenset(own), self._more)
 
     def exchange(self, headers: Headers) -> "ExchangeRedaction":
         """The rules for one exchange, whose own credentials are secrets, too."""
         rules = self._rules
         found = {
-            word.encode("utf-8", "surrogateescape")
+            form
             for name, value in headers
             if name.lower() in self._headers or credentials.is_secret(name)
             for word in _credentials(name.lower(), value)
+            for form in _forms(word)
         }
         if found - rules.known:
             rules = ExchangeRules(rules.known | found, self._more)
@@ -100,6 +105,18 @@ def _credentials(name: str, value: str) -> list[str]:
         words += [word.partition("=")[2] for word in words]  # as in Digest
     words = [word.strip(' \t"') for word in words]
     return [w for w in words if len(w) >= _SHORTEST_SECRET and not _is_innocent(w)]
+
+
+def _forms(secret: str) -> set[bytes]:
+    """A secret as it is, and as it stands in a URL, in JSON and in base64."""
+    plain = secret.encode("utf-8", "surrogateescape")
+    quoted = quote_from_bytes(plain, safe="")
+    coded = base64.b64encode(plain).rstrip(b"=")
+    texts = {
+        *(quoted, quote_plus(plain), _ESCAPE.sub(lambda found: found[0].lower(), quoted)),
+        *(json.dumps(secret)[1:-1], json.dumps(secret)[1:-1].replace("/", "\\/")),
+    }
+    return {plain, coded, coded.translate(_URL_SAFE), *(text.encode() for text in texts)}
 
 
 def _is_innocent(text: str) -> bool:
@@ -140,6 +157,19 @@ class ExchangeRedaction:
         if _is_redacted(name, value):
             return value
         return placeholder(value.encode("utf-8", "surrogateescape")).decode()
+
+    def target(self, target: str) -> str:
+        """A request's path and query, the query also as a server reads it."""
+        path, mark, query = self.text(target).partition("?")
+        return path + mark + "&".join(self._parameter(part) for part in query.split("&"))
+
+    def _parameter(self, part: str) -> str:
+        name, _, value = part.partition("=")
+        plain = f"{unquote_plus(name)}={unquote_plus(value)}"
+        clear = self.text(plain)
+        if clear == plain:
+            return part
+        return f"{name}={quote(clear.partition('=')[2], safe=_QUERY_CHARACTERS)}"
 
     def text(self, text: str) -> str:
         return self.data(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")

@@ -53,7 +53,7 @@ class Writing:
         own = self._own = self._all.exchange(headers)
         self._upstream.stream = own.stream()
         route, method, target = what
-        record: Json = {"ts": ts, "route": route, "method": method, "target": own.text(target)}
+        record: Json = {"ts": ts, "route": route, "method": method, "target": own.target(target)}
         record |= {"headers": own.headers(headers), "body": _body(own, body)}
         # Lost by now or not: what could not be kept is named.
         record = {**record, "omitted": why} if body is None else record
@@ -61,7 +61,7 @@ class Writing:
 
     def forwarded(self, ms: float, target: str, headers: Headers, body: bytes | None) -> None:
         if (own := self._own) is not None:
-            record: Json = {"ms": ms, "target": own.text(target)}
+            record: Json = {"ms": ms, "target": own.target(target)}
             record["headers"] = own.headers(headers)
             changed = {} if body is None else {"body": _body(own, body)}
             self._write("forwarded", record | changed)

@@ -1,6 +1,7 @@
 """Secrets, wherever they are planted and however they are cut, and innocent text."""
 
 import asyncio
+import base64
 import gzip
 import json
 import re
@@ -697,3 +698,65 @@ async def test_bytes_that_are_no_text_in_a_credential(upstream: Upstream, stage:
     (one,) = await stage.recorded("0123456789")
     assert one.request.header("x-raw") == "\udcfe"
     assert one.client.body == answer.body
+
+
+# --- in other clothes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("x_api_key", "Openai_Api_Key", "Api.Key", "X-Passwd", "X-Credential", "X-JWT"),
+        *("X-Bearer", "Authentication", "x-auth-token", "apikey", "X-Client-Secret"),
+    ],
+)
+def test_a_header_is_known_by_its_name_however_it_is_spelt(name: str) -> None:
+    own = Redaction().exchange(())
+    assert PLACEHOLDER.fullmatch(own.headers(((name, "abcdefgh"),))[0][1].encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["X-RateLimit-Remaining-Tokens", "Idempotency_Key", "X-Session-Id", "X-Keycode"]
+)
+def test_a_header_that_only_sounds_like_one_stays(name: str) -> None:
+    assert Redaction().exchange(()).headers(((name, "4711"),)) == ((name, "4711"),)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "Z%2Bq7%2FpctK9xW2%3D",
+        "Z%2bq7%2fpctK9xW2%3d",
+        base64.b64encode(b"Z+q7/pctK9xW2=").decode(),
+        base64.b64encode(b"Z+q7/pctK9xW2=").decode().rstrip("="),
+        "Z+q7\\/pctK9xW2=",
+    ],
+)
+def test_a_credential_of_the_request_is_known_in_other_encodings(encoded: str) -> None:
+    own = Redaction().exchange((("X-Api-Key", "Z+q7/pctK9xW2="),))
+    said = own.text(f'{{"said": "{encoded}"}}')
+    assert encoded not in said
+    assert PLACEHOLDER.search(said.encode())
+
+
+def test_a_credential_that_is_no_ascii_is_known_as_json_writes_it() -> None:
+    own = Redaction(secrets=["schlüssel-4711"]).exchange(())
+    assert "4711" not in own.text('{"a": "schl\\u00fcssel-4711"}')
+
+
+@pytest.mark.parametrize(
+    ("target", "clear"),
+    [
+        ("/v1/models?h=Bearer%20abcd1234efgh&a=b", "/v1/models?h=Bearer%20{}&a=b"),
+        ("/x?u=https%3A%2F%2Fme%3Aabcd1234efgh%40host", "/x?u=https://me:{}@host"),
+        ("/x?%70assword=abcd1234efgh", "/x?%70assword={}"),
+        ("/x?key=abcd1234efgh5678", "/x?key={}"),
+        ("/x?a=%7B%22b%22%3A1%7D&c=a+b%20c", "/x?a=%7B%22b%22%3A1%7D&c=a+b%20c"),
+    ],
+)
+def test_a_target_is_read_as_a_server_reads_it(target: str, clear: str) -> None:
+    own = Redaction().exchange(())
+    told = own.target(target)
+    assert "abcd1234" not in told
+    assert PLACEHOLDER.sub(b"{}", told.encode()).decode() == clear
+    assert own.target(told) == told
