@@ -265,6 +265,8 @@ def _target(request: web.Request) -> str:
         ProxyError: ``bad_request`` for a target that this proxy must not forward.
     """
     target = request.raw_path
+    if request.method == "CONNECT":
+        raise ProxyError("bad_request", "the request asks for a tunnel: no open proxy")
     if target.startswith(("http://", "https://")):
         host = re.split("[/?]", target.partition("://")[2], maxsplit=1)[0]
         if host.lower() != request.headers.get("Host", "").lower():

@@ -511,6 +511,7 @@ async def test_a_client_that_expects_100_continue_gets_it(
         b"GET v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: {host}\r\n\r\n",
         b"CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: elsewhere.example:443\r\n\r\n",
+        b"CONNECT /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n",
         b"GET /v1/\xc3\xa9 HTTP/1.1\r\nHost: {host}\r\n\r\n",
         b"GET /v1/\x01 HTTP/1.1\r\nHost: {host}\r\n\r\n",
         b"GET /v1/x\x00y HTTP/1.1\r\nHost: {host}\r\n\r\n",
