@@ -14,6 +14,7 @@ from aiohttp import web
 
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
+from proxy.recording.cassette import SideEnd
 from proxy.relay import break_connection, head_of
 from proxy.stream import HEARTBEAT
 
@@ -49,34 +50,57 @@ async def open_with_heartbeats(
         await _fail(request, head, failure)
         return None
     except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if not head.prepared or request.transport is None or current is None:
+        if not (head.prepared and await _told_of_drain(request, head)):
             raise  # the client is gone, or has got nothing yet
-        current.uncancel()
-        await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
         return None
     finally:
         task.cancel()
 
 
 async def tell_refusal(
-    request: web.Request, head: web.StreamResponse, answer: aiohttp.ClientResponse
+    request: web.Request,
+    head: web.StreamResponse,
+    answer: aiohttp.ClientResponse,
+    patience_s: float,
 ) -> None:
-    """The upstream refused, but a 200 is out: its error object as a frame, and a broken end."""
+    """The upstream refused, but a 200 is out: its error object as a frame, and a broken end.
+
+    Args:
+        patience_s: seconds that the error may take to come; 0 for no limit.
+    """
     exchange = request[EXCHANGE]
     exchange.ended = "upstream_error"
+    body = b""
+    end: SideEnd = "cut"
     try:
-        body = await _read(answer.content)
+        async with asyncio.timeout(patience_s or None):
+            body = await _read(answer.content)
+        end = "eof" if answer.content.at_eof() else "gone"
+    except TimeoutError:
+        end = "timeout"
+    except (aiohttp.ClientError, OSError):
+        pass  # what its status says is told all the same
+    except asyncio.CancelledError:
+        if not await _told_of_drain(request, head):
+            raise
+        return
+    finally:
+        answer.close()
         if exchange.tape is not None:
             if body:
                 exchange.tape.passed(body, b"", (), time.monotonic())
-            if answer.content.at_eof():
-                exchange.tape.whole("upstream")
-    except (aiohttp.ClientError, OSError):
-        body = b""
-    finally:
-        answer.close()
+            exchange.tape.ends("upstream", end)
     await _tell(request, head, _refusal(answer.status, body))
+
+
+async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool:
+    """Whether a wait was cancelled because the proxy ends. The client has been told then."""
+    current = asyncio.current_task()
+    if request.transport is None or current is None:
+        return False
+    current.uncancel()
+    await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
+    return True
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy import logs, responses
 from proxy.auth import Keys
@@ -18,7 +18,7 @@ from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Route, Vocabulary
 from proxy.metrics import Metrics
-from proxy.relay import head_of
+from proxy.relay import break_connection, head_of
 from proxy.tunnel import is_upgrade
 
 log = logging.getLogger("proxy")
@@ -88,6 +88,7 @@ class Gate:
             internal = ProxyError("internal", "the proxy failed; its log says why")
             if request.writer.output_size:
                 exchange.error, exchange.ended = internal.code, "upstream_error"
+                break_connection(request, delimited=request.version >= HttpVersion11)
                 raise ConnectionError("an answer is under way; another cannot follow") from None
             return await _refused(request, internal)
         finally:

@@ -155,7 +155,8 @@ class Handlers:
         if not _is_writable(answer):
             exchange.tools += resumed
             if head is not None and head.prepared:
-                await early.tell_refusal(request, head, answer)
+                patience_s = self._settings.upstream.stall_timeout_s
+                await early.tell_refusal(request, head, answer, patience_s)
                 return head
             return await self._watched(Relay(request, answer, responses.same(answer)))
         if head is None or not head.prepared:

@@ -57,6 +57,7 @@ class Relay:
         self._writer: AbstractStreamWriter | None = None
         self._protocol: PushingProtocol | None = None
         self._chunked = False
+        self._was_reset = False
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
@@ -132,6 +133,7 @@ class Relay:
         """Hear no more of the upstream's connection: it may serve another request by now."""
         if self._protocol is not None:
             self._protocol.sink = None
+            self._was_reset = self._protocol.was_reset
             self._protocol.release()
             self._protocol = None
         if self._catching_up is not None:
@@ -277,6 +279,8 @@ class Relay:
 
     def _break(self, failure: ProxyError) -> None:
         self._exchange.fail(failure.code)
+        if self._tape is not None and self._exchange.ended == "upstream_error":
+            self._tape.ends("upstream", "reset" if self._was_reset else "cut")
         self._send(self._broken(failure), self._added)
         delimited = self._chunked or self._response.content_length is not None
         break_connection(self._request, delimited=delimited)
@@ -320,7 +324,9 @@ def break_connection(request: web.Request, *, delimited: bool) -> None:
         delimited: chunks or a length tell the client that something is missing. Where the end of
             the connection is the end of the body, only a reset can be told from a proper one.
     """
-    transport = request.transport
+    transport, tape = request.transport, request[EXCHANGE].tape
+    if tape is not None:
+        tape.ends("client", "cut" if delimited else "reset")
     if transport is None:
         return
     if not delimited and (sock := transport.get_extra_info("socket")) is not None:

@@ -26,9 +26,9 @@ SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 Headers = tuple[tuple[str, str], ...]
 Json = dict[str, Any]
 SideName = Literal["upstream", "client"]
-# How the bytes of a side ended: properly; reset or cut short; by a time limit of ours; because the
-# client was gone. "" where they never began, or the end was not recorded.
-SideEnd = Literal["eof", "reset", "timeout", "gone", ""]
+# How the bytes of a side ended: properly; by a reset; closed before all was there; by a limit of
+# ours; because the client was gone. "" where they never began, or the end was not recorded.
+SideEnd = Literal["eof", "reset", "cut", "timeout", "gone", ""]
 
 
 class CassetteError(Exception):

@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy.core.dialects.fields import lifecycle_fields
 from proxy.core.events import LifecycleEvent
-from proxy.recording.cassette import Headers, SideName
+from proxy.recording.cassette import Headers, SideEnd, SideName
 from proxy.recording.files import Files
 from proxy.recording.redaction import Redaction
 from proxy.recording.writing import Writing
@@ -93,12 +93,12 @@ class Tape:
         """The client got this answer of the proxy's own, whole."""
         self.head("client", status, reason, headers)
         self.sent(body)
-        self.whole("client")
+        self.ends("client", "eof")
 
-    def whole(self, side: SideName) -> None:
-        """This side has come to its proper end, however the exchange ends."""
+    def ends(self, side: SideName, end: SideEnd) -> None:
+        """This side has come to an end. Else how the exchange ends says how each side did."""
         writing = self._writing
-        self._put(0, lambda: writing.whole(side))
+        self._put(0, lambda: writing.ends(side, end))
 
     def end(self, ended: str, error: str, told: list[LifecycleEvent]) -> None:
         """It is over."""

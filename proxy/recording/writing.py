@@ -95,8 +95,8 @@ class Writing:
             self._clear(self._client, moment, data, added)
             self._emit()
 
-    def whole(self, side: SideName) -> None:
-        self._side(side).is_whole = True
+    def ends(self, side: SideName, end: SideEnd) -> None:
+        self._side(side).own_end = end
 
     def end(self, ms: float, how: tuple[str, str], told: list[Json]) -> None:
         if (file := self._file) is None:
@@ -186,7 +186,7 @@ class _Side:
 
     def __init__(self) -> None:
         self.begun = False
-        self.is_whole = False
+        self.own_end: SideEnd = ""
         self.stream: StreamRedaction | None = None
         self.size = 0
         self.hash = hashlib.sha256()
@@ -206,7 +206,7 @@ class _Side:
     def end(self, by_exchange: SideEnd) -> SideEnd:
         if not self.begun:
             return ""
-        return "eof" if self.is_whole else by_exchange
+        return self.own_end or by_exchange
 
     def told(self) -> Json:
         return {"size": self.size, "sha256": self.hash.hexdigest()}

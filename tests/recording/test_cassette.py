@@ -32,6 +32,7 @@ from tests.fakes import (
     CHAT,
     DONE,
     JSON,
+    Answer,
     Client,
     Request,
     Script,
@@ -93,6 +94,16 @@ def pairs(raw: bytes) -> list[tuple[str, str]]:
     head = raw.decode("latin-1").split("\r\n\r\n")[0]
     parts = (one.partition(": ") for one in head.split("\r\n")[1:])
     return [(name, value) for name, _, value in parts]
+
+
+async def played(one: Exchange, side: SideName) -> Answer:
+    """What a replay answers to the recorded request."""
+    app = create_replay_app([one], Options(side=side, speed=0))
+    runner, url = await start_replay(app, "127.0.0.1:0")
+    try:
+        return await ask(url, one.request.method, one.request.target, JSON, body=one.request.body)
+    finally:
+        await stop_replay(runner)
 
 
 def less_added(side: Side) -> bytes:
@@ -181,14 +192,10 @@ async def test_what_was_sent_is_what_is_read(
     told = {(name.lower(), value) for name, value in one.forwarded.headers}
     assert told <= {(name.lower(), value) for name, value in pairs(upstream.request.raw)}
     for side in (one.upstream, one.client):
-        name: SideName = "upstream" if side is one.upstream else "client"
-        app = create_replay_app([one], Options(side=name, speed=0))
-        runner, url = await start_replay(app, "127.0.0.1:0")
-        played = await ask(url, "POST", target, *lines, body=asked)
-        await stop_replay(runner)
-        assert (played.status, played.reason) == (side.status, side.reason)
-        assert pairs(played.raw) == list(side.headers)
-        assert (played.body, played.end) == (side.body, "clean")
+        again = await played(one, "upstream" if side is one.upstream else "client")
+        assert (again.status, again.reason) == (side.status, side.reason)
+        assert pairs(again.raw) == list(side.headers)
+        assert (again.body, again.end) == (side.body, "clean")
 
 
 async def test_a_read_is_a_piece_and_has_its_time(
@@ -279,10 +286,13 @@ async def test_an_upstream_that_breaks(
 
     upstream.script = script
     answer = await chat(recording)
-    assert answer.end in ("cut", "reset")
+    assert answer.end == "cut"
     (one,) = await recorded()
     check(one)
-    assert ends(one) == ("upstream_error", "reset", "reset")
+    assert ends(one) == ("upstream_error", "reset" if how == "reset" else "cut", "cut")
+    assert (await played(one, "upstream")).end == one.upstream.end
+    again = await played(one, "client")
+    assert (again.body, again.end) == (answer.body, answer.end)
     assert one.error.startswith("upstream_")
     assert one.upstream.body == text("a") + tool_call()
     assert one.client.body == answer.body
@@ -335,7 +345,7 @@ async def test_an_upstream_that_falls_silent(
     answer = await chat(await start_proxy({**own, "upstream.stall_timeout_s": 0.15}))
     (one,) = await recorded()
     check(one)
-    assert ends(one) == ("timeout", "timeout", "reset")
+    assert ends(one) == ("timeout", "timeout", "cut")
     assert (one.error, one.client.body) == ("upstream_timeout", answer.body)
     assert one.upstream.body == text("a")
     assert added(one.client) + one.upstream.body in (answer.body, added(one.client) + text("a"))
@@ -355,7 +365,7 @@ async def test_a_drain(
         (one,) = await recorded()
         await answer.read()
     check(one)
-    assert ends(one) == ("drained", "gone", "reset")
+    assert ends(one) == ("drained", "gone", "cut")
     assert one.client.body == answer.body
 
 

@@ -114,7 +114,7 @@ async def test_a_refusal(upstream: Upstream, start: Start, recorded: Recorded) -
     one = await recorded()
     assert payloads(answer.body) == [{"error": {"message": "slow down", "status": 429}}]
     assert answer.end == "cut"
-    assert_got(one, answer, "reset")
+    assert_got(one, answer, "cut")
     assert (one.upstream.status, one.upstream.body, one.upstream.end) == (429, body, "eof")
     assert (one.ended, one.error) == ("upstream_error", "")
 
@@ -130,8 +130,8 @@ async def test_a_refusal_that_breaks_off(
     upstream.script = script
     answer = await chat(await start(EARLY))
     one = await recorded()
-    assert_got(one, answer, "reset")
-    assert (one.upstream.status, one.upstream.end) == (500, "reset")
+    assert_got(one, answer, "cut")
+    assert (one.upstream.status, one.upstream.end) == (500, "cut")
 
 
 async def test_a_failure(upstream: Upstream, start: Start, recorded: Recorded) -> None:
@@ -142,7 +142,7 @@ async def test_a_failure(upstream: Upstream, start: Start, recorded: Recorded) -
     answer = await chat(await start({**EARLY, "upstream.first_byte_timeout_s": 0.12}))
     one = await recorded()
     assert b"upstream_timeout" in answer.body
-    assert_got(one, answer, "reset")
+    assert_got(one, answer, "cut")
     assert (one.ended, one.error) == ("timeout", "upstream_timeout")
     assert one.upstream.end == ""
 
@@ -161,7 +161,7 @@ async def test_a_drain(
     one = await recorded()
     assert b'"draining"' in answer.body
     assert answer.end == "cut"
-    assert_got(one, answer, "reset")
+    assert_got(one, answer, "cut")
     assert (one.ended, one.error) == ("drained", "draining")
 
 
@@ -272,5 +272,5 @@ async def test_a_bug_behind_a_head(start: Start, recorded: Recorded) -> None:
     answer = await chat(await start(EARLY))
     one = await recorded()
     assert (answer.body, answer.end) == (HEARTBEAT, "cut")
-    assert_got(one, answer, "reset")
+    assert_got(one, answer, "cut")
     assert (one.ended, one.error) == ("upstream_error", "internal")
