@@ -21,11 +21,15 @@ from typing import Any, ClassVar, Final, Protocol
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy, RawResponseMessage
+from aiohttp.streams import StreamReader
 
 # An event of a stream, and the end of its chunk. A line that holds a chunk's size ends otherwise:
 # if the parser says that all data belongs to whole chunks, this is a place between two of them.
 _CHUNK_END: Final = b"\n\n\r\n"
 _SIZE_DIGITS: Final = 8
+# The parser in Python knows a chunk's end before the line end behind it has come.
+_KNOWS_ENDS: Final = HttpResponseParser is not HttpResponseParserPy
 
 
 class Sink(Protocol):
@@ -56,6 +60,12 @@ class PushingProtocol(ResponseHandler):
     _between_chunks = False
     _parser_stops = False
     _is_held = False
+    _is_asked = False
+
+    def ask(self) -> None:
+        """A request goes out: one answer is expected, and nothing is left of the last."""
+        self._is_asked = True
+        self._between_chunks = self._parser_stops = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._all.add(self)
@@ -72,15 +82,27 @@ class PushingProtocol(ResponseHandler):
         if self._between_chunks and sink is not None and (chunk := whole_chunk(data)):
             sink.passing(chunk, data)
             return
+        self._between_chunks = False
         super().data_received(data)
         if data and sink is not None:  # aiohttp calls with nothing while a body is read
             self._between_chunks = self._is_between_chunks(data)
             sink.arrived()
 
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """The head of an answer. One that nobody has asked for would be the next request's."""
+        if not self._is_asked:
+            self.close()
+            return
+        code = data[0].code
+        self._is_asked = 100 <= code < 200 and code != 101  # then another follows
+        super().feed_data(data, size)
+
     def _is_between_chunks(self, data: bytes) -> bool:
         """Whether aiohttp's parser has taken all, and waits for the size of the next chunk."""
         body = self._payload
-        if body is None or self._parser_stops or not data.endswith(_CHUNK_END):
+        if body is None or body.is_eof() or not data.endswith(_CHUNK_END):
+            return False
+        if self._parser_stops or not _KNOWS_ENDS:
             return False
         ends = body._http_chunk_splits  # noqa: SLF001
         return ends is not None and bool(ends) and ends[-1] == body.total_bytes
@@ -164,13 +186,14 @@ ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
 
 class NotingRequest(aiohttp.ClientRequest):
-    """Notes the connection that a request is sent on."""
+    """Notes the connection that a request is sent on, and tells it."""
 
     async def send(self, conn: Connection) -> Any:
         protocol = conn.protocol
-        attempt = ATTEMPT.get(None)
-        if attempt is not None and isinstance(protocol, PushingProtocol):
-            attempt.sent_on(protocol)
+        if isinstance(protocol, PushingProtocol):
+            protocol.ask()
+            if (attempt := ATTEMPT.get(None)) is not None:
+                attempt.sent_on(protocol)
         return await super().send(conn)
 
 

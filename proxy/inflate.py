@@ -10,6 +10,7 @@ from proxy.errors import ProxyError
 CODINGS: Final = ("gzip", "x-gzip", "deflate")
 # No honest upstream packs more into one read; a zip bomb does.
 _LIMIT_BYTES: Final = 32 << 20
+_HEAD_BYTES: Final = 2
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 
@@ -24,7 +25,7 @@ class Inflate:
 
     def __init__(self) -> None:
         self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
-        self._begun = False
+        self._head = b""  # two bytes tell zlib and gzip from raw deflate
         self._whole = False
 
     def feed(self, data: bytes) -> bytes:
@@ -41,7 +42,7 @@ class Inflate:
 
     def check_end(self) -> None:
         """Raises ProxyError (``upstream_protocol``) where the stream ends inside a member."""
-        if self._begun and not self._whole:
+        if self._head and not self._whole:
             raise ProxyError("upstream_protocol", "the upstream's compressed answer is cut short")
 
     def _members(self, data: bytes) -> bytes:
@@ -60,9 +61,9 @@ class Inflate:
         try:
             clear = self._object.decompress(data, max(limit, 1))
         except zlib.error:
-            if self._begun:
+            if len(self._head) == _HEAD_BYTES:
                 raise
             self._object = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-            clear = self._object.decompress(data, max(limit, 1))
-        self._begun = True
+            clear = self._object.decompress(self._head + data, max(limit, 1))
+        self._head = (self._head + data)[:_HEAD_BYTES]
         return clear

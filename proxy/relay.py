@@ -62,7 +62,7 @@ class Relay:
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
         if plan := self._exchange.plan:
-            self._mischief = Mischief(plan.live(), self._pass_on, self._finish, self._read_on)
+            self._mischief = Mischief(plan.live(), self._pass_on, self._complete, self._read_on)
             if plan.changes_size:
                 response.headers.popall("Content-Length", None)
 
@@ -145,15 +145,25 @@ class Relay:
         if not self._finished.done():
             self._finished.set_result(failure)
 
+    def _complete(self, failure: ProxyError | None) -> None:
+        """All that there will be has been passed on."""
+        try:
+            if failure is None:
+                self._check_body()
+        except ProxyError as broken:
+            failure = broken
+        self._finish(failure)
+
     def _over(self) -> None:
         if self._mischief is None:
-            self._finish(None)
+            self._complete(None)
         else:
             self._let_go()  # the end may be far off
             self._mischief.eof()
 
     def _broke(self, rest: bytes, failure: ProxyError) -> None:
         if self._mischief is not None:
+            self._let_go()
             self._mischief.broken(rest, failure)
             return
         with suppress(ProxyError):  # why it broke is known already
@@ -169,11 +179,10 @@ class Relay:
 
     def arrived(self) -> None:
         """See ``Sink``."""
-        content, came = self._content, False
+        content = self._content
         try:
             # More than once: the parser keeps the rest of a large read until there is room for it.
             while chunk := content.read_nowait():
-                came = True
                 self._feed(chunk)
                 if self._catching_up is not None:
                     break
@@ -181,11 +190,15 @@ class Relay:
                 self._feed(content.read_nowait())
                 self._check_end()
                 self._over()
-            elif not came and self._protocol is not None and self._protocol.is_lost:
+            elif self._catching_up is None and self._is_lost:
                 failure = ProxyError("upstream_protocol", "the upstream's answer is no HTTP")
                 self._broke(b"", failure)
         except Exception as failure:
             self._give_up(failure)
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._protocol is not None and self._protocol.is_lost
 
     def _feed(self, chunk: bytes, framed: bytes = b"") -> None:
         if self._mischief is None:
@@ -299,6 +312,9 @@ class Relay:
         """Raises ProxyError where the end of the body is no proper one, whatever HTTP says."""
         if self._protocol is not None and self._protocol.was_reset:
             raise ProxyError("upstream_unreachable", _BROKE)
+
+    def _check_body(self) -> None:
+        """Raises ProxyError where what has been passed on is no whole."""
 
     def _end(self) -> bytes:
         """What the client gets at a proper end."""

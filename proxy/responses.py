@@ -3,7 +3,7 @@
 from typing import Final
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from proxy import headers
@@ -86,7 +86,13 @@ def is_event_stream(answer: aiohttp.ClientResponse) -> bool:
 
 
 async def drop_added(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler: undo what aiohttp adds to a head of the upstream's."""
+    """A signal handler: undo what aiohttp adds to a head of the upstream's.
+
+    And where only the end of the connection ends a body, that is to come, though a client of
+    HTTP/1.0 has asked to keep it.
+    """
+    if request.version < HttpVersion11 and response.content_length is None:
+        response.force_close()
     for name in response.get(_UNSAID, ()):
         response.headers.pop(name, None)
 

@@ -66,8 +66,7 @@ class StreamRelay(Relay):
             self._note(step)
         return step.data
 
-    def _check_end(self) -> None:
-        super()._check_end()
+    def _check_body(self) -> None:
         if self._inflate is not None:
             self._inflate.check_end()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,8 @@ async def _read(
     transport = _Transport()
     protocol.connection_made(transport)
     protocol.set_response_params(auto_decompress=False, read_bufsize=_BUFFER_BYTES)
+    if isinstance(protocol, PushingProtocol):
+        protocol.ask()
     protocol.data_received(_HEAD)
     _, reader = await protocol.read()
     body = _Body(protocol, reader)
@@ -138,6 +141,9 @@ def test_a_body_is_what_aiohttp_reads(
     asyncio.run(both())
 
 
+@pytest.mark.skipif(
+    HttpResponseParser is HttpResponseParserPy, reason="aiohttp runs without its extensions"
+)
 async def test_whole_chunks_do_not_go_through_the_parser() -> None:
     reads = [_framed(_EVENT), _framed(_EVENT), _framed(_EVENT, "%X"), b"0\r\n\r\n"]
     body, (data, whole, closed, failure) = await _read(PushingProtocol, reads)
@@ -194,3 +200,50 @@ async def test_what_the_parser_keeps_to_itself_comes_first() -> None:
 )
 def test_a_chunk_is_a_size_and_that_many_bytes(read: bytes, data: bytes) -> None:
     assert whole_chunk(read) == data
+
+
+# --- between two answers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\n\n\r\n"])
+@pytest.mark.parametrize("is_let_go", [False, True])
+async def test_what_is_known_of_an_answer_is_not_held_of_the_next(
+    end: bytes, is_let_go: bool
+) -> None:
+    protocol = PushingProtocol(asyncio.get_running_loop())
+    protocol.connection_made(_Transport())
+    protocol.set_response_params(auto_decompress=False)
+    bodies = []
+    for head, reads in (
+        (_HEAD, [_framed(_EVENT), _framed(_EVENT), end]),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", [b"5\r\nhello\r\n"]),
+    ):
+        protocol.ask()
+        protocol.data_received(head)
+        _, reader = await protocol.read()
+        body = _Body(protocol, reader)
+        protocol.sink = body
+        for read in reads:
+            if read == end and is_let_go:
+                protocol.sink = None
+            protocol.data_received(read)
+        protocol.sink = None
+        bodies.append(body)
+        protocol.set_response_params(auto_decompress=False)
+    assert bodies[1].data == b"5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nA: b\n\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nWRONG",
+    ],
+)
+async def test_an_answer_that_nobody_asked_for_ends_the_connection(more: bytes) -> None:
+    for glued in (False, True):
+        last = b"0\r\n\r\n"
+        reads = [_framed(_EVENT), *([last + more] if glued else [last, more])]
+        body, (data, whole, closed, failure) = await _read(PushingProtocol, reads)
+        assert (data, whole, closed, failure) == (_EVENT, True, True, None)
+        assert len(body.protocol) == 0

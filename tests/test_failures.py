@@ -685,6 +685,61 @@ async def test_a_refusal_that_breaks_off_behind_early_heartbeats_is_told_too(
     assert answer.end == "cut"
 
 
+async def test_a_refusal_that_never_ends_behind_early_heartbeats_has_a_limit(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await asyncio.sleep(0.12)
+        await wire.head("500 Oops", "Content-Length: 100")
+        await wire.send(b'{"error":')
+        await wire.left(within_s=3)
+
+    upstream.script = script
+    answer = await chat(await start_proxy({**EARLY, "upstream.stall_timeout_s": 0.2}))
+    assert payloads(answer.body)[0]["error"]["status"] == 500
+    assert answer.end == "cut"
+
+
+async def test_a_drain_ends_a_refusal_that_never_ends(
+    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await asyncio.sleep(0.12)
+        await wire.head("500 Oops", "Content-Length: 100")
+        stopping.set()
+        await wire.gone.wait()
+
+    stopping = asyncio.Event()
+    upstream.script = script
+    async with Client(await start_proxy(EARLY)) as client:
+        answer = await client.chat()
+        await stopping.wait()
+        await asyncio.sleep(0.05)
+        await server.stop(runners.pop(), 0.1)
+        await answer.read()
+    assert payloads(answer.body)[0]["error"]["code"] == "draining"
+    assert answer.end == "cut"
+
+
+async def test_what_breaks_while_a_head_is_under_way_breaks_the_stream(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    """A bad chunk that comes before anybody listens, behind data that can still be read."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await asyncio.sleep(0.12)
+        await wire.stream()
+        for _ in range(len(upstream.requests) * 40):
+            pass  # at another moment each time
+        await wire.send(b"%x\r\n%b\r\nzz\r\n" % (len(DONE), DONE))
+        await wire.gone.wait()
+
+    upstream.script = script
+    url = await start_proxy(EARLY)
+    for _ in range(8):
+        assert (await chat(url)).end == "cut"
+
+
 # --- shutdown -----------------------------------------------------------------------------------
 
 

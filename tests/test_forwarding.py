@@ -504,6 +504,23 @@ async def test_a_client_that_expects_100_continue_gets_it(
 # --- bad requests -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
+async def test_a_body_that_only_the_end_of_the_connection_ends_is_ended(
+    upstream: Upstream, proxy: str, target: str
+) -> None:
+    """Also where a client of HTTP/1.0 asked to keep the connection."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(DONE, b"")
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        lines = (JSON, "Connection: keep-alive")
+        await client.send("POST", target, *lines, body=b'{"stream": true}', version="1.0")
+        answer = await (await client.head()).read()
+    assert (answer.body, answer.end) == (DONE, "clean")
+
+
 @pytest.mark.parametrize(
     "data",
     [

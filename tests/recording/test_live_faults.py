@@ -1,6 +1,7 @@
 """Faults on live traffic: what a client sees of each kind, through the proxy."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -229,6 +230,34 @@ async def test_a_slow_drip(start: Start, upstream: Upstream) -> None:
     assert time.monotonic() - began >= 0.005 * (len(STREAM) // 40 - 1)
     assert without_frames(answer.body) == STREAM
     assert answer.end == "clean"
+
+
+async def test_a_slow_drip_of_what_is_compressed(start: Start, upstream: Upstream) -> None:
+    """The end has long come when the last drop does, and the connection serves another."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        if request is upstream.requests[0]:
+            head = ("Content-Type: text/event-stream", "Content-Encoding: gzip")
+            await wire.head("200 OK", *head, "Transfer-Encoding: chunked")
+            await wire.chunk(gzip.compress(STREAM))
+            await wire.chunk()
+        else:
+            await wire.stream()
+            for _ in range(6):
+                await wire.chunk(WORD)
+                await asyncio.sleep(0.03)
+            await wire.chunk()
+
+    url = await start(rule("slow_drip", size_bytes=40, ms=20))
+    upstream.script = script
+    async with Client(url) as one, Client(url) as other:
+        first = await one.chat()
+        await other.send("GET", "/v1/files/f/content")
+        second = await other.head()
+        await asyncio.gather(first.read(), second.read())
+    assert (without_frames(first.body), first.end) == (STREAM, "clean")
+    assert (second.body, second.end) == (WORD * 6, "clean")
+    assert len(upstream.wires) == 1
 
 
 async def test_several_at_once(start: Start) -> None:
