@@ -145,6 +145,8 @@ class Writing:
         moments = self._moments
         while moments and moments[0].is_clear:
             moment = moments.popleft()
+            if not self._is_kept:
+                continue  # sizes and sums are of what was written
             same = moment.has_read and moment.read == moment.sent
             if moment.has_read:
                 record: Json = {"ms": moment.ms, "data": pack(self._upstream.add(moment.read))}

@@ -306,6 +306,24 @@ def test_a_disk_that_is_slower_than_the_traffic(
     assert said(caplog)[0].startswith("recording fails: the disk was slower")
 
 
+def test_what_is_told_of_a_lost_exchange_is_what_was_written(tmp_path: Path, loss: Loss) -> None:
+    place = tmp_path / "kept.jsonl"
+    recorder = Recorder(place, Redaction(), loss)
+    tape = recorder.tape("one", 0.0)
+    tape.request(ASKED, HEADERS, b"{}")
+    tape.head("upstream", 200, "OK", HEADERS)
+    tape.passed(b"may yet become a secret", b"", (), 0.0)
+    while recorder._taken_bytes < recorder._put_bytes:
+        time.sleep(0.01)
+    recorder._lose(tape._writing, "the disk was slower than the traffic")
+    tape.end("done", "", [])
+    recorder.close()
+    lines = [json.loads(text) for text in place.read_text().splitlines()]
+    assert [one["kind"] for one in lines] == ["cassette", "request", "head", "end"]
+    assert lines[-1]["omitted"] == "the disk was slower than the traffic"
+    assert lines[-1]["upstream"]["size"] == 0
+
+
 def test_an_exchange_that_is_lost_is_lost_once(tmp_path: Path, loss: Loss) -> None:
     place = tmp_path / "kept"
     recorder = Recorder(place, Redaction(), loss)
