@@ -63,15 +63,26 @@ def _entry(exchange: Exchange, side: SideName) -> Json:
         "_route": exchange.route,
         "_ended": exchange.ended,
         "_end": answer.end,
+        "_sides": _sides(exchange),
         "_frames": [_frame(frame) for frame in timeline.frames(answer)],
         "_tools": exchange.tools,
     }
     if exchange.error:
         entry["_error"] = exchange.error
+    if exchange.omitted:
+        entry["_omitted"] = exchange.omitted
     comments = (request.omitted, exchange.omitted, "" if exchange.is_complete else "incomplete")
     if comment := "; ".join(filter(None, comments)):
         entry["comment"] = comment
     return entry
+
+
+def _sides(exchange: Exchange) -> Json:
+    """The status and the end of each side; null for an upstream that was not asked."""
+    client, upstream = (
+        {"status": side.status, "end": side.end} for side in (exchange.client, exchange.upstream)
+    )
+    return {"client": client, "upstream": None if exchange.forwarded is None else upstream}
 
 
 def _timings(exchange: Exchange, answer: Side) -> dict[str, float]:

@@ -1,17 +1,20 @@
 """HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), as browsers and proxies export it.
 
 Bodies stand in it with their content coding undone; text is text, anything else base64. In those
-that ``har`` wrote, frames say when they came, and which are the proxy's own.
+that ``har`` wrote, frames say when they came, and which are the proxy's own; they say how both
+sides ended, too.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from proxy.recording.cassette import Headers, Json, Piece
+from proxy.exchange import Ended
+from proxy.recording.cassette import Headers, Json, Piece, SideEnd, SideName
 from proxy.recording.imported import (
     MISBUILT,
+    Ending,
     Imported,
     Unreadable,
     moment,
@@ -22,6 +25,9 @@ from proxy.recording.imported import (
 )
 
 _BEFORE_HEAD: Final = ("blocked", "dns", "connect", "send", "wait")  # ssl is a part of connect
+_ENDED: Final = get_args(Ended)
+_ENDS: Final = get_args(SideEnd)
+_SIDES: Final[tuple[SideName, ...]] = ("upstream", "client")
 
 
 def exchanges(tree: Json) -> Iterator[Imported]:
@@ -57,7 +63,30 @@ def _exchange(entry: Json) -> Imported:
         head_ms=round(head_ms, 3),
         end_ms=round(head_ms + _ms(timings.get("receive")), 3),
         ts=moment(entry.get("startedDateTime")),
-        omitted=omitted,
+        omitted=str(entry.get("_omitted") or omitted),
+        ending=_ending(entry, int(response["status"])),
+    )
+
+
+def _ending(entry: Json, status: int) -> Ending:
+    """How it ended, as ``har`` wrote it. What is no value of a cassette's is not known."""
+    ended, error, tools = (entry.get(name) for name in ("_ended", "_error", "_tools"))
+    sides: dict[SideName, tuple[int, SideEnd] | None] = {}
+    told = entry.get("_sides")
+    for side in _SIDES:
+        one = told.get(side) if isinstance(told, dict) else None
+        if isinstance(told, dict) and side in told and one is None:
+            sides[side] = None
+        elif isinstance(one, dict) and isinstance(one.get("status"), int):
+            if one.get("end") in _ENDS:
+                sides[side] = (one["status"], one["end"])
+        elif entry.get("_end") in _ENDS:
+            sides[side] = (status, entry["_end"])
+    return Ending(
+        ended=ended if ended in _ENDED else None,
+        error=error if isinstance(error, str) else "",
+        sides=sides,
+        tools=[tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else [],
     )
 
 

@@ -3,20 +3,36 @@
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.errors import ProxyError
 from proxy.inflate import CODINGS, Inflate
-from proxy.recording.cassette import Headers, Piece
+from proxy.recording.cassette import Headers, Json, Piece, SideEnd, SideName
 
 _MAGIC: Final = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b"}
 
 
 class Unreadable(Exception):  # noqa: N818  it is the file that is unreadable
     """A file, or an exchange in it, that cannot be imported. The text says why, and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an exchange ended, where the file says so.
+
+    Attributes:
+        ended: as in a cassette; None where that is not known, "" where the end was not recorded.
+        sides: the status and the end of each side that is known; None for one that was not asked.
+        tools: the lifecycle events that the client was told.
+    """
+
+    ended: str | None = None
+    error: str = ""
+    sides: dict[SideName, tuple[int, SideEnd] | None] = field(default_factory=dict)
+    tools: list[Json] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -32,6 +48,7 @@ class Imported:
         head_ms: milliseconds from the request to the head; 0 where that is not known.
         end_ms: to the end.
         omitted: why there is no body, where there should be one.
+        ending: how it ended.
     """
 
     method: str
@@ -47,6 +64,21 @@ class Imported:
     end_ms: float = 0.0
     ts: datetime | None = None
     omitted: str = ""
+    ending: Ending = field(default_factory=Ending)
+
+    def end(self, side: SideName) -> SideEnd:
+        """How a side ended. Another tool's answer is whole; no status stands for no answer."""
+        told = self.ending.sides.get(side, (self.status, "eof" if self.status else ""))
+        return told[1] if told is not None and told[0] in (0, self.status) else ""
+
+    def is_answer_of(self, side: SideName) -> bool:
+        """Whether the answer is also that of this side; one of the proxy's own is not."""
+        told = self.ending.sides.get(side, (self.status, ""))
+        return bool(self.status) and told is not None and told[0] == self.status
+
+    @property
+    def was_forwarded(self) -> bool:
+        return self.ending.sides.get("upstream", ()) is not None
 
 
 # What reading a document raises where it is not built as it should be.

@@ -1,8 +1,8 @@
 """Recordings of other tools as cassettes: HAR 1.2, and vcrpy in YAML or JSON.
 
 Both know one side and whole bodies. So both sides of an exchange are the same here, and a body is
-one read; when its pieces came is not known to them. Only a HAR of this proxy's own says that, and
-what of them the proxy has added. Secrets are replaced as in the proxy's own
+one read; when its pieces came is not known to them. Only a HAR of this proxy's own says that, what
+of them the proxy has added, and how each side ended. Secrets are replaced as in the proxy's own
 recordings.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.recording import import_har, import_vcr
-from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, line, pack
+from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, SideName, line, pack
 from proxy.recording.files import File
 from proxy.recording.imported import Imported, Unreadable
 from proxy.recording.redaction import Clear, ExchangeRedaction, Redaction
@@ -169,20 +169,25 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     request = {"ts": ts, "route": _route(one.method, target), "method": one.method}
     told: Json = {"target": target, "headers": headers, "body": body}
     yield {"kind": "request", "id": exchange_id, **request, **told}
-    yield {"kind": "forwarded", "id": exchange_id, "ms": 0, "target": target, "headers": headers}
+    asked: Json = {"ms": 0, "target": target, "headers": headers}
+    if one.was_forwarded:
+        yield {"kind": "forwarded", "id": exchange_id, **asked}
     pieces = _pieces(one, own)
-    bodies = {
+    bodies: dict[SideName, bytes] = {
         "upstream": b"".join(_theirs(piece) for piece in pieces),
         "client": b"".join(piece.data for piece in pieces),
     }
-    for side, answer in bodies.items() if one.status else ():
-        head: Json = {"ms": one.head_ms, "status": one.status, "reason": one.reason}
-        head["headers"] = _clear_headers(one, own, len(answer))
-        yield {"kind": "head", "id": exchange_id, "side": side, **head}
+    bodies = {side: body if one.is_answer_of(side) else b"" for side, body in bodies.items()}
+    for side, answer in bodies.items():
+        if one.is_answer_of(side):
+            head: Json = {"ms": one.head_ms, "status": one.status, "reason": one.reason}
+            head["headers"] = _clear_headers(one, own, side, len(answer))
+            yield {"kind": "head", "id": exchange_id, "side": side, **head}
     for piece in pieces:
-        for kind, record in _moments(piece):
+        for kind, record in _moments(one, piece):
             yield {"kind": kind, "id": exchange_id, "ms": piece.ms, **record}
-    yield _end(one, exchange_id, bodies)
+    if one.ending.ended != "":
+        yield _end(one, own, exchange_id, bodies)
 
 
 def _pieces(one: Imported, own: ExchangeRedaction) -> list[Piece]:
@@ -206,34 +211,49 @@ def _theirs(piece: Piece) -> bytes:
     return theirs + piece.data[at:]
 
 
-def _moments(piece: Piece) -> Iterator[tuple[str, Json]]:
+def _moments(one: Imported, piece: Piece) -> Iterator[tuple[str, Json]]:
     """What was read, and what the client was sent where that is not the same."""
-    theirs = _theirs(piece)
-    if not piece.added:
+    theirs = _theirs(piece) if one.is_answer_of("upstream") else b""
+    is_sent = one.is_answer_of("client")
+    if is_sent and theirs and not piece.added:
         yield "read", {"data": pack(theirs), "sent": True}
         return
     if theirs:
         yield "read", {"data": pack(theirs)}
-    yield "sent", {"data": pack(piece.data), "added": piece.added}
+    if is_sent:
+        yield "sent", {"data": pack(piece.data), "added": piece.added}
 
 
-def _end(one: Imported, exchange_id: str, bodies: dict[str, bytes]) -> Json:
-    """The last line. No status stands for no answer."""
+def _end(
+    one: Imported, own: ExchangeRedaction, exchange_id: str, bodies: dict[SideName, bytes]
+) -> Json:
+    """The last line."""
+    told = one.ending
     is_done = b"data: [DONE]" in bodies["client"]
-    ended = ("done" if is_done else "eof") if one.status else "upstream_error"
-    record: Json = {"kind": "end", "id": exchange_id, "ended": ended, "error": "", "tools": []}
+    ended = told.ended or ("done" if is_done else "eof" if one.status else "upstream_error")
+    how: Json = {"ended": ended, "error": own.text(told.error), "tools": own.tree(told.tools)}
+    record: Json = {"kind": "end", "id": exchange_id, **how}
     for side, body in bodies.items():
         summed = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        record[side] = {"end": "eof" if one.status else "", "ms": one.end_ms, **summed}
+        record[side] = {"end": one.end(side), "ms": one.end_ms, **summed}
     return {**record, "omitted": one.omitted} if one.omitted else record
 
 
-def _clear_headers(one: Imported, own: ExchangeRedaction, size: int) -> list[tuple[str, str]]:
-    """The headers of an answer for its body in clear, which may have become another length."""
+def _clear_headers(
+    one: Imported, own: ExchangeRedaction, side: SideName, size: int
+) -> list[tuple[str, str]]:
+    """The headers of an answer for its body in clear, which may have become another length.
+
+    The length of a body that broke off stays: it tells that. One of a coding says nothing here.
+    """
+    is_whole = one.end(side) == "eof"
+    headers = own.headers(one.headers)
+    is_coded = any(name.lower() == "content-encoding" for name, _ in headers)
+    dropped = ["content-encoding", *(["content-length"] if is_coded and not is_whole else [])]
     return [
-        (name, str(size) if name.lower() == "content-length" and one.body else value)
-        for name, value in own.headers(one.headers)
-        if name.lower() != "content-encoding"
+        (name, str(size) if name.lower() == "content-length" and one.body and is_whole else value)
+        for name, value in headers
+        if name.lower() not in dropped
     ]
 
 

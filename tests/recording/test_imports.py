@@ -18,7 +18,7 @@ from proxy.recording.cassette import CassetteError, Exchange, Side, SideName, lo
 from proxy.recording.imports import convert
 from proxy.recording.playback import schedule
 from tests.fakes import DONE, text
-from tests.recording.build import agent, write
+from tests.recording.build import Tape, agent, write
 
 needs_yaml = pytest.mark.skipif(not importlib.util.find_spec("yaml"), reason="needs PyYAML")
 
@@ -192,6 +192,82 @@ def test_our_own_har_keeps_pieces_and_times(tmp_path: Path, side: SideName) -> N
     assert told(after.upstream) == told(before.upstream)  # without the frames of ours
     assert (after.client.is_whole, after.upstream.is_whole) == (True, True)
     assert schedule(after, side).pieces == schedule(before, side).pieces
+
+
+def again(tmp_path: Path, tape: Tape, side: SideName = "client") -> tuple[Exchange, Exchange]:
+    """An exchange, and what becomes of it through a HAR."""
+    (before,) = load(write(tmp_path / "before.jsonl", tape))
+    (after,) = imported(tmp_path, har.dumps([before], side=side))
+    return before, after
+
+
+def ends(one: Exchange) -> tuple[Any, ...]:
+    sides = ((side.status, side.end, side.body) for side in (one.upstream, one.client))
+    return one.ended, one.error, one.is_complete, one.omitted, *sides
+
+
+LENGTH = [["Content-Type", "text/event-stream"], ["Content-Length", "9999"]]
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+@pytest.mark.parametrize("end", ["reset", "timeout", "gone"])
+def test_what_broke_off_is_no_success_in_our_own_har(
+    tmp_path: Path, side: SideName, end: str
+) -> None:
+    tape = Tape().request().forwarded().head(headers=LENGTH).read(90, b"data: {}\n\n")
+    tape.end("upstream_error", error="upstream_eof", tools=[{"toolCallId": SECRET}])
+    tape.lines[-1]["upstream"]["end"] = end
+    tape.lines[-1]["client"]["end"] = "reset"
+    before, after = again(tmp_path, tape, side)
+    assert ends(after) == ends(before)
+    assert after.side(side).header("Content-Length") == "9999"
+    assert after.tools[0]["toolCallId"].startswith("[redacted:")
+    plan = schedule(after, side)
+    assert (plan.end, plan.header("Content-Length")) == (before.side(side).end, "9999")
+
+
+def test_an_answer_of_our_own_comes_back(tmp_path: Path) -> None:
+    tape = Tape().request().forwarded()
+    tape.line("head", side="client", ms=9, status=502, reason="", headers=[]).sent(9, b"{}", (0, 2))
+    tape.end("upstream_error", error="upstream_unreachable")
+    tape.lines[-1]["upstream"]["end"] = "reset"
+    before, after = again(tmp_path, tape)
+    assert ends(after) == ends(before)
+    assert (after.forwarded is not None, after.upstream.status) == (True, 0)
+    assert schedule(after, "upstream").end == "reset"
+
+
+def test_what_was_never_forwarded_was_not(tmp_path: Path) -> None:
+    tape = Tape().request()
+    tape.line("head", side="client", ms=1, status=401, reason="", headers=[]).sent(1, b"{}")
+    tape.end("refused", error="invalid_api_key")
+    tape.lines[-1]["upstream"]["end"] = ""
+    before, after = again(tmp_path, tape)
+    assert ends(after) == ends(before)
+    assert after.forwarded is None
+
+
+def test_what_has_no_end_or_no_answer_stays_so(tmp_path: Path) -> None:
+    tape = Tape().request().forwarded().head().read(90, b"data: {}\n\n")
+    before, after = again(tmp_path, tape)
+    assert ends(after) == ends(before)
+    (tmp_path / "target.jsonl").unlink()
+    before, after = again(tmp_path, tape.end("eof", omitted="too large"))
+    assert ends(after) == ends(before)
+
+
+def test_a_length_of_a_coding_says_nothing_of_what_broke_off(tmp_path: Path) -> None:
+    cut = {**entry(), "_end": "reset", "_ended": "upstream_error"}
+    (one,) = imported(tmp_path, har_of(cut))
+    assert (one.client.end, one.upstream.end, one.ended) == ("reset", "reset", "upstream_error")
+    assert one.client.headers == (("content-type", "text/event-stream"),)
+
+
+@pytest.mark.parametrize("wrong", [7, "gone fishing", [], {}, {"client": 1}, {"upstream": {}}])
+def test_ends_that_no_cassette_has_are_nothing(tmp_path: Path, wrong: Any) -> None:
+    names = ("_end", "_ended", "_error", "_tools", "_sides")
+    (one,) = imported(tmp_path, har_of({**entry(), **dict.fromkeys(names, wrong)}))
+    assert (one.ended, one.client.end, one.upstream.end) == ("done", "eof", "eof")
 
 
 def told(side: Side) -> list[Any]:
