@@ -1,11 +1,13 @@
 """What a request asks, without what changes from one run to the next. Pure functions.
 
 Clients mint ids, name users and set cache marks anew in every run. Two requests that differ in
-nothing else ask the same. What is no JSON, or is compressed, or comes in parts, is not looked
-into: all functions say None to it.
+nothing else ask the same. What is compressed is not looked into, nor is what is neither JSON nor
+comes in parts: all functions say None to it.
 """
 
+import re
 from collections.abc import Sequence
+from email.message import Message
 from typing import Any, Final
 
 import orjson
@@ -50,6 +52,18 @@ def normal(request: Request, volatile: Sequence[str] = VOLATILE) -> Any:
         return None
 
 
+def parts(request: Request) -> list[bytes] | None:
+    """What a multipart body is made of, without its boundary, which is random."""
+    if not request.body or _is_compressed(request) or not _is_multipart(request):
+        return None
+    head = Message()
+    head["Content-Type"] = request.header("Content-Type")
+    boundary = head.get_boundary("").encode("utf-8", "surrogateescape")
+    delimiter = rb"(?:^|\r\n)--" + re.escape(boundary) + rb"(?=(?:--)?[ \t]*(?:\r\n|\Z))"
+    found = re.split(delimiter, request.body) if boundary else []
+    return found if len(found) > 1 else None
+
+
 def packed(document: Any) -> bytes | None:
     """JSON as bytes that are the same for the same content, whatever the order of its keys."""
     try:
@@ -77,8 +91,15 @@ def conversation(document: Any) -> Turns | None:
 
 
 def _is_opaque(request: Request) -> bool:
-    coding = request.header("Content-Encoding").lower() not in ("", "identity")
-    return coding or request.header("Content-Type").lower().startswith("multipart/")
+    return _is_compressed(request) or _is_multipart(request)
+
+
+def _is_compressed(request: Request) -> bool:
+    return request.header("Content-Encoding").lower() not in ("", "identity")
+
+
+def _is_multipart(request: Request) -> bool:
+    return request.header("Content-Type").lower().startswith("multipart/")
 
 
 def _drop(node: Any, path: list[str]) -> None:

@@ -7,7 +7,8 @@ Four stages are tried in this order, each more lenient than the one before it:
     are matched by method and target alone.
 ``json``
     The same JSON, whatever the order of its keys, without volatile parts (``canonical.VOLATILE``)
-    and with the ids of calls renamed in order of appearance; the query in any order.
+    and with the ids of calls renamed in order of appearance; the query in any order. Of a
+    multipart body the same parts, whatever the boundary between them.
 ``conversation``
     The same path, model and kind of answer (streamed or not), and the same was said since the user
     last spoke.
@@ -220,7 +221,11 @@ def _json(form: _Form) -> Hashable | None:
     if request.method in _BODILESS:
         return (*_place(request), query)
     body = canonical.packed(form.document)
-    return None if body is None else (*_place(request), query, hashlib.sha256(body).digest())
+    parts = canonical.parts(request) if body is None else [body]
+    if parts is None:
+        return None
+    digests = tuple(hashlib.sha256(part).digest() for part in parts)
+    return (*_place(request), query, digests)
 
 
 def _conversation(form: _Form) -> Hashable | None:

@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
     Attributes:
         path: keys and positions, with dots between them; ``:method``, ``:target``, and ``:body``
-            for one that is no JSON.
+            for one that is no JSON, ``:part.1`` and so on where it is multipart.
         recorded: a number, a boolean, or a text, shortened, its secrets blotted out; None where
             there is nothing. A JSON null is the text ``null``.
         asked: the same of what was asked.
@@ -113,8 +113,9 @@ def leaves(request: Request, volatile: Sequence[str] = canonical.VOLATILE) -> Le
     found: Leaves = {":method": request.method, ":target": request.target}
     document = canonical.normal(request, volatile)
     if document is None:
-        found[":body"] = _as_text(request.body)
-        return found
+        parts = canonical.parts(request)
+        texts = {":body": request.body} if parts is None else _numbered(parts)
+        return found | {path: _as_text(text) for path, text in texts.items()}
     for path, value in _walk(document, ""):
         if path or value not in ({}, []):
             found[path or ":body"] = value
@@ -166,6 +167,11 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, object]]:
             yield from _walk(child, f"{dot}{number}")
     else:
         yield path, {} if node == {} else [] if node == [] else node
+
+
+def _numbered(parts: Sequence[bytes]) -> dict[str, bytes | None]:
+    """The parts of a multipart body; what is before the first is none."""
+    return {f":part.{number}": part for number, part in enumerate(parts) if number}
 
 
 def _as_text(body: bytes | None) -> object:

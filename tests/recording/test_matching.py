@@ -1,6 +1,7 @@
 """A request finds its recording, however it was written, and a miss says what differs."""
 
 import json
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -209,6 +210,54 @@ def test_opaque_bodies_are_not_looked_into(header: tuple[str, str]) -> None:
     assert stage(one, one) == "exact"
     assert stage(one, other, STRICT) == ""
     assert stage(one, other) == "order"
+
+
+def uploaded(sound: bytes = b"\xffRIFF", *headers: tuple[str, str], **fields: str) -> Request:
+    """As httpx sends a file: every time with another boundary."""
+    boundary, form = os.urandom(16).hex(), "Content-Disposition: form-data; name="
+    parts = [f'{form}"{k}"\r\n\r\n{v}' for k, v in {"model": "whisper-1", **fields}.items()]
+    parts.append(f'{form}"file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n')
+    body = "".join(f"\r\n--{boundary}\r\n{part}" for part in parts).encode() + sound
+    kind = ("Content-Type", f"multipart/form-data; boundary={boundary}")
+    body = body.removeprefix(b"\r\n") + f"\r\n--{boundary}--\r\n".encode()
+    return asked(body, kind, *headers, target="/v1/audio/transcriptions")
+
+
+def test_uploads_are_the_same_whatever_the_boundary() -> None:
+    one = uploaded()
+    assert one.body != uploaded().body
+    assert stage(one, uploaded(), STRICT) == "json"
+    for other in (uploaded(b"\xfeRIFF"), uploaded(prompt="x"), uploaded(model="whisper-2")):
+        assert stage(one, other, STRICT) == ""
+    packed = ("Content-Encoding", "gzip")
+    assert stage(uploaded(b"", packed), uploaded(b"", packed), STRICT) == ""
+    assert stage(replace(one, headers=()), replace(uploaded(), headers=()), STRICT) == ""
+
+
+def test_uploads_with_secrets_are_the_same_as_recorded() -> None:
+    recorded = cleaned_by(Redaction())(uploaded(prompt=f"my key: {SECRET}"))
+    assert SECRET.encode() not in (recorded.body or b"")
+    assert stage(recorded, uploaded(prompt=f"my key: {SECRET}"), STRICT) == "json"
+
+
+@pytest.mark.parametrize("boundary", ['"a b:c"', "x.+", '"x"; charset=utf-8', "----WebKitX", ""])
+def test_boundaries_in_any_form(boundary: str) -> None:
+    name = boundary.partition(";")[0].strip('"')
+
+    def body(text: str, mark: str) -> bytes:
+        return f"--{mark}\r\n\r\n{text}\r\n--{mark}--\r\n".encode()
+
+    one = asked(body("a--x", name), ("content-type", f"multipart/mixed; boundary={boundary}"))
+    other = asked(body("a--x", "x-y"), ("Content-Type", "Multipart/mixed;boundary=x-y"))
+    assert stage(one, other, STRICT) == ("json" if name else "")
+    assert stage(one, replace(other, body=body("a--y", "x-y")), STRICT) == ""
+
+
+def test_a_miss_of_an_upload_names_the_part() -> None:
+    library = Library([exchange(uploaded(prompt="one"))], STRICT)
+    miss = missed(library, uploaded(prompt="two"))
+    assert [difference.path for difference in miss.diff] == [":part.2"]
+    assert "one" in str(miss.diff[0].recorded)
 
 
 def test_a_body_that_was_not_recorded_is_found_by_order() -> None:
