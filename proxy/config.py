@@ -47,6 +47,7 @@ class ConfigError(Exception):
     def __init__(self, place: str, key: str, problem: str) -> None:
         super().__init__(": ".join(part for part in (place, key, problem) if part))
         self.key = key
+        self.problem = problem
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -53,15 +53,15 @@ class Play(Protocol):
 def play(plan: Plan) -> Iterator[LifecycleProxy]:
     """The cassette, played through the proxy, or in the place of both. Nobody else is asked."""
     mark, watch = plan.mark, plan.watch
+    _check(mark)
     settings = _settings(mark, {k: v for k, v in mark.settings.items() if not _is_live(k)}, plan)
     exchanges = _loaded(plan.cassette) if plan.cassette.exists() else []
     _explain(plan, exchanges)
     misses: list[Miss] = []
-    more = {} if mark.stages is None else {"stages": mark.stages}
     options = replay.Options(
         side=mark.side,
         speed=mark.speed,
-        rules=inprocess.rules(settings, **more),
+        rules=inprocess.rules(settings, **_stages(mark)),
         on_miss=_noting(misses, None if mark.allow_misses else watch),
     )
     with (
@@ -74,6 +74,7 @@ def play(plan: Plan) -> Iterator[LifecycleProxy]:
 @contextmanager
 def record(plan: Plan) -> Iterator[LifecycleProxy]:
     """The proxy before an upstream, recording what the cassette will hold."""
+    _check(plan.mark)
     settings = _settings(plan.mark, plan.mark.settings, plan)
     take = inprocess.Take(plan.cassette, adds=plan.adds)
     settings = take.recording(settings, plan.mode)
@@ -124,6 +125,20 @@ def player(folder: Path, watch: Watch) -> Iterator[Play]:
         yield play
 
 
+def _check(mark: Mark) -> None:
+    """What a replay needs is checked before anything is recorded, not in the run after that."""
+    try:
+        replay.Options(side=mark.side, speed=mark.speed, rules=Rules(**_stages(mark)))
+        return
+    except ValueError as error:
+        problem = f"lifecycle_proxy: {error}"
+    pytest.fail(problem, pytrace=False)
+
+
+def _stages(mark: Mark) -> dict[str, Any]:
+    return {} if mark.stages is None else {"stages": mark.stages}
+
+
 def _settings(mark: Mark, given: dict[str, Any], plan: Plan) -> Settings:
     """The settings of the mark; those of the environment are for a proxy that serves people."""
     if taken := [key for key in (*_OURS, "recording.path") if key in mark.settings]:
@@ -133,7 +148,9 @@ def _settings(mark: Mark, given: dict[str, Any], plan: Plan) -> Settings:
     try:
         return config.load(environ=environ, flags=own | given)
     except ConfigError as error:
-        problem = f"lifecycle_proxy: {error}"
+        wrote = "upstream" if mark.upstream else "lifecycle_proxy_upstream"
+        key = wrote if error.key == "upstream.url" else error.key
+        problem = ": ".join(filter(None, ("lifecycle_proxy", key, error.problem)))
     pytest.fail(problem, pytrace=False)
 
 

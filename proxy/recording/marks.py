@@ -124,7 +124,7 @@ def cassette_of(item: pytest.Item, mark: Mark) -> Path:
         base = root / own / inside
     test, bracket, case = (item.nodeid.partition("::")[2] or item.name).partition("[")
     name = mark.cassette or f"{safe(test.replace('::', '.') + bracket + case)}.jsonl"
-    if not name.endswith(_SUFFIXES):
+    if not str(name).endswith(_SUFFIXES):
         raise pytest.UsageError(f"{MARK}: cassette {name!r} must be NAME.jsonl or NAME.jsonl.gz")
     return Path(base / item.path.stem / name)
 

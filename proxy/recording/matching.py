@@ -82,6 +82,17 @@ class Rules:
     strict: bool = False
     clean: Callable[[Request], Request] = _CLEAN
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for stages that there are not."""
+        known = ", ".join(STAGES)
+        given: Any = self.stages
+        if not isinstance(given, tuple | list) or not given:
+            raise ValueError(f"stages must be a tuple of some of {known}, not {given!r}")
+        object.__setattr__(self, "stages", tuple(given))
+        for stage in given:
+            if stage not in STAGES:
+                raise ValueError(f"stages: unknown stage {stage!r} (known are {known})")
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args
 
 from aiohttp import web
 
@@ -81,9 +81,14 @@ class Options:
     faults: FaultSettings | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a time or a speed that is below 0, or none."""
-        if not (self.speed >= 0 and self.hold_s >= 0 and (self.max_gap_ms or 0) >= 0):
-            raise ValueError("speed, max_gap_ms and hold_s must not be negative")
+        """Raises ValueError for a side that there is not, and a time or speed below 0, or none."""
+        if self.side not in (known := get_args(SideName)):
+            raise ValueError(f"side: unknown side {self.side!r} (known are {', '.join(known)})")
+        gap = 0 if self.max_gap_ms is None else self.max_gap_ms
+        given: dict[str, Any] = {"speed": self.speed, "hold_s": self.hold_s, "max_gap_ms": gap}
+        for name, value in given.items():
+            if not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f"{name} must be a number that is not negative, not {value!r}")
 
 
 def create_replay_app(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -361,6 +362,25 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_one_stage_alone(name: Stage) -> None:
     assert stage(asked(said()), asked(said()), Rules(stages=(name,))) == name
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem"),
+    [
+        (("exact", "fuzzy"), "stages: unknown stage 'fuzzy' (known are exact, json, conversation,"),
+        ("exact", "stages must be a tuple of some of exact, json, conversation, order, not 'exact"),
+        ((), "stages must be a tuple of some of exact"),
+        (([],), "stages: unknown stage []"),
+    ],
+)
+def test_stages_that_there_are_not(stages: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        Rules(stages=stages)
+
+
+def test_stages_may_be_a_list() -> None:
+    listed: Any = ["order"]
+    assert stage(asked(said()), asked({}), Rules(stages=listed, strict=True)) == "order"
 
 
 # --- misses ---------------------------------------------------------------------------------------

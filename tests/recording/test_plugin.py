@@ -631,10 +631,18 @@ def test_an_option_of_that_name_that_takes_no_mode_is_left_alone(
         ("cassette='x.yaml'", "*cassette 'x.yaml' must be NAME.jsonl*"),
         ("**{'lifecycle.spam': 'call'}", "lifecycle_proxy: *unknown field spam"),
         ("**{'recording.mode': 'off'}", "*recording.mode is the fixture's to set*"),
+        ("side='server'", "lifecycle_proxy: side: unknown side 'server' (known are upstream, *"),
+        ("stages=('exact', 'fuzzy')", "lifecycle_proxy: stages: unknown stage 'fuzzy' (known *"),
+        ("stages=7", "lifecycle_proxy: stages must be a tuple *, not 7"),
+        ("speed='fast'", "lifecycle_proxy: speed must be a number *, not 'fast'"),
+        ("speed=-1", "lifecycle_proxy: speed must be a number *, not -1"),
+        ("upstream='ftp://x'", "lifecycle_proxy: upstream: 'ftp://x' is not a base URL, *"),
+        ("**{'lifecycle.span': 'x'}", "lifecycle_proxy: lifecycle.span: invalid enum value 'x'*"),
     ],
 )
+@pytest.mark.parametrize("mode", ["none", "record"])
 def test_a_mark_that_makes_no_sense_is_refused(
-    pytester: pytest.Pytester, mark: str, problem: str
+    pytester: pytest.Pytester, mark: str, problem: str, mode: str
 ) -> None:
     pytester.makepyfile(
         test_it=f"""
@@ -644,9 +652,16 @@ def test_one(lifecycle_proxy):
     pass
 """
     )
-    result = run(pytester, "--record-mode=none")
+    result = run(pytester, f"--record-mode={mode}")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([problem])
+
+
+def test_an_upstream_of_the_ini_file_is_named_so(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=ONE)
+    result = run(pytester, "-o", "lifecycle_proxy_upstream=ftp://x")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["lifecycle_proxy: lifecycle_proxy_upstream: 'ftp://x' is *"])
 
 
 def test_an_unknown_mode_in_the_ini_file_is_refused(pytester: pytest.Pytester) -> None:
