@@ -71,15 +71,23 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         metavar="MS",
         help="no wait is longer than this, in milliseconds, or as 200ms, 1.5s (default: no limit)",
     )
-    parser.add_argument("--loop", action="store_true", help="begin again behind the last recording")
-    parser.add_argument(
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--loop",
+        action="store_true",
+        help="begin again behind the last recording of a request, instead of repeating it",
+    )
+    again.add_argument(
         "--strict",
         action="store_true",
         help="play each recording once (the last of a GET again), and match no other way than by "
         "what is asked",
     )
     parser.add_argument(
-        "--order", action="store_true", help="match by order alone, whatever is asked"
+        "--order",
+        action="store_true",
+        help="match by order alone: the next recording of the same method and path, whatever the "
+        "query and the body",
     )
     parser.add_argument(
         "--faults",

@@ -17,8 +17,9 @@ Four stages are tried in this order, each more lenient than the one before it:
 
 Several recordings that fit are given out in the order they were recorded, and each session counts
 on its own. After the last one it depends: with ``loop`` the first follows, else the last one is
-repeated; ``strict`` does not go by order and repeats only GET, HEAD and OPTIONS, which change
-nothing and are polled, so for others that is a miss.
+repeated, by ``order`` only where that is the only stage; ``strict`` does not go by order and
+repeats only GET, HEAD and OPTIONS, which change nothing and are polled, so for others that is a
+miss.
 
 A recording is found by the client's request and by what was forwarded of it: a replay stands in
 for the proxy or for its upstream.
@@ -186,8 +187,10 @@ class Library:
         if self._rules.loop:
             given.difference_update(candidates)
             return candidates[0]
-        # What only shares a path with the request was never its answer: no reason to repeat it.
-        return None if self._rules.strict or stage == "order" else candidates[-1]
+        # What only shares a path with the request was never its answer: no reason to repeat it,
+        # unless nothing else was wanted.
+        is_last_resort = stage == "order" and len(self._index) > 1
+        return None if self._rules.strict or is_last_resort else candidates[-1]
 
     def _nearby(self, asked: Request) -> Iterable[tuple[str, Request]]:
         """Recordings of the same path, if there are any, else any."""

@@ -200,6 +200,11 @@ async def test_replay_by_order_in_a_loop(tmp_path: Path) -> None:
     assert bodies == [b"one", b"two", b"one"]
 
 
+def test_replay_takes_strict_or_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    told = misused(capsys, "replay", "x", "--strict", "--loop")
+    assert "argument --loop: not allowed with argument --strict" in told
+
+
 @pytest.mark.parametrize(("given", "ms"), [("200", 200), ("200ms", 200), ("1.5s", 1500), ("0", 0)])
 def test_forms_of_max_gap(given: str, ms: float) -> None:
     parsed = cli._parser().parse_args(["replay", "x", "--max-gap", given])

@@ -193,6 +193,15 @@ def test_only_the_order() -> None:
     missed(library, asked(said("b")))
 
 
+@pytest.mark.parametrize(("loop", "expected"), [(False, "abbb"), (True, "abab")])
+def test_only_the_order_repeats_the_last(loop: bool, expected: str) -> None:
+    recorded = [exchange(asked(said(name)), name=name) for name in "ab"]
+    library = Library(recorded, Rules(stages=("order",), loop=loop))
+    assert "".join(found(library, asked({}))[0] for _ in range(4)) == expected
+    assert missed(library, asked({}, target=MESSAGES)).nearest
+    assert missed(library, asked({}, method="PUT")).nearest
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_requests_without_a_body_go_by_their_target(method: str) -> None:
     recorded = asked(b"", method=method, target="/v1/models?a=1&b=2")
