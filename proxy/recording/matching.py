@@ -13,7 +13,8 @@ Four stages are tried in this order, each more lenient than the one before it:
     The same path, model and kind of answer (streamed or not), and the same was said since the user
     last spoke.
 ``order``
-    The next recording of the same method and path that has not been given out.
+    The next recording of the same method and path that has not been given out. Behind other
+    stages it is of the same kind of answer, too: nobody gets a stream who did not ask for one.
 
 Several recordings that fit are given out in the order they were recorded, and each session counts
 on its own. After the last one it depends: with ``loop`` the first follows, else the last one is
@@ -118,6 +119,7 @@ class Library:
         if self._rules.strict and stages != ("order",):
             stages = tuple(stage for stage in stages if stage != "order")
         self._index: dict[Stage, dict[Hashable, list[int]]] = {stage: {} for stage in stages}
+        self._keys = _KEYS if stages[:1] == ("order",) else {**_KEYS, "order": _last_resort}
         self._sessions: OrderedDict[str, set[int]] = OrderedDict()
         for number, exchange in enumerate(self._exchanges):
             for request in _views(exchange):
@@ -148,7 +150,7 @@ class Library:
     def _add(self, number: int, request: Request) -> None:
         form = _Form(request, self._rules.volatile)
         for stage, index in self._index.items():
-            found = index.setdefault(_KEYS[stage](form), [])
+            found = index.setdefault(self._keys[stage](form), [])
             if not found or found[-1] != number:  # both views of an exchange are mostly the same
                 found.append(number)
 
@@ -164,13 +166,13 @@ class Library:
         plain = _Form(asked, volatile)
         whole = list(takewhile(_WHOLE.__contains__, self._index))
         for stage in whole:
-            yield stage, _KEYS[stage](plain)
+            yield stage, self._keys[stage](plain)
         cleaned = _Form(clean(), volatile)
         for stage in self._index:
-            key = _KEYS[stage](plain)
+            key = self._keys[stage](plain)
             if stage not in whole:
                 yield stage, key
-            if (other := _KEYS[stage](cleaned)) != key:
+            if (other := self._keys[stage](cleaned)) != key:
                 yield stage, other
 
     def _given(self, session: str) -> set[int]:
@@ -189,7 +191,7 @@ class Library:
             return candidates[0]
         # What only shares a path with the request was never its answer: no reason to repeat it,
         # unless nothing else was wanted.
-        is_last_resort = stage == "order" and len(self._index) > 1
+        is_last_resort = stage == "order" and next(iter(self._index)) != "order"
         return None if self._rules.strict or is_last_resort else candidates[-1]
 
     def _nearby(self, asked: Request) -> Iterable[tuple[str, Request]]:
@@ -246,11 +248,20 @@ def _conversation(form: _Form) -> Hashable | None:
     asked, turns = form.document, canonical.conversation(form.document)
     if turns is None:
         return None
-    return (*_place(form.request), str(asked.get("model")), bool(asked.get("stream")), turns)
+    return (*_place(form.request), str(asked.get("model")), _is_streamed(form), turns)
 
 
 def _order(form: _Form) -> Hashable | None:
     return _place(form.request)
+
+
+def _last_resort(form: _Form) -> Hashable | None:
+    return (*_place(form.request), _is_streamed(form))
+
+
+def _is_streamed(form: _Form) -> bool:
+    """Whether a stream is asked for."""
+    return isinstance(form.document, dict) and bool(form.document.get("stream"))
 
 
 _KEYS: Final[dict[Stage, Callable[[_Form], Hashable | None]]] = {

@@ -193,6 +193,17 @@ def test_only_the_order() -> None:
     missed(library, asked(said("b")))
 
 
+def test_the_last_resort_is_of_the_same_kind_of_answer() -> None:
+    streamed, whole = asked({"stream": True, "input": []}), asked({"input": []})
+    recorded = [exchange(streamed, name="streamed"), exchange(whole, name="whole")]
+    assert found(Library(recorded), asked({"x": 1})) == ("whole", "order")
+    assert found(Library(recorded), asked({"stream": True})) == ("streamed", "order")
+    assert found(Library(recorded), asked({"stream": False})) == ("whole", "order")
+    missed(Library(recorded[:1]), asked({"x": 1}))
+    missed(Library(recorded[1:]), asked({"stream": True}))
+    assert stage(streamed, asked({}), Rules(stages=("order",))) == "order"
+
+
 @pytest.mark.parametrize(("loop", "expected"), [(False, "abbb"), (True, "abab")])
 def test_only_the_order_repeats_the_last(loop: bool, expected: str) -> None:
     recorded = [exchange(asked(said(name)), name=name) for name in "ab"]

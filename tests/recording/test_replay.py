@@ -43,6 +43,7 @@ _FOLDERS = (
 _STREAMS = [path for folder in _FOLDERS for path in sorted(folder.glob("*.sse"))]
 ANY = Rules(stages=("order",), loop=True)
 AT_ONCE = Options(speed=0, rules=ANY)
+STREAMED = asked({"stream": True})
 ODD_HEAD: Headers = (
     ("date", "Sat, 21 Nov 2026 06:00:00 GMT"),
     ("content-TYPE", "text/event-stream"),
@@ -250,7 +251,7 @@ async def test_silence_has_a_limit(start: StartReplay) -> None:
 
 
 async def test_a_client_that_goes_away_ends_the_playing() -> None:
-    slow = exchange(pieces=[(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")])
+    slow = exchange(STREAMED, pieces=[(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")])
     app = create_replay_app([slow], Options())
     runner, url = await start_replay(app, "127.0.0.1:0")
     async with Client(url) as client:
@@ -263,7 +264,8 @@ async def test_a_client_that_goes_away_ends_the_playing() -> None:
 
 async def test_stopping_resets_what_still_plays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_END_S", 0.05)
-    slow = exchange(pieces=[(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")], headers=())
+    pieces = [(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")]
+    slow = exchange(STREAMED, pieces, headers=())
     runner, url = await start_replay(create_replay_app([slow], Options()), "127.0.0.1:0")
     async with Client(url) as client:
         answer = await (await client.chat()).until(b"data: 1\n\n")
@@ -316,7 +318,7 @@ def test_times_that_are_none(wrong: dict[str, Any]) -> None:
 
 
 async def test_it_takes_as_long_as_it_took(start: StartReplay) -> None:
-    recorded = exchange(pieces=[(ms, b"data: 1\n\n") for ms in (20.0, 60.0, 100.0)])
+    recorded = exchange(STREAMED, pieces=[(ms, b"data: 1\n\n") for ms in (20.0, 60.0, 100.0)])
     took = []
     for speed in (1.0, 0.0):
         url = await start([recorded], Options(speed=speed))
