@@ -322,9 +322,20 @@ def _convert(
         problem, _, where = str(error).partition(" - at ")
         key = where.strip("`").removeprefix("$.") or key
         problem = problem.replace("`", "").removeprefix("Object ")
+        if known := _values(kind, where.strip("`").removeprefix("$")):
+            problem += f" (known are {', '.join(known)})"
         raise ConfigError(
             places.get(key.partition("[")[0], place), key, problem[:1].lower() + problem[1:]
         ) from None
+
+
+def _values(kind: Any, where: str) -> list[str]:
+    """The values of an enum, by its place in a type; none for anything else."""
+    for name in where.split(".")[1:]:
+        table = _struct_in(kind)
+        kind = None if table is None else _fields(table).get(name.partition("[")[0])
+    is_enum = typing.get_origin(kind) is typing.Literal
+    return [str(value) for value in typing.get_args(kind)] if is_enum else []
 
 
 def _check_values(settings: Settings, place: _Place) -> None:
