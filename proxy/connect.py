@@ -56,6 +56,7 @@ class PushingProtocol(ResponseHandler):
 
     received_bytes = 0
     sink: Sink | None = None
+    was_lost = False  # it is told with the last that came; the transport closes before
     was_reset = False  # where the end of the connection ends a body, this is no proper end
     _between_chunks = False
     _parser_stops = False
@@ -74,7 +75,8 @@ class PushingProtocol(ResponseHandler):
     @classmethod
     def open_connections(cls) -> int:
         """How many there are just now, in use or idle."""
-        return sum(not protocol.is_lost for protocol in cls._all)
+        transports = (protocol.transport for protocol in cls._all)
+        return sum(not (one is None or one.is_closing()) for one in transports)
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
@@ -108,7 +110,7 @@ class PushingProtocol(ResponseHandler):
         return ends is not None and bool(ends) and ends[-1] == body.total_bytes
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.was_reset = exc is not None
+        self.was_lost, self.was_reset = True, exc is not None
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.arrived()
@@ -143,11 +145,6 @@ class PushingProtocol(ResponseHandler):
             super().resume_reading(resume_parser)
             if self._is_held:
                 self._pause_transport_reading()
-
-    @property
-    def is_lost(self) -> bool:
-        """No more will come. (At a bad chunk size aiohttp drops the connection without a word.)"""
-        return self.transport is None or self.transport.is_closing()
 
 
 def whole_chunk(read: bytes) -> bytes:

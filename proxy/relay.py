@@ -190,15 +190,17 @@ class Relay:
                 self._feed(content.read_nowait())
                 self._check_end()
                 self._over()
-            elif self._catching_up is None and self._is_lost:
+            elif self._was_lost:
+                # At a bad chunk size aiohttp drops the connection without a word.
                 failure = ProxyError("upstream_protocol", "the upstream's answer is no HTTP")
                 self._broke(b"", failure)
         except Exception as failure:
             self._give_up(failure)
 
     @property
-    def _is_lost(self) -> bool:
-        return self._protocol is not None and self._protocol.is_lost
+    def _was_lost(self) -> bool:
+        protocol = self._protocol if self._catching_up is None else None
+        return protocol is not None and protocol.was_lost
 
     def _feed(self, chunk: bytes, framed: bytes = b"") -> None:
         if self._mischief is None:

@@ -746,6 +746,30 @@ async def test_what_breaks_before_anybody_listens_breaks_the_stream(
     assert answer.end == "cut"
 
 
+async def test_an_end_that_is_on_its_way_is_no_break(
+    upstream: Upstream, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transport closes first, and tells that its connection is lost in the next turn."""
+    run = Relay.run
+
+    async def late(self: Relay) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        assert self._upstream.connection is not None
+        assert self._upstream.connection.transport is not None
+        self._upstream.connection.transport.close()
+        return await run(self)
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.head("200 OK", "Content-Type: text/event-stream")  # to the end of the connection
+        await wire.send(DONE)
+        await wire.gone.wait()
+
+    monkeypatch.setattr(Relay, "run", late)
+    upstream.script = script
+    answer = await chat(proxy)
+    assert (answer.body, answer.end) == (DONE, "clean")
+
+
 # --- shutdown -----------------------------------------------------------------------------------
 
 
