@@ -63,10 +63,11 @@ class PushingProtocol(ResponseHandler):
     _is_held = False
     _is_asked = False
 
-    def ask(self) -> None:
+    def set_response_params(self, **params: Any) -> None:
         """A request goes out: one answer is expected, and nothing is left of the last."""
         self._is_asked = True
         self._between_chunks = self._parser_stops = False
+        super().set_response_params(**params)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._all.add(self)
@@ -183,14 +184,13 @@ ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
 
 class NotingRequest(aiohttp.ClientRequest):
-    """Notes the connection that a request is sent on, and tells it."""
+    """Notes the connection that a request is sent on."""
 
     async def send(self, conn: Connection) -> Any:
         protocol = conn.protocol
-        if isinstance(protocol, PushingProtocol):
-            protocol.ask()
-            if (attempt := ATTEMPT.get(None)) is not None:
-                attempt.sent_on(protocol)
+        attempt = ATTEMPT.get(None)
+        if attempt is not None and isinstance(protocol, PushingProtocol):
+            attempt.sent_on(protocol)
         return await super().send(conn)
 
 

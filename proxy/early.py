@@ -81,6 +81,7 @@ async def tell_refusal(
     except (aiohttp.ClientError, OSError):
         pass  # what its status says is told all the same
     except asyncio.CancelledError:
+        end = "gone"
         if not await _told_of_drain(request, head):
             raise
         return

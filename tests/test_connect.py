@@ -69,8 +69,6 @@ async def _read(
     transport = _Transport()
     protocol.connection_made(transport)
     protocol.set_response_params(auto_decompress=False, read_bufsize=_BUFFER_BYTES)
-    if isinstance(protocol, PushingProtocol):
-        protocol.ask()
     protocol.data_received(_HEAD)
     _, reader = await protocol.read()
     body = _Body(protocol, reader)
@@ -212,13 +210,12 @@ async def test_what_is_known_of_an_answer_is_not_held_of_the_next(
 ) -> None:
     protocol = PushingProtocol(asyncio.get_running_loop())
     protocol.connection_made(_Transport())
-    protocol.set_response_params(auto_decompress=False)
     bodies = []
     for head, reads in (
         (_HEAD, [_framed(_EVENT), _framed(_EVENT), end]),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", [b"5\r\nhello\r\n"]),
     ):
-        protocol.ask()
+        protocol.set_response_params(auto_decompress=False)
         protocol.data_received(head)
         _, reader = await protocol.read()
         body = _Body(protocol, reader)
@@ -229,7 +226,6 @@ async def test_what_is_known_of_an_answer_is_not_held_of_the_next(
             protocol.data_received(read)
         protocol.sink = None
         bodies.append(body)
-        protocol.set_response_params(auto_decompress=False)
     assert bodies[1].data == b"5\r\nhello\r\n"
 
 

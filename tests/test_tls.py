@@ -1,5 +1,6 @@
 """TLS both ways, IPv6, unix sockets as upstreams, and proxies in the environment."""
 
+import asyncio
 import socket
 import ssl
 import tempfile
@@ -382,3 +383,40 @@ async def test_a_proxy_in_the_environment_is_used_where_that_is_asked_for(
     assert (await ask(await start_proxy(settings), "GET", "/v1/models")).status == 200
     assert http_proxy.request.target == "http://backend.invalid/v1/models"
     assert http_proxy.request.headers["Host"] == "backend.invalid"
+
+
+async def test_a_tunnel_through_a_proxy_in_the_environment(
+    start_tls: StartTls,
+    ca_file: str,
+    start_proxy: StartProxy,
+    http_proxy: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstream = await start_tls("localhost")
+    port = int(upstream.origin.rpartition(":")[2])
+
+    async def script(request: Request, wire: Wire) -> None:
+        assert (request.method, request.target) == ("CONNECT", f"localhost:{port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        back = asyncio.create_task(_copied(reader, wire.transport))
+        try:
+            while data := await wire.reader.read(1 << 16):
+                writer.write(data)
+        finally:
+            back.cancel()
+            writer.transport.abort()
+
+    http_proxy.script = script
+    monkeypatch.setenv("HTTPS_PROXY", http_proxy.origin)
+    url = f"https://localhost:{port}/v1"
+    settings = {"upstream.url": url, "upstream.use_proxy_env": True, "upstream.ca_file": ca_file}
+    proxy = await start_proxy(settings)
+    for _ in range(2):  # on one connection
+        assert (await ask(proxy, "GET", "/v1/models")).status == 200
+    assert len(http_proxy.wires) == len(upstream.wires) == 1
+
+
+async def _copied(reader: asyncio.StreamReader, transport: asyncio.WriteTransport) -> None:
+    while data := await reader.read(1 << 16):
+        transport.write(data)
