@@ -85,6 +85,8 @@ class StreamRelay(Relay):
         gone, now = Outcome.CANCELLED, time.monotonic()
         # What it has the finish of it may well run, and send the result.
         step = self._pipeline.abort("client_disconnected", now, outcome=gone, beats_finish=False)
+        if self._pipeline.is_done:
+            self._exchange.ended = "done"  # SDKs leave at [DONE], before the body ends
         self._last(step)
 
     def _last(self, step: Step) -> bytes:

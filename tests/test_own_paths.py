@@ -232,6 +232,21 @@ async def test_a_client_gone_in_mid_stream_is_counted_with_the_status_it_was_sen
     assert told["requests_total", labels("chat", "POST", "200")] == 1
 
 
+async def test_a_client_that_leaves_at_done_has_got_all(upstream: Upstream, proxy: str) -> None:
+    """As the SDKs of OpenAI do: they do not wait for the end of the body."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(text("hi"), DONE)
+        await wire.gone.wait()
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await (await client.chat()).until(DONE)
+    await upstream.wires[0].left()
+    told = await numbers(proxy)
+    assert told["exchanges_ended_total", labels("chat", "done")] == 1
+
+
 async def test_a_client_gone_before_the_answer_is_counted_as_a_499(
     upstream: Upstream, proxy: str
 ) -> None:
