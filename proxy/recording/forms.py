@@ -64,6 +64,7 @@ _TRIGGERS: Final = re.compile(
 _TO_BREAK: Final = re.compile(rb"(?s:.*)[\s\"',;]")
 _HELD_BYTES: Final = 128  # -----BEGIN ENCRYPTED PRIVATE KEY-----, or a name and half a value
 _HELD_FOR_PATTERNS_BYTES: Final = 256
+_MOST_CONTINUED: Final = 3  # bytes of a character behind its first, in UTF-8
 
 Span = tuple[int, int]
 
@@ -118,7 +119,8 @@ class ExchangeRules:
         return spans
 
     def _found(self, data: bytes, *, may_hold: bool) -> list[Span]:
-        spans = [f.span() for form in self._more for f in form.finditer(data) if f[0]]
+        more = (f for form in self._more for f in form.finditer(data) if f[0])
+        spans = [(f.start(), _behind_character(data, f.end())) for f in more]
         if may_hold:
             spans += [_span(found) for found in self._forms.finditer(data)]
             if b"eyJ" in data:
@@ -175,6 +177,15 @@ def last_break(data: bytes) -> int:
     """Where the last break ends; 0 without one."""
     found = _TO_BREAK.match(data)
     return 0 if found is None else found.end()
+
+
+def _behind_character(data: bytes, stop: int) -> int:
+    """Where the character ends in which something stops: to a pattern, a dot is one byte of it."""
+    for _ in range(_MOST_CONTINUED):
+        if not 0x80 <= int.from_bytes(data[stop : stop + 1]) < 0xC0:
+            break
+        stop += 1
+    return stop
 
 
 def _span(found: re.Match[bytes]) -> Span:

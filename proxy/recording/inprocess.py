@@ -24,7 +24,7 @@ from proxy.recording.cassette import CassetteError, Exchange, SideName, load
 from proxy.recording.matching import Rules, cleaned_by
 from proxy.recording.network import EXEMPT
 from proxy.recording.playback import playable
-from proxy.recording.redaction import Redaction
+from proxy.recording.studio import redaction_of
 
 T = TypeVar("T")
 
@@ -124,11 +124,7 @@ def played(
 
 def rules(settings: Settings, **more: Any) -> Rules:
     """How requests are matched with what a proxy with these settings has recorded."""
-    own = settings.recording
-    redaction = Redaction(
-        headers=own.redact_headers, patterns=own.redact_patterns, paths=own.redact_paths
-    )
-    return Rules(clean=cleaned_by(redaction), **{"strict": True, **more})
+    return Rules(clean=cleaned_by(redaction_of(settings)), **{"strict": True, **more})
 
 
 class Take:

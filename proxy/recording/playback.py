@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 from proxy.recording.cassette import Exchange, Headers, Side, SideName
 
-# As in a cassette. Besides, ``cut``: closed before the end, where ``reset`` is a reset. Where the
-# end of the connection is the end of the body, only a reset can be told from it.
+# As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
+# can be told from it.
 ScheduleEnd = Literal["eof", "reset", "cut", "timeout", "gone"]
 
 BODILESS: Final = (204, 304)  # these statuses have no body (RFC 9110 section 6.4.1)

@@ -111,10 +111,10 @@ def _forms(secret: str) -> set[bytes]:
     """A secret as it is, and as it stands in a URL, in JSON and in base64."""
     plain = secret.encode("utf-8", "surrogateescape")
     quoted = quote_from_bytes(plain, safe="")
-    coded = base64.b64encode(plain).rstrip(b"=")
+    coded, escaped = base64.b64encode(plain).rstrip(b"="), json.dumps(secret)[1:-1]
     texts = {
         *(quoted, quote_plus(plain), _ESCAPE.sub(lambda found: found[0].lower(), quoted)),
-        *(json.dumps(secret)[1:-1], json.dumps(secret)[1:-1].replace("/", "\\/")),
+        *(escaped, escaped.replace("/", "\\/")),
     }
     return {plain, coded, coded.translate(_URL_SAFE), *(text.encode() for text in texts)}
 

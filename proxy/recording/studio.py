@@ -84,7 +84,7 @@ class Studio:
             raise
 
     async def _start(self) -> None:
-        own, redaction = self._settings.recording, _redaction(self._settings)
+        own, redaction = self._settings.recording, redaction_of(self._settings)
         if self._exchanges:
             # Where the upstream is asked for the rest, a miss is nothing to tell of.
             on_miss = None if self._mode == "replay" else _ignore
@@ -228,7 +228,7 @@ def _opened(own: Recording) -> tuple[Mode, list[Exchange]]:
     return "record", []
 
 
-def _redaction(settings: Settings) -> Redaction:
+def redaction_of(settings: Settings) -> Redaction:
     """What a recording does not hold, and so is not asked of it either."""
     own, keys = settings.recording, [*settings.server.api_keys, settings.upstream.api_key]
     return Redaction(

@@ -234,6 +234,15 @@ BETWEEN = st.sampled_from(
 TEXTS = st.lists(st.one_of(CREDENTIALS, NAMED, BETWEEN), max_size=14).map("".join)
 
 
+@pytest.mark.parametrize("text", ["b=é", "b=ü.", "b=🙂 x", "b=x", "b=a\u0301"])
+def test_a_pattern_takes_whole_characters(text: str) -> None:
+    own = Redaction(patterns=["b=."]).exchange(())
+    told = own.text(text)
+    assert told == placeholder(text[:3].encode()).decode() + text[3:]
+    for parts in cuts(text.encode()):
+        assert b"".join(data for _, data, _ in through(own.stream(), parts)) == told.encode()
+
+
 @settings(max_examples=500, deadline=None)
 @given(TEXTS, st.integers(1, 40), st.booleans())
 def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
