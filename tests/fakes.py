@@ -32,6 +32,7 @@ class Wire(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._transport: asyncio.Transport | None = None
+        self._is_lost = False
 
     # --- what asyncio tells -----------------------------------------------------------------------
 
@@ -50,6 +51,7 @@ class Wire(asyncio.Protocol):
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         if exc is not None:
             self.reader.set_exception(exc)
         elif not self.gone.is_set():
@@ -120,7 +122,8 @@ class Wire(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        self.transport.abort()
+        if not self._is_lost:  # asyncio's transport cannot be aborted behind its end
+            self.transport.abort()
 
 
 class Request:
