@@ -17,7 +17,7 @@ from proxy.auth import Keys
 from proxy.config import Settings
 from proxy.core import history
 from proxy.core.calls import Terms
-from proxy.core.dialects import FORMS
+from proxy.core.dialects import DIALECTS
 from proxy.core.events import Envelope, ToolCompleted
 from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
@@ -172,11 +172,12 @@ class Handlers:
         resumed: list[ToolCompleted],
         tools: frozenset[str],
     ) -> Pipeline:
-        draws_cards = vocabulary == "chat" and exchange.dialect == "openwebui"
+        dialect = DIALECTS[exchange.dialect]
+        draws_cards = vocabulary == "chat" and dialect.draws_cards
         envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
         return Pipeline(
             vocabulary,
-            FORMS[vocabulary][exchange.dialect],
+            dialect,
             envelope,
             self._options,
             terms=Terms(

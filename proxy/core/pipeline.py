@@ -14,8 +14,7 @@ from typing import Final, NamedTuple
 
 from proxy.core import sse
 from proxy.core.calls import TERMS, Presenter, Terms
-from proxy.core.dialects import Dialect, off
-from proxy.core.dialects.bare import bare
+from proxy.core.dialects import Dialect
 from proxy.core.events import (
     DONE,
     JUST_SUBSTANCE,
@@ -112,9 +111,9 @@ class Pipeline:
         self._resumed = terms.resumed
         self._rounds = Rounds() if options.merge_rounds else None
         self._withheld = None if terms.runnable is None else Withheld(terms.runnable)
-        self._dialect = dialect
-        self._silent = dialect is off
-        self._keep_native = self._silent or dialect is bare or not options.translate
+        self._encoder = dialect.encoder(observer)
+        self._silent = dialect.is_silent
+        self._keep_native = dialect.keeps_native or not options.translate
         self._envelope = envelope
         self._result_preview = options.result_preview
         self._max_event_bytes = options.max_event_bytes
@@ -361,7 +360,7 @@ class Pipeline:
             if isinstance(event, ToolCompleted) and event.output is not None:
                 event = replace(event, output=event.output[: self._result_preview] or None)
             out.told.append(event)
-            self._write(self._dialect(event, self._envelope), out)
+            self._write(self._encoder(event, self._envelope), out)
 
     def _write(self, frame: bytes, out: "_Output") -> None:
         if frame:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.dialects import DIALECTS, FORMS
+from proxy.core.dialects import DIALECTS
 from proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted, ToolRunning
 
 RUNNING = ToolRunning("call_1", 0, "terminal", "ls ü", "💻")
@@ -107,14 +107,14 @@ FAILED_FIELDS = (
     ],
 )
 def test_the_exact_bytes(name: str, event: LifecycleEvent, frame: str) -> None:
-    assert DIALECTS[name](event, Envelope("chatcmpl-1", 7, "m")).decode() == frame
+    assert DIALECTS[name].chat(event, Envelope("chatcmpl-1", 7, "m")).decode() == frame
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_no_text_breaks_a_frame(name: str) -> None:
     nasty = 'a\nb\r\u2028\x00\ud800"\\'
     event = ToolRunning(nasty, 0, nasty, nasty, nasty)
-    frame = DIALECTS[name](event, Envelope(nasty, 1, nasty))
+    frame = DIALECTS[name].chat(event, Envelope(nasty, 1, nasty))
     lines = frame.splitlines()
     assert b"\r" not in frame
     assert frame.count(b"\n\n") == bool(frame)
@@ -124,16 +124,16 @@ def test_no_text_breaks_a_frame(name: str) -> None:
 @pytest.mark.parametrize("name", ["plain", "openwebui", "openwebui-status", "reasoning"])
 def test_the_fingerprint_of_the_upstream_is_kept(name: str) -> None:
     running = ToolRunning("a", 0, "f", "f", "x")
-    frame = DIALECTS[name](running, Envelope("c", 1, "m", "fp_1"))
+    frame = DIALECTS[name].chat(running, Envelope("c", 1, "m", "fp_1"))
     assert b'"system_fingerprint":"fp_1"' in frame
-    assert b"fingerprint" not in DIALECTS[name](running, Envelope("c", 1, "m"))
+    assert b"fingerprint" not in DIALECTS[name].chat(running, Envelope("c", 1, "m"))
 
 
 # --- Open WebUI's cards -----------------------------------------------------------------------
 
 
 def item(event: LifecycleEvent) -> dict[str, Any]:
-    frame = DIALECTS["openwebui"](event, Envelope("c", 1, "m"))
+    frame = DIALECTS["openwebui"].chat(event, Envelope("c", 1, "m"))
     found: dict[str, Any] = json.loads(frame.partition(b"data: ")[2])["item"]
     return found
 
@@ -194,7 +194,7 @@ def test_every_card_has_an_id_of_its_own_and_its_output_finds_it() -> None:
 )
 def test_a_status_line_tells_what_is_known(outcome: Outcome, line: str) -> None:
     event = replace(COMPLETED, label="terminal", outcome=outcome)
-    frame = DIALECTS["openwebui-status"](event, Envelope("c", 1, "m"))
+    frame = DIALECTS["openwebui-status"].chat(event, Envelope("c", 1, "m"))
     assert json.loads(frame.partition(b"data: ")[2])["event"]["data"]["description"] == line
 
 
@@ -204,7 +204,8 @@ def test_only_open_webui_is_told_more_of_what_runs_behind_the_upstream(
     name: str, event: LifecycleEvent
 ) -> None:
     envelope = Envelope("c", 1, "m")
-    same = DIALECTS[name](event, envelope) == DIALECTS[name](replace(event, hosted=False), envelope)
+    encode = DIALECTS[name].chat
+    same = encode(event, envelope) == encode(replace(event, hosted=False), envelope)
     assert same is (name != "openwebui")
 
 
@@ -228,10 +229,9 @@ def test_the_exact_bytes_where_every_event_has_a_type(
     vocabulary: str, head: str, named: dict[str, bool], event: LifecycleEvent, fields: str
 ) -> None:
     envelope = Envelope("resp_1", 7, "m", sequence_number=5)
-    forms = FORMS[vocabulary]
-    assert set(forms) == set(DIALECTS)
+    forms = {name: dialect.encoder(vocabulary) for name, dialect in DIALECTS.items()}
     for name in set(forms) - {"bare", "comment", "off"}:
         line = EVENT if named.get(name, True) else ""
         assert forms[name](event, envelope).decode() == f"{line}data: {head}{TYPED}{fields}\n\n"
     for name in ("bare", "comment", "off"):
-        assert forms[name](event, envelope) == DIALECTS[name](event, envelope)
+        assert forms[name](event, envelope) == DIALECTS[name].chat(event, envelope)

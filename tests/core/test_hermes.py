@@ -3,7 +3,6 @@
 import pytest
 
 from proxy.core.dialects import DIALECTS
-from proxy.core.dialects.bare import bare
 from proxy.core.dialects.chunk import plain
 from proxy.core.events import NativeProgress, Outcome
 from proxy.core.observers.hermes import maybe_progress
@@ -41,7 +40,7 @@ def test_native_events_pass_where_they_are_not_to_be_translated(sizes: tuple[int
 
 
 def test_a_passed_native_call_that_never_ends_is_ended() -> None:
-    played = play(RUN, dialect=bare)
+    played = play(RUN, dialect=DIALECTS["bare"])
     assert played.told[1] == "completed call_n terminal cut:upstream_eof"
     end = b'{"tool": "terminal", "toolCallId": "call_n", "status": "completed"}'
     assert played.data == RUN + b"event: hermes.tool.progress\ndata: " + end + b"\n\n"

@@ -6,8 +6,7 @@ in chat completions; ``assistant.*``, ``tool.*`` and ``run.*`` in its session st
 
 import pytest
 
-from proxy.core.dialects import DIALECTS, Dialect, off
-from proxy.core.dialects.bare import bare
+from proxy.core.dialects import DIALECTS, Dialect, Encoder
 from proxy.core.events import Envelope, LifecycleEvent
 from tests.core import (
     BYTEWISE,
@@ -31,7 +30,7 @@ HEAD = calls(call(0, "a", "f", "{"))
 RUN = native(label="ls -la", emoji="💻")
 END = native("completed")
 # Those of whom the upstream's own lifecycle events are not kept.
-TRANSLATING = sorted(name for name, dialect in DIALECTS.items() if dialect not in (off, bare))
+TRANSLATING = sorted(name for name, dialect in DIALECTS.items() if not dialect.keeps_native)
 
 CONTEXTS = {
     "nothing open": (text(), text() + DONE),
@@ -90,7 +89,9 @@ APPROVALS = {
 }
 
 
-def sent(body: bytes, sizes: tuple[int, ...], dialect: Dialect, *, translate: bool = True) -> bytes:
+def sent(
+    body: bytes, sizes: tuple[int, ...], dialect: Dialect | Encoder, *, translate: bool = True
+) -> bytes:
     """What the client gets, on a clock that stands still."""
     pipeline = make(dialect, translate=translate)
     data = [pipeline.feed(piece, 0.0).data for piece in segments(body, sizes)]
@@ -255,7 +256,7 @@ class Kept:
         self._dialect = dialect
 
     def __call__(self, event: LifecycleEvent, envelope: Envelope) -> bytes:
-        self.frames.append(self._dialect(event, envelope))
+        self.frames.append(self._dialect.chat(event, envelope))
         return self.frames[-1]
 
 

@@ -1,10 +1,12 @@
-"""Writers of client vocabularies: a function each, chosen by name.
+"""Client vocabularies: one ``Dialect`` each, chosen by name.
 
-A dialect turns one lifecycle event into the bytes of one frame, or of none. Which client gets which
-is decided in ``proxy.clients``; why each form is as it is, in ``docs/dialects.md``.
+A dialect says how a lifecycle event is written, in each of the three APIs, and what else its
+clients need. Which client gets which is decided in ``proxy.clients``; why each form is as it is, in
+``docs/dialects.md``.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.dialects.bare import bare
@@ -15,34 +17,50 @@ from proxy.core.dialects.reasoning import reasoning
 from proxy.core.dialects.typed import messages, responses, responses_plain
 from proxy.core.events import Envelope, LifecycleEvent
 
-Dialect = Callable[[LifecycleEvent, Envelope], bytes]
+# Turns one lifecycle event into the bytes of one frame, or of none.
+Encoder = Callable[[LifecycleEvent, Envelope], bytes]
 
 
-def off(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """Nothing."""
+def nothing(event: LifecycleEvent, envelope: Envelope) -> bytes:
+    """No frame."""
     return b""
 
 
-DIALECTS: Final[dict[str, Dialect]] = {
-    "chunk": chunk,
-    "plain": plain,
-    "bare": bare,
-    "openwebui": openwebui,
-    "openwebui-status": openwebui_status,
-    "reasoning": reasoning,
-    "comment": comment,
-    "off": off,
-}
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one kind of client gets. Further needs of a client are traits, never its name.
+
+    Attributes:
+        name: as in ``X-Lifecycle-Events``.
+        chat: writes the frames of a chat completions stream.
+        responses: those of a Responses stream.
+        messages: those of a Messages stream.
+        is_silent: nothing is ever added.
+        keeps_native: lifecycle events of the upstream's own pass as they are.
+        draws_cards: its clients draw a card for each tool that runs behind the upstream.
+    """
+
+    name: str
+    chat: Encoder
+    responses: Encoder = responses
+    messages: Encoder = messages
+    is_silent: bool = False
+    keeps_native: bool = False
+    draws_cards: bool = False
+
+    def encoder(self, api: str) -> Encoder:
+        """The writer for a stream of this API: ``responses``, ``messages``, else chat."""
+        return {"responses": self.responses, "messages": self.messages}.get(api, self.chat)
 
 
-def _forms(default: Dialect, **others: Dialect) -> dict[str, Dialect]:
-    """A form for each name; only a few differ where nothing is drawn."""
-    return dict.fromkeys(DIALECTS, default) | others
-
-
-# By what the stream speaks, then by name.
-FORMS: Final[dict[str, dict[str, Dialect]]] = {
-    "chat": DIALECTS,
-    "responses": _forms(responses, plain=responses_plain, bare=bare, comment=comment, off=off),
-    "messages": _forms(messages, bare=bare, comment=comment, off=off),
-}
+_ALL: Final = (
+    Dialect("chunk", chunk),
+    Dialect("plain", plain, responses_plain),
+    Dialect("bare", bare, bare, bare, keeps_native=True),
+    Dialect("openwebui", openwebui, draws_cards=True),
+    Dialect("openwebui-status", openwebui_status),
+    Dialect("reasoning", reasoning),
+    Dialect("comment", comment, comment, comment),
+    Dialect("off", nothing, nothing, nothing, is_silent=True, keeps_native=True),
+)
+DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in _ALL}
