@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from proxy.core.events import Arguments, Handed, Outcome, ToolCompleted, ToolRunning
+from proxy.core.arguments import Arguments
+from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
 
 
 class State(enum.Enum):

@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-import orjson
+from proxy.core.arguments import Arguments
 
 
 class Outcome(enum.Enum):
@@ -24,52 +24,6 @@ class Outcome(enum.Enum):
     @property
     def is_error(self) -> bool:
         return self in (Outcome.FAILED, Outcome.CANCELLED, Outcome.CUT)
-
-
-_CLOSING: Final = ("}", "]", "")
-
-
-class Arguments:
-    """The arguments of one call, as they grow. Above ``LIMIT`` characters only the head is kept."""
-
-    LIMIT: Final = 1 << 20
-    __slots__ = ("_pieces", "_size")
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._size = 0
-
-    def append(self, piece: str) -> None:
-        if self._size < self.LIMIT:
-            self._pieces.append(piece[: self.LIMIT - self._size])
-        self._size += len(piece)
-
-    def clear(self) -> None:
-        """They begin anew."""
-        self._pieces.clear()
-        self._size = 0
-
-    def __bool__(self) -> bool:
-        return self._size > 0
-
-    def __str__(self) -> str:
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
-
-    @property
-    def complete(self) -> bool:
-        """Whether they are a whole JSON object or array: nothing may follow."""
-        if not self._pieces or self._pieces[-1].rstrip()[-1:] not in _CLOSING:
-            return False
-        text = str(self).strip()
-        if self._size > self.LIMIT or not text.endswith(("}", "]")):
-            return False
-        try:
-            orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return False
-        return True
 
 
 # --- observations -------------------------------------------------------------------------------
@@ -100,19 +54,38 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class CallWritten:
-    """One call is written, whatever the others do: vocabularies that end each call by itself."""
+    """One call is written, whatever the others do: APIs that end each call by itself.
+
+    Attributes:
+        reason: the upstream's word for the end.
+    """
 
     key: int
+    reason: str = "completed"
     before: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """The result of a call, seen in the stream: the tool ran behind the upstream."""
+    """The end of one call, seen in the stream: mostly its result, the tool ran upstream.
+
+    Attributes:
+        reason: why it ended, where that is no result.
+        before: its place, as of all observations. A call that was written is over by now.
+    """
 
     key: int
     outcome: Outcome = Outcome.OK
     output: str | None = None
+    reason: str | None = None
+    before: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CallResumed:
+    """More arguments of a call behind a finish that cut them: there was no finish."""
+
+    key: int
     before: ClassVar[bool] = True
 
 
@@ -161,16 +134,18 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The end of all calls.
+    """The end of all calls that are open. Another answer may follow in the same stream.
 
     Attributes:
-        reason: None at a proper end (``[DONE]``).
+        reason: None at a proper end.
         beats_finish: what was finished, but not yet told, ends for this reason too.
+        is_last: nothing follows that a client would read: ``[DONE]``.
     """
 
     reason: str | None = None
     outcome: Outcome = Outcome.UNKNOWN
     beats_finish: bool = False
+    is_last: bool = False
     before: ClassVar[bool] = True
 
 
@@ -178,6 +153,7 @@ Observation = (
     CallDelta
     | CallWritten
     | CallResult
+    | CallResumed
     | UnknownResult
     | NativeProgress
     | ChoiceFinished
@@ -190,7 +166,8 @@ SUBSTANCE: Final = Substance()
 NOTHING: Final[tuple[Observation, ...]] = ()
 JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)
 JUST_TEXT: Final[tuple[Observation, ...]] = (Text(0),)
-DONE: Final[tuple[Observation, ...]] = (StreamEnded(),)
+DONE: Final[tuple[Observation, ...]] = (StreamEnded(is_last=True),)
+ANSWERED: Final[tuple[Observation, ...]] = (StreamEnded(),)
 UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_finish=True)
 
 

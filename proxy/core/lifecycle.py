@@ -16,6 +16,7 @@ outlives the stream.
 from collections.abc import Callable
 from typing import assert_never
 
+from proxy.core.arguments import Arguments
 from proxy.core.calls import (
     ENDED,
     GROWING,
@@ -29,9 +30,9 @@ from proxy.core.calls import (
     Terms,
 )
 from proxy.core.events import (
-    Arguments,
     CallDelta,
     CallResult,
+    CallResumed,
     CallWritten,
     ChoiceFinished,
     Counts,
@@ -47,6 +48,7 @@ from proxy.core.events import (
     ToolRunning,
     UnknownResult,
 )
+from proxy.core.finish import judge_finish
 
 
 class Lifecycle:
@@ -109,7 +111,7 @@ class Lifecycle:
             return True
         return self._listens and any(c.state in LISTENING for c in self._calls.values())
 
-    def feed(  # noqa: C901  one arm for each observation
+    def feed(  # noqa: C901, PLR0912  one arm for each observation
         self, seen: Observation, now: float
     ) -> list[LifecycleEvent]:
         """Take one observation; return what clients are to be told, in order.
@@ -126,12 +128,14 @@ class Lifecycle:
             case Text(choice):
                 told = self._flush(now) + self._outrun(choice, now)
                 told += self._move_on(choice, now, infer=self._infer)
-            case CallWritten(key):
-                told = self._written(key, now)
+            case CallWritten(key, reason):
+                told = self._written(key, reason, now)
             case CallDelta():
                 told = self._delta(seen, now)
-            case CallResult(key, outcome, output):
-                told = self._result(self._calls.get(key), outcome, output, now)
+            case CallResult(key):
+                told = self._result(self._calls.get(key), seen, now)
+            case CallResumed(key):
+                told = self._resume(key)
             case NativeProgress():
                 told = self._native(seen, now)
             case ChoiceFinished(choice, reason):
@@ -139,7 +143,7 @@ class Lifecycle:
             case StreamEnded():
                 told = self._end(seen, now)
             case UnknownResult():
-                told = self._result(None, Outcome.UNKNOWN, None, now)
+                told = self._result(None, None, now)
             case _:
                 assert_never(seen)
         if self._stale:
@@ -154,7 +158,8 @@ class Lifecycle:
         told: list[LifecycleEvent] = []
         call = self._calls.get(seen.key)
         if call is None:
-            told = self._move_on(seen.choice, now, infer=self._infer and seen.reused)
+            infer = self._infer and seen.reused
+            told = self._move_on(seen.choice, now, infer=infer, by_call=True)
             call = Call(seen.choice, seen.arguments, hosted=seen.hosted)
             self._calls[seen.key] = call
         if call.state is State.NEW:
@@ -162,7 +167,8 @@ class Lifecycle:
             call.name = call.name or seen.name or ""
             if call.name and self._runnable is not None and call.name not in self._runnable:
                 call.hosted = True
-                waits = not call.arguments.complete  # its card shows them
+                # Its card shows them.
+                waits = not call.arguments.complete or call.arguments.is_placeholder
             else:
                 waits = self._hands and not call.hosted  # for the last of its arguments
             if (call.id or call.arguments or seen.settled) and not waits:
@@ -178,15 +184,27 @@ class Lifecycle:
                 told += self._complete(call, now)
         return told
 
-    def _move_on(self, choice: int, now: float, *, infer: bool) -> list[LifecycleEvent]:
-        """The choice goes on with something else: what it had begun is written."""
+    def _move_on(
+        self,
+        choice: int,
+        now: float,
+        *,
+        infer: bool,
+        by_call: bool = False,
+    ) -> list[LifecycleEvent]:
+        """The choice goes on with something else: what it had begun is written.
+
+        Args:
+            by_call: with another call; an empty object may then still be a placeholder.
+        """
         told: list[LifecycleEvent] = []
         if not (self._hands or infer):
             return told
         for call in self._calls.values():
             if call.choice != choice or call.state not in GROWING or call.native:
                 continue
-            if infer or call.arguments.complete:
+            arguments = call.arguments
+            if infer or (arguments.complete and not (by_call and arguments.is_placeholder)):
                 told += self._start(call, now)
             if infer:
                 call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
@@ -194,18 +212,26 @@ class Lifecycle:
         return told
 
     def _result(
-        self, call: Call | None, outcome: Outcome, output: str | None, now: float
+        self, call: Call | None, seen: CallResult | None, now: float
     ) -> list[LifecycleEvent]:
-        if call is None or call.state in ENDED:
+        if call is None or seen is None or call.state in ENDED:
             self._counts.dropped += 1
             return []
-        call.outcome, call.reason = outcome, None
-        return self._start(call, now) + self._complete(call, now, output)
+        call.outcome, call.reason = seen.outcome, seen.reason
+        return self._start(call, now) + self._complete(call, now, seen.output)
+
+    def _resume(self, key: int) -> list[LifecycleEvent]:
+        """Arguments that a finish cut, as it seemed, go on; so may those of other calls."""
+        if resumed := self._calls.get(key):
+            for call in self._calls.values():
+                if call.choice == resumed.choice and call.outcome is Outcome.CUT:
+                    self._move(call, Signal.RESUME)
+        return []
 
     def _native(self, seen: NativeProgress, now: float) -> list[LifecycleEvent]:
         call = self._ids.get((0, seen.id))
         if seen.outcome is not None:
-            return self._result(call, seen.outcome, None, now)
+            return self._result(call, CallResult(0, seen.outcome), now)
         if call is not None and not (call.native and call.state is State.DONE):
             # Told already, from its deltas: one pair. But now it really runs.
             self._counts.dropped += 1
@@ -229,9 +255,8 @@ class Lifecycle:
         told: list[LifecycleEvent] = []
         for call in self._calls.values():
             if call.choice == choice and not call.native:
-                outcome, why = _judge_finish(reason, call.arguments)
                 told += self._start(call, now)
-                self._end_writing(call, outcome, why)
+                self._end_writing(call, *judge_finish(reason, call.arguments))
         return told
 
     def _end_writing(self, call: Call, outcome: Outcome, reason: str | None) -> None:
@@ -242,12 +267,12 @@ class Lifecycle:
             if hands:
                 self._pending.put(Handed(call.told(), call.started))
 
-    def _written(self, key: int, now: float) -> list[LifecycleEvent]:
+    def _written(self, key: int, reason: str, now: float) -> list[LifecycleEvent]:
         call = self._calls.get(key)
         if call is None:
             return []
         told = self._start(call, now)
-        self._end_writing(call, Outcome.OK, None)
+        self._end_writing(call, *judge_finish(reason, call.arguments))
         return told
 
     def _flush(self, now: float) -> list[LifecycleEvent]:
@@ -265,7 +290,7 @@ class Lifecycle:
             call.outcome, call.reason = seen.outcome, seen.reason
             told += self._start(call, now)
             if seen.reason is None:
-                if call.arguments and not call.arguments.complete:
+                if call.arguments.unfinished:
                     call.outcome, call.reason = Outcome.CUT, "no_finish"
                 else:
                     self._end_writing(call, seen.outcome, None)
@@ -284,6 +309,8 @@ class Lifecycle:
             call.id, call.minted = self._mint(), True
         twin = self._ids.get((call.choice, call.id))
         told = self._supersede(call, twin, now) if self._hands else []
+        if twin is not None and twin.state is State.FINISHING and twin.native == call.native:
+            told += self._complete(twin, now)  # one id for two calls, one behind the other
         if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):
             self._move(call, Signal.HUSH)
             return told
@@ -361,12 +388,3 @@ def _may_follow(call: Call, earlier: Call) -> bool:
     But a call that the upstream told natively and sends as deltas too is one call.
     """
     return earlier.state is State.DONE and earlier.native == call.native
-
-
-def _judge_finish(reason: str, arguments: Arguments) -> tuple[Outcome, str | None]:
-    """What a ``finish_reason`` says of the calls it ends."""
-    if reason in ("error", "content_filter"):
-        return (Outcome.FAILED if reason == "error" else Outcome.CANCELLED), reason
-    if reason == "length":
-        return (Outcome.OK if arguments.complete else Outcome.CUT), reason
-    return Outcome.OK, None

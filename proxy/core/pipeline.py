@@ -16,7 +16,6 @@ from proxy.core import sse
 from proxy.core.calls import TERMS, Presenter, Terms
 from proxy.core.dialects import Dialect
 from proxy.core.events import (
-    DONE,
     JUST_SUBSTANCE,
     JUST_TEXT,
     Counts,
@@ -120,7 +119,8 @@ class Pipeline:
         self._passed = 0  # bytes of the parser's tail that the client already has
         self._gap = b""  # what must be written to end the client's last event
         self._observer_off = False
-        self._is_done = False
+        self._is_done = False  # behind [DONE]
+        self._has_ended = False  # behind the end of an answer; another may follow
 
     @property
     def between_events(self) -> bool:
@@ -129,8 +129,8 @@ class Pipeline:
 
     @property
     def is_done(self) -> bool:
-        """Whether the upstream said ``[DONE]``."""
-        return self._is_done
+        """Whether the upstream has ended its last answer, by ``[DONE]`` or the API's own word."""
+        return self._is_done or self._has_ended
 
     @property
     def oversized(self) -> int:
@@ -250,6 +250,10 @@ class Pipeline:
 
     def _look(self, event: sse.Event, out: "_Output", now: float) -> None:
         seen = self._observer.observe(event)
+        if seen:
+            last = seen[-1]
+            self._has_ended = isinstance(last, StreamEnded) and last.reason is None
+            self._is_done = isinstance(last, StreamEnded) and last.is_last
         if self._resumed:
             self._resume(out)
         if (seen is JUST_SUBSTANCE or seen is JUST_TEXT) and not self._lifecycle.open:
@@ -262,8 +266,6 @@ class Pipeline:
         self._tell(seen[:split], out, now)
         self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
-        if seen is DONE:
-            self._is_done = True
 
     def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
         out.raw_due = False
@@ -298,7 +300,7 @@ class Pipeline:
         self._encode(told, out)
 
     def _skim(self, raw: bytes) -> bool:
-        if self._observer_off or self._is_done or self._lifecycle.attentive:
+        if self._observer_off or self.is_done or self._lifecycle.attentive:
             return False
         if self._rounds is not None and self._is_merging(self._rounds):
             return False

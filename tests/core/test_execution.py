@@ -113,8 +113,16 @@ def test_what_follows_unfinished_arguments_does_not_tell_them(sizes: tuple[int, 
     head = HEAD + calls(call(0, None, None, "{")) + OTHER
     played = run(head + text() + finish() + DONE, sizes)
     at = places(played, head + text() + finish() + DONE)
-    assert at == [len(head), len(head + text() + finish())]
-    assert played.told == ["running b g", "running a f"]
+    assert at == [len(head), *[len(head + text() + finish())] * 2]
+    ended = "completed a f cut:incomplete_arguments"
+    assert played.told == ["running b g", "running a f", ended]
+
+
+@pytest.mark.parametrize("sizes", _SIZES)
+def test_a_placeholder_is_waited_behind(sizes: tuple[int, ...]) -> None:
+    """Converters of Anthropic's form put an empty object in front of the arguments."""
+    body = CALL + OTHER + REST + finish() + DONE
+    assert [e.label for e in run(body, sizes).events] == ['{"q":1}', "{}"]
 
 
 # --- the finish ---------------------------------------------------------------------------------

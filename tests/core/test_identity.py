@@ -207,8 +207,8 @@ CASES: list[tuple[str, list[bytes], list[str]]] = [
     ),
     (
         "no id: a name after the finish",
-        [calls(call(0, None, "f", "{"), finish="stop"), calls(call(0, None, "f", "}"))],
-        ["made_1 f {", "made_2 f }"],
+        [calls(call(0, None, "f", "{"), finish="stop"), calls(call(0, None, "f", "{}"))],
+        ["made_1 f {", "made_2 f {}"],
     ),
     (
         "librechat agents: the next step at the same index",

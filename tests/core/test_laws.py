@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from proxy.core.arguments import Arguments
 from proxy.core.calls import Span, Terms
 from proxy.core.dialects import DIALECTS
 from proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
-    Arguments,
     CallDelta,
     CallResult,
     CallWritten,

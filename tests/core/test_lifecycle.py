@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
+from proxy.core.arguments import Arguments
 from proxy.core.calls import TABLE, Signal, State
 from proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
-    Arguments,
     CallDelta,
     CallResult,
     ChoiceFinished,
@@ -130,7 +130,7 @@ def test_a_call_without_id_or_finish_is_told_at_the_end() -> None:
     ("reason", "args", "ending"),
     [
         ("tool_calls", "{}", "ok"),
-        ("stop", "{", "ok"),
+        ("stop", "{", "cut:incomplete_arguments"),
         ("function_call", "", "ok"),
         ("length", "{", "cut:length"),
         ("length", "", "cut:length"),
@@ -351,32 +351,3 @@ def test_no_state_leads_back_from_the_end() -> None:
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_failed_cancelled_and_cut_are_errors(outcome: Outcome) -> None:
     assert outcome.is_error is (outcome.value in {"failed", "cancelled", "cut"})
-
-
-@pytest.mark.parametrize(
-    ("pieces", "complete"),
-    [
-        ([], False),
-        (["{", "}"], True),
-        (["[1", "]\n"], True),
-        (['{"a":"}'], False),
-        (["1"], False),
-        (['"a"'], False),
-        (["{}", "x"], False),
-    ],
-)
-def test_arguments_are_complete_when_nothing_may_follow(pieces: list[str], complete: bool) -> None:
-    made = Arguments()
-    for piece in pieces:
-        made.append(piece)
-    assert made.complete is complete
-    assert bool(made) is bool(pieces)
-    assert str(made) == "".join(pieces)
-
-
-def test_of_huge_arguments_the_head_is_kept() -> None:
-    made = arguments("[" + "1" * (Arguments.LIMIT - 2))
-    made.append("1]")
-    made.append("]")
-    assert len(str(made)) == Arguments.LIMIT
-    assert not made.complete

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.events import Arguments, CallDelta, Counts, Envelope, ToolCompleted
+from proxy.core.arguments import Arguments
+from proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted
 from proxy.core.observers import OBSERVERS
 from proxy.core.observers.messages import MessagesObserver
 from proxy.core.sse import Parser
@@ -14,11 +15,9 @@ from tests.core import (
     BYTEWISE,
     DONE,
     WHOLE,
-    Frames,
     Json,
     Played,
     assert_paired,
-    make,
     native,
     pairs,
     places,
@@ -119,7 +118,8 @@ def test_a_call_of_the_server_is_over_when_its_result_is_there(
     assert (pairs(played), outputs(played)) == (['a f {"x":1}'], ["o"])
     assert all(e.hosted for e in played.events)
     assert played.counts == Counts()
-    assert places(played, body) == [len(head), len(head + rest)]
+    answered = head + rest + start(result("o", answer), 1)
+    assert places(played, body) == [len(head), len(answered)]
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,14 @@ _UNSTOPPED = HEAD + piece("{}")
 @pytest.mark.parametrize(
     ("reason", "broken", "written", "hosted"),
     [
-        ("tool_use", "ok", "ok", "unknown"),
-        ("end_turn", "ok", "ok", "failed"),
-        ("stop_sequence", "ok", "ok", "failed"),
-        ("pause_turn", "ok", "ok", "unknown"),
-        ("compaction", "ok", "ok", "unknown"),
+        ("tool_use", "cut:incomplete_arguments", "ok", "unknown"),
+        ("end_turn", "cut:incomplete_arguments", "ok", "failed"),
+        ("stop_sequence", "cut:incomplete_arguments", "ok", "failed"),
+        ("pause_turn", "cut:incomplete_arguments", "ok", "unknown"),
+        ("compaction", "cut:incomplete_arguments", "ok", "unknown"),
+        ("new_word", "cut:new_word", "ok", "unknown"),
+        ("terminated", *["failed:terminated"] * 3),
+        ("sensitive", *["cancelled:sensitive"] * 3),
         ("max_tokens", "cut:max_tokens", "ok", "cut:max_tokens"),
         *[
             (word, f"{how}:{word}", "ok", f"{how}:{word}")
@@ -320,13 +323,6 @@ def test_the_end_of_the_stream_ends_what_is_open(
         played = play(body + end, sizes)
         assert played.told == ["running a f", f"completed a f {how}"]
         assert places(played, body + end) == [len(HEAD), len(body)]
-
-
-def test_behind_the_end_nothing_is_ours() -> None:
-    pipeline = make(Frames(), "messages")
-    pipeline.feed(STOP, 0.0)
-    assert pipeline.is_done
-    assert pipeline.feed(HEAD, 1.0).data == HEAD
 
 
 # --- when written calls are told to be over ------------------------------------------------------

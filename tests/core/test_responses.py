@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.events import Arguments, CallDelta, Counts, Envelope, ToolCompleted, ToolRunning
+from proxy.core.arguments import Arguments
+from proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted, ToolRunning
 from proxy.core.observers import OBSERVERS
 from proxy.core.observers.responses import ResponsesObserver
 from proxy.core.sse import Parser
@@ -16,11 +17,9 @@ from tests.core import (
     BYTEWISE,
     DONE,
     WHOLE,
-    Frames,
     Json,
     Played,
     assert_paired,
-    make,
     native,
     pairs,
     places,
@@ -177,7 +176,7 @@ def test_what_the_server_runs_is_over_when_its_item_is(
     assert pairs(played) == [f"{name} {arguments}"]
     assert outputs(played) == [output]
     assert all(e.hosted for e in played.events)
-    assert places(played, body) == [len(start)] * 2  # the completed is known in front of its event
+    assert places(played, body) == [len(start), len(start + end)]
 
 
 @pytest.mark.parametrize("sizes", [WHOLE, BYTEWISE])
@@ -324,14 +323,6 @@ def test_the_end_of_the_stream_ends_what_is_open(
         played = play(body + end, sizes)
         assert played.told == ["running a f", f"completed a f {how}"]
         assert places(played, body + end) == [len(HEAD), len(body)]
-
-
-@pytest.mark.parametrize("end", [COMPLETED, response("done"), DONE])
-def test_behind_the_end_nothing_is_ours(end: bytes) -> None:
-    pipeline = make(Frames(), "responses")
-    pipeline.feed(end, 0.0)
-    assert pipeline.is_done
-    assert pipeline.feed(HEAD, 1.0).data == HEAD
 
 
 # --- when written calls are told to be over ------------------------------------------------------

@@ -20,15 +20,18 @@ from proxy.core.events import (
     UPSTREAM_ERROR,
     CallDelta,
     CallResult,
+    CallResumed,
+    CallWritten,
     ChoiceFinished,
     Counts,
     Envelope,
     Observation,
+    Outcome,
     Text,
 )
 from proxy.core.observers import hermes, results
-from proxy.core.observers.identity import Choice, Delta, Identities, Index, maybe_id
-from proxy.core.observers.json import dumps, loads
+from proxy.core.observers.identity import Call, Choice, Delta, Identities, Index, maybe_id
+from proxy.core.observers.json import dumps, is_error, loads
 from proxy.core.observers.shapes import Owner, Shape, Shapes
 
 _Json = dict[str, Any]
@@ -46,6 +49,7 @@ class ChatObserver:
         self._identities = Identities()
         self._shapes = Shapes()
         self._chunk: object = None  # the latest one
+        self._repeats_ids = False  # two chunks in a row had the same id
 
     def skim(self, raw: bytes) -> bool:
         """Whether the event is text, or more arguments of a call that is known, and nothing else.
@@ -71,7 +75,7 @@ class ChatObserver:
             self._shapes.known.remove(shape)
             return False
         call = owner.call
-        if (call.sealed or value[:1] == "{") and call.takes_no_more(value):
+        if value[:1] == "{" or call.arguments.is_told_again:
             return False
         call.arguments.append(value)
         owner.choice.touched = call
@@ -129,16 +133,49 @@ class ChatObserver:
     def _observe_chunk(self, chunk: Any, raw: bytes) -> Sequence[Observation]:
         if not isinstance(chunk, dict):
             return JUST_SUBSTANCE
-        if chunk.get("error"):
+        if is_error(chunk) or _has_error(chunk.get("x_groq")):
             return (UPSTREAM_ERROR,)
         choices = chunk.get("choices")
         if not (choices and isinstance(choices, list)):
             return self._without_choices(chunk)
+        broken = self._broken_off(choices, chunk)
         if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
             self._chunk = chunk
-            return self._text(choices[0], chunk, raw)
+            seen = self._text(choices[0], chunk, raw)
+            return [*broken, *seen] if broken else seen
+        if any(map(_has_error, choices)):
+            return (UPSTREAM_ERROR,)
         if _is_chunk(choices):
             self._chunk = chunk
+        return [*broken, *self._observe_choices(choices, chunk, raw)]
+
+    def _broken_off(self, choices: list[Any], chunk: _Json) -> Sequence[Observation]:
+        """The calls that broke off because the answer begins anew: a retry behind the upstream.
+
+        Only another chunk id and a role say so. Some servers send a role with every chunk, and some
+        a fresh id; those are known by never having repeated one.
+        """
+        before, chunk_id = maybe_id(self._chunk), maybe_id(chunk)
+        if before is None or chunk_id is None:
+            return NOTHING
+        if before == chunk_id:
+            self._repeats_ids = True
+            return NOTHING
+        if not (self._repeats_ids or any(shape.hits for shape in self._shapes.known)):
+            return NOTHING
+        broken: list[Call] = []
+        for entry in choices:
+            if isinstance(entry, dict) and _begins(entry.get("delta")):
+                broken += self._identities.restart(self._choice(entry))
+        return [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
+
+    def _choice(self, entry: _Json) -> Choice:
+        index = entry.get("index")
+        return self._identities.choice(index if type(index) is int else 0)
+
+    def _observe_choices(
+        self, choices: list[Any], chunk: _Json, raw: bytes
+    ) -> Sequence[Observation]:
         seen: list[Observation] = [SUBSTANCE]
         for entry in choices:
             if isinstance(entry, dict):
@@ -146,7 +183,7 @@ class ChatObserver:
         seen += results.outputs(chunk, self._identities)
         if any(isinstance(observation, CallResult) for observation in seen):
             # Tools that run behind the upstream end one by one; the others go on.
-            del seen[0]
+            seen.remove(SUBSTANCE)
         elif len(seen) == 2 and isinstance(seen[1], CallDelta):
             self._learn_arguments(raw, chunk, seen[1])
         return seen
@@ -192,8 +229,7 @@ class ChatObserver:
         return NOTHING if chunk.get("type") == "ping" else JUST_SUBSTANCE
 
     def _observe_choice(self, entry: _Json, chunk: _Json, seen: list[Observation]) -> None:
-        index = entry.get("index")
-        choice = self._identities.choice(index if type(index) is int else 0)
+        choice = self._choice(entry)
         for key, whole in (("delta", False), ("message", True)):
             delta = entry.get(key)
             if isinstance(delta, dict):
@@ -245,17 +281,25 @@ class ChatObserver:
     ) -> None:
         body, name = _body(entry)
         call_id = maybe_text(entry.get("id"))
-        delta = Delta(_index(entry), call_id, name, _arguments(body), maybe_id(chunk), whole)
+        is_free_form = isinstance(entry.get("custom"), dict)
+        arguments, chunk_id = _arguments(body), maybe_id(chunk)
+        delta = Delta(_index(entry), call_id, name, arguments, chunk_id, whole, is_free_form)
         call = self._identities.resolve(choice, delta)
         if call is None:
             return
+        if call.resumed:
+            call.resumed = False
+            seen.insert(0, CallResumed(call.key))
+        if call.ends is not None:
+            seen += (CallWritten(call.ends.key), SUBSTANCE)
+            call.ends = None
         if not call.over:
-            settled = entry.get("index") is _LEGACY
+            settled = entry.get("index") is _LEGACY or call.shares_id
             told = CallDelta(
                 call.key,
                 choice.index,
-                call_id,
-                name,
+                None if call.shares_id else call_id,
+                call.name if call.shares_id else name,
                 call.arguments,
                 settled,
                 hosted,
@@ -275,9 +319,24 @@ def _is_plain(entry: Any) -> bool:
             and delta.get("role") != "tool"
             and "message" not in entry
             and "tool_outputs" not in entry
+            and not entry.get("error")
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _has_error(holder: object) -> bool:
+    """Whether a part of a chunk holds an error (Groq: ``x_groq``, OpenRouter: a choice)."""
+    return isinstance(holder, dict) and bool(holder.get("error"))
+
+
+def _begins(delta: object) -> bool:
+    """Whether a delta may be the first of an answer: a role, and no piece of a known call."""
+    if not (isinstance(delta, dict) and delta.get("role") == "assistant"):
+        return False
+    calls = delta.get("tool_calls")
+    heads = calls if isinstance(calls, list) else []
+    return all(isinstance(head, dict) and _body(head)[1] is not None for head in heads)
 
 
 def _is_chunk(choices: list[Any]) -> bool:

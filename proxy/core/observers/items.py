@@ -19,6 +19,13 @@ _HOSTED: Final = frozenset(
         *("code_interpreter_call", "image_generation_call", "program"),
     )
 )
+# Items that are no tools, of those that go from in progress to completed.
+_OTHERS: Final = frozenset(
+    (
+        *("message", "reasoning", "compaction", "compaction_summary", "item_reference"),
+        *("mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+    )
+)
 # The results of these are items of their own, even where the server runs them.
 ANSWERED: Final = _CLIENTS | {"program", "tool_search_call"}
 _NAMED: Final = frozenset(("function_call", "custom_tool_call", "mcp_call"))
@@ -36,8 +43,21 @@ _FAILURES: Final = {
 }
 
 
+def is_call(item: Json) -> bool:
+    """Whether an item is a tool call.
+
+    Gateways have tools of their own, and types for them: ``openrouter:web_search``.
+    """
+    kind = item["type"]
+    if kind.endswith("_call") or kind == "program" or ":" in kind:
+        return not kind.endswith("_output")
+    is_other = kind in _OTHERS or kind.endswith("_output")
+    return not is_other and item.get("status") == "in_progress"
+
+
 def tool(kind: str) -> str:
-    return kind.removesuffix("_call")
+    """The name of a tool that has no other: its type, without what all types have."""
+    return kind.rpartition(":")[2].removesuffix("_call")
 
 
 def name(item: Json) -> str | None:
@@ -54,7 +74,8 @@ def is_hosted(item: Json) -> bool:
         environment = item.get("environment")
         where = environment.get("type") if isinstance(environment, dict) else None
         return isinstance(where, str) and where != "local"
-    return kind in _HOSTED or maybe_text(item.get("call_id")) is None
+    is_known = kind in _HOSTED or not kind.endswith("_call")
+    return is_known or maybe_text(item.get("call_id")) is None
 
 
 def arguments(item: Json) -> str:

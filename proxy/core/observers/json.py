@@ -28,3 +28,8 @@ def dumps(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
         return ""
+
+
+def is_error(payload: dict[str, Any]) -> bool:
+    """Whether a decoded event is an error: in a field, or as the object itself (Mistral, vLLM)."""
+    return bool(payload.get("error")) or payload.get("object") == "error"

@@ -5,6 +5,9 @@ sister). ``tool_use`` is run by the client and over when its block is; ``server_
 ``mcp_tool_use`` run behind the upstream until a ``*_tool_result`` block names them. How a message
 ends is said once, by the ``stop_reason`` of ``message_delta``, behind the last block: a block that
 broke off is closed like any other, so incomplete arguments wait for that word.
+
+Bridges send several messages in one stream, with an end each or with none. Some send a message
+whole, as one event.
 """
 
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import ClassVar, Final
 
 from proxy.core import sse
 from proxy.core.events import (
-    DONE,
+    ANSWERED,
     JUST_SUBSTANCE,
     JUST_TEXT,
     NOTHING,
@@ -28,7 +31,9 @@ from proxy.core.events import (
     StreamEnded,
     UnknownResult,
 )
+from proxy.core.finish import maybe_failure
 from proxy.core.observers.json import dumps
+from proxy.core.observers.snapshots import EARLIER, Item, match
 from proxy.core.observers.typed import (
     FAILED,
     Json,
@@ -54,9 +59,16 @@ _FINAL: Final = ("end_turn", "stop_sequence")
 
 @dataclass(slots=True, eq=False)
 class _Call:
+    """One call. ``place`` is the index of its block."""
+
     key: int
+    kind: str
+    name: str | None
+    place: int | None
+    ids: tuple[str, ...]
     hosted: bool
     arguments: Retold = field(default_factory=Retold)
+    is_stopped: bool = False  # its block is
     is_over: bool = False
 
 
@@ -70,6 +82,7 @@ class MessagesObserver:
         self._blocks: dict[int | None, _Call] = {}  # by index, while they are written
         self._by_id: dict[str, _Call] = {}
         self._open: dict[int, _Call] = {}  # by key, until they are written or answered
+        self._told: list[_Call] = []
 
     def skim(self, raw: bytes) -> bool:
         """Whether the event is a piece of a block. It has been taken in then."""
@@ -93,10 +106,53 @@ class MessagesObserver:
         return JUST_SUBSTANCE if reaction is None else reaction(self, payload)
 
     def _begin(self, payload: Json) -> Seen:
+        """A message begins. What the one before left unfinished broke off: a retry upstream."""
         message = payload.get("message")
         if isinstance(message, dict):
             self._message = {key: message.get(key) for key in ("id", "model")}
-        return JUST_SUBSTANCE
+        self._blocks.clear()
+        for call in self._told:
+            call.place = EARLIER
+        self._told.clear()
+        broken = [c for c in self._open.values() if not (c.hosted or c.arguments.complete)]
+        for call in broken:
+            self._close(call)
+        seen = [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
+        return [*seen, SUBSTANCE] if seen else JUST_SUBSTANCE
+
+    def _end(self, payload: Json) -> Seen:
+        """A message is over. Another may follow, and begin with the same ids and indexes."""
+        for call in tuple(self._open.values()):
+            self._close(call)
+        self._blocks.clear()
+        return ANSWERED
+
+    def _whole(self, payload: Json) -> Seen:
+        """A message as one event: what was streamed of it adds nothing but its end."""
+        content = payload.get("content")
+        blocks = [
+            (place, block)
+            for place, block in enumerate(content if isinstance(content, list) else ())
+            if isinstance(block, dict) and isinstance(block.get("type"), str)
+        ]
+        calls = [(place, block) for place, block in blocks if block["type"] in _HOSTED]
+        known = match(self._told, [_item(place, block) for place, block in calls])
+        seen: list[Observation] = []
+        for (place, block), call in zip(calls, known, strict=True):
+            if call is None and not self._is_earlier(block):
+                seen += self._call(block, place, hosted=_HOSTED[block["type"]])
+            elif call is not None and not call.is_over:
+                call.arguments.whole(_input(block))
+        for _, block in blocks:
+            if block["type"].endswith("tool_result"):
+                seen += self._result(block)
+        reason = maybe_text(payload.get("stop_reason")) or "tool_use"
+        return [*seen, *self._finish({"delta": {"stop_reason": reason}})]
+
+    def _is_earlier(self, block: Json) -> bool:
+        """Whether a block belongs to an earlier message of the stream, by its id."""
+        call = self._by_id.get(maybe_text(block.get("id")) or "")
+        return call is not None and call.place == EARLIER
 
     def _start(self, payload: Json) -> Seen:
         block, index = payload.get("content_block"), _index(payload)
@@ -109,18 +165,21 @@ class MessagesObserver:
         return self._result(block) if kind.endswith("tool_result") else JUST_SUBSTANCE
 
     def _call(self, block: Json, index: int | None, *, hosted: bool) -> Seen:
-        call_id = maybe_text(block.get("id"))
+        call_id, name = maybe_text(block.get("id")), maybe_text(block.get("name"))
         call = self._by_id.get(call_id or "")
-        if call is None or call.is_over:  # ids may come again
+        shares_id = call is not None and _is_other(call, index, name)
+        if call is None or call.is_over or shares_id:  # ids may come again
             self._keys += 1
-            call = self._open[self._keys] = _Call(self._keys, hosted)
+            ids = () if call_id is None else (call_id,)
+            call = _Call(self._keys, block["type"], name, index, ids, hosted)
+            self._open[call.key] = call
+            self._told.append(call)
         self._blocks[index] = call
+        call.arguments.whole(_input(block))
+        if shares_id:
+            return (CallDelta(call.key, 0, None, name, call.arguments, True, call.hosted),)
         if call_id is not None:
             self._by_id[call_id] = call
-        given = block.get("input")
-        if given:
-            call.arguments.whole(given if isinstance(given, str) else dumps(given))
-        name = maybe_text(block.get("name"))
         return (CallDelta(call.key, 0, call_id, name, call.arguments, True, call.hosted),)
 
     def _result(self, block: Json) -> Seen:
@@ -132,7 +191,8 @@ class MessagesObserver:
         parts = content if isinstance(content, list) else [content]
         failed = block.get("is_error") is True or any(map(_is_error, parts))
         outcome = Outcome.FAILED if failed else Outcome.OK
-        return (CallResult(call.key, outcome, text_of(content)),)
+        output = text_of(content)
+        return (CallResult(call.key, outcome, output, before=not call.hosted),)
 
     def _piece(self, payload: Json) -> Seen:
         delta = payload.get("delta")
@@ -149,7 +209,10 @@ class MessagesObserver:
 
     def _stop(self, payload: Json) -> Seen:
         call = self._blocks.pop(_index(payload), None)
-        if call is None or call.hosted or (call.arguments and not call.arguments.complete):
+        if call is None:
+            return NOTHING
+        call.is_stopped = True
+        if call.hosted or (call.arguments and not call.arguments.complete):
             return NOTHING
         self._close(call)
         return (CallWritten(call.key),)
@@ -160,16 +223,23 @@ class MessagesObserver:
         if not (isinstance(reason, str) and reason):
             return JUST_SUBSTANCE
         if reason in _CUT:
-            return (StreamEnded(reason, _CUT[reason]),)
+            return self._cut(StreamEnded(reason, _CUT[reason]))
+        if failure := maybe_failure(reason):
+            return self._cut(StreamEnded(failure[1], failure[0], beats_finish=True))
         seen: list[Observation] = [SUBSTANCE]
         for call in tuple(self._open.values()):
             if not call.hosted:
                 self._close(call)
-                seen.append(CallWritten(call.key))
+                seen.append(CallWritten(call.key, reason))
             elif reason in _FINAL:
                 self._close(call)
                 seen.append(CallResult(call.key, Outcome.FAILED))
         return seen
+
+    def _cut(self, ended: StreamEnded) -> Seen:
+        for call in tuple(self._open.values()):
+            self._close(call)
+        return (ended,)
 
     def _close(self, call: _Call) -> None:
         call.is_over = True
@@ -181,7 +251,8 @@ class MessagesObserver:
         "content_block_delta": _piece,
         "content_block_stop": _stop,
         "message_delta": _finish,
-        "message_stop": lambda *_: DONE,
+        "message_stop": _end,
+        "message": _whole,
         "ping": lambda *_: NOTHING,
         "error": lambda *_: FAILED,
     }
@@ -195,3 +266,21 @@ def _index(payload: Json) -> int | None:
 def _is_error(part: object) -> bool:
     kind = part.get("type") if isinstance(part, dict) else None
     return isinstance(kind, str) and kind.endswith("_error")
+
+
+def _is_other(call: _Call, index: int | None, name: str | None) -> bool:
+    """Whether a block is another call than the open one that has its id (Kimi for coding)."""
+    if call.is_over or call.place == index:
+        return False
+    return call.is_stopped or call.arguments.complete or name not in (None, call.name)
+
+
+def _input(block: Json) -> str:
+    given = block.get("input")
+    return given if isinstance(given, str) else dumps(given) if given else ""
+
+
+def _item(place: int, block: Json) -> Item:
+    call_id = maybe_text(block.get("id"))
+    ids = () if call_id is None else (call_id,)
+    return Item(block["type"], maybe_text(block.get("name")), place, ids, _input(block))

@@ -5,6 +5,10 @@ The events are those of openai-python 3.52 (``openai.types.responses``). A call 
 arguments, or how it goes on. A call that the client can answer (``function_call`` and the like) is
 over when it is written. What runs behind the upstream is over when its result is known.
 
+Gateways forward several answers in one stream, each with its own end; ids and places may begin
+anew. The last event of an answer has all of its items once more; what was left out of the stream
+is found there.
+
 A new call does not end those written before it: agents announce all of a round's calls, then run
 them, and tell their outputs as items (Hermes Agent). Words, thoughts and other items do.
 """
@@ -15,7 +19,7 @@ from typing import ClassVar, Final
 
 from proxy.core import sse
 from proxy.core.events import (
-    DONE,
+    ANSWERED,
     JUST_SUBSTANCE,
     JUST_TEXT,
     NOTHING,
@@ -30,6 +34,7 @@ from proxy.core.events import (
     UnknownResult,
 )
 from proxy.core.observers import items
+from proxy.core.observers.snapshots import EARLIER, Item, match
 from proxy.core.observers.typed import (
     FAILED,
     Json,
@@ -60,6 +65,9 @@ class _Call:
     place: int | None
     hosted: bool
     call_id: str | None = None
+    item_id: str | None = None
+    name: str | None = None
+    shares_id: bool = False  # with a call that is open
     is_told: bool = False  # its name, too
     is_written: bool = False
     is_answered: bool = False
@@ -68,6 +76,10 @@ class _Call:
     @property
     def is_over(self) -> bool:
         return self.is_written or self.is_answered
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.call_id, self.item_id) if name)
 
 
 class ResponsesObserver:
@@ -80,6 +92,8 @@ class ResponsesObserver:
         self._keys = 0
         self._by_id: dict[str, _Call] = {}  # by call id and by item id
         self._by_place: dict[int, _Call] = {}
+        self._told: list[_Call] = []
+        self._has_ended = False  # the latest answer
 
     def skim(self, raw: bytes) -> bool:
         """Whether the event is text, a piece of arguments or mere progress. It is taken in then."""
@@ -124,6 +138,7 @@ class ResponsesObserver:
         """The response itself: that it lives, or how it ended."""
         response = payload.get("response")
         response = response if isinstance(response, dict) else {}
+        before = maybe_text(self._response.get("id"))
         if response:
             self._response = {key: response.get(key) for key in ("id", "model", "created_at")}
         state = kind.rpartition(".")[2]
@@ -131,34 +146,90 @@ class ResponsesObserver:
             # Servers that know one way to end only tell in the status how it really was.
             status = response.get("status")
             state = status if isinstance(status, str) and status in _ENDS else "completed"
-        return _ENDS[state](response) if state in _ENDS else NOTHING
+        if state == "created" and (self._has_ended or before not in (None, response.get("id"))):
+            return self._begin_anew()
+        if state not in _ENDS:
+            return NOTHING
+        seen: Seen = NOTHING
+        if not self._has_ended and state in _WITH_OUTPUT:
+            seen = self._snapshot(response.get("output"))
+        self._has_ended = True
+        return [*seen, *_ENDS[state](response)] if seen else _ENDS[state](response)
+
+    def _begin_anew(self) -> Seen:
+        """Another answer begins. What the one before left unfinished broke off."""
+        broken = [c for c in self._told if not (c.is_over or c.hosted or c.arguments.complete)]
+        for call in self._told:
+            call.is_written, call.place = True, EARLIER
+        self._told.clear()
+        self._by_place.clear()
+        if self._has_ended:
+            broken.clear()  # they ended with it
+        self._has_ended = False
+        return [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
+
+    def _snapshot(self, output: object) -> Seen:
+        """The items of an answer, as its end has them."""
+        found = [
+            (place, item)
+            for place, item in enumerate(output if isinstance(output, list) else ())
+            if isinstance(item, dict) and isinstance(item.get("type"), str) and items.is_call(item)
+        ]
+        known = match(self._told, [_told_again(place, item) for place, item in found])
+        seen: list[Observation] = []
+        for (place, item), call in zip(found, known, strict=True):
+            if call is None and not self._is_earlier(item):
+                seen += self._tell(self._open(item, place), item, done=True)
+            elif call is not None and not call.is_over:
+                seen += self._tell(call, item, done=True)
+        return seen
+
+    def _is_earlier(self, item: Json) -> bool:
+        """Whether an item belongs to an earlier answer of the stream, by its ids."""
+        ids = (maybe_text(item.get(key)) or "" for key in ("call_id", "id"))
+        return any(call.place == EARLIER for name in ids if (call := self._by_id.get(name)))
 
     def _item(self, kind: str, payload: Json) -> Seen:
         item = payload.get("item")
         done = kind.endswith(".done")
         item_kind = item.get("type") if isinstance(item, dict) else None
         if isinstance(item, dict) and isinstance(item_kind, str):
-            if item_kind.endswith("_call") or item_kind == "program":
-                return self._call(item, _place(payload), done=done)
+            known = self._known(item, _place(payload), done=done)
+            if self._has_ended and not (done and known):
+                self._begin_anew()
+                known = None
+            if items.is_call(item) or known:
+                return self._call(known, item, _place(payload), done=done)
             if item_kind.endswith("_output"):
                 return self._output(item, done=done)
         return NOTHING if done else JUST_SUBSTANCE
 
-    def _call(self, item: Json, place: int | None, *, done: bool) -> Seen:
-        call = self._known(item, place, done=done)
+    def _call(self, call: _Call | None, item: Json, place: int | None, *, done: bool) -> Seen:
         if call is not None and call.is_over:
             return NOTHING  # told again
-        if call is None:
-            self._keys += 1
-            call = _Call(self._keys, item["type"], place, items.is_hosted(item))
+        return self._tell(call or self._open(item, place), item, done=done)
+
+    def _open(self, item: Json, place: int | None) -> _Call:
+        """A new call. The id of one that is open stays with that one."""
+        self._keys += 1
+        call = _Call(self._keys, item["type"], place, items.is_hosted(item))
+        call.arguments.is_free_form = call.kind == "custom_tool_call"
+        namesake = self._by_id.get(maybe_text(item.get("call_id")) or "")
+        call.shares_id = namesake is not None and not namesake.is_over
+        self._told.append(call)
+        return call
+
+    def _tell(self, call: _Call, item: Json, *, done: bool) -> Seen:
+        """What an item says of its call."""
         self._register(call, item)
         call.arguments.whole(items.arguments(item))
         seen: list[Observation] = []
         if not call.is_told:
-            name = items.name(item)
-            call.is_told = name is not None
-            told_id = call.call_id or maybe_text(item.get("id"))
-            seen.append(CallDelta(call.key, 0, told_id, name, call.arguments, True, call.hosted))
+            call.name = items.name(item)
+            call.is_told = call.name is not None
+            told_id = None if call.shares_id else call.call_id or call.item_id
+            arguments, hosted = call.arguments, call.hosted
+            seen.append(CallDelta(call.key, 0, told_id, call.name, arguments, True, hosted))
         if done:
             call.is_written = True
             seen += _ending(call, item)
@@ -168,23 +239,29 @@ class ResponsesObserver:
         """The call that an item belongs to.
 
         GitHub Copilot gives an item another id in each event (vercel/ai#18548, litellm#30072); its
-        call id and its place stay. Where call ids are told, they tell calls apart. Ids may come
-        again, in another place, once their call is over.
+        call id and its place stay. Where call ids are told, they tell calls apart, unless item id,
+        place and name agree. Ids may come again, in another place, once their call is over.
         """
         call_id, item_id = maybe_text(item.get("call_id")), maybe_text(item.get("id"))
         call = self._by_id.get(call_id or "") or self._by_id.get(item_id or "")
-        if call is None and done and place is not None:
+        if done and place is not None and (call is None or call.place != place):
             there = self._by_place.get(place)
-            call = None if there is None or there.is_over else there
+            call = call if there is None or there.is_over else there
         if call is None or call.kind != item["type"]:
             return None
+        name = items.name(item)
         if call_id and call.call_id and call_id != call.call_id:
-            return None
-        return None if call.is_over and call.place != place else call
+            return call if done and item_id == call.item_id and name == call.name else None
+        if call.place == place or None in (call.place, place):
+            return call
+        own = items.arguments(item)
+        is_other = call.arguments.complete and own not in ("", str(call.arguments))
+        return None if call.is_over or is_other or name not in (None, call.name) else call
 
     def _register(self, call: _Call, item: Json) -> None:
         call.call_id = call.call_id or maybe_text(item.get("call_id"))
-        for name in (call.call_id, maybe_text(item.get("id"))):
+        call.item_id = call.item_id or maybe_text(item.get("id"))
+        for name in (None if call.shares_id else call.call_id, maybe_text(item.get("id"))):
             if name:
                 self._by_id[name] = call
         if call.place is not None:
@@ -213,7 +290,8 @@ class ResponsesObserver:
         if call.is_answered:
             return NOTHING if done else (UnknownResult(),)
         call.is_answered = True
-        return (CallResult(call.key, items.outcome(item), output),)
+        outcome = items.outcome(item)
+        return (CallResult(call.key, outcome, output, before=not call.hosted),)
 
     def _asked(self, item: Json) -> _Call | None:
         """Whose output it is. Tools that the server searches for have no call id."""
@@ -249,12 +327,14 @@ def _incomplete(response: Json) -> Seen:
 
 _CANCELLED: Final[Seen] = (StreamEnded("cancelled", Outcome.CANCELLED),)
 _ENDS: Final[dict[str, Callable[[Json], Seen]]] = {
-    "completed": lambda _: DONE,
+    "completed": lambda _: ANSWERED,
     "failed": lambda _: FAILED,
     "incomplete": _incomplete,
     "cancelled": lambda _: _CANCELLED,
     "canceled": lambda _: _CANCELLED,
 }
+# An error beats what the items say.
+_WITH_OUTPUT: Final = ("completed", "incomplete")
 
 
 def _place(payload: Json) -> int | None:
@@ -273,4 +353,10 @@ def _ending(call: _Call, item: Json) -> Seen:
     elif item.get("status") == "incomplete" and not call.hosted:
         return NOTHING  # how the response ends tells why
     call.is_answered = True
-    return (CallResult(call.key, outcome, output),)
+    return (CallResult(call.key, outcome, output, before=not call.hosted),)
+
+
+def _told_again(place: int, item: Json) -> Item:
+    """A call in a snapshot."""
+    ids = [name for key in ("call_id", "id") if (name := maybe_text(item.get(key)))]
+    return Item(item["type"], items.name(item), place, ids, items.arguments(item))

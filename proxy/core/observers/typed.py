@@ -7,17 +7,17 @@ from typing import Any, Final
 import orjson
 
 from proxy.core import sse
+from proxy.core.arguments import Arguments
 from proxy.core.events import (
     DONE,
     JUST_SUBSTANCE,
     NOTHING,
     UPSTREAM_ERROR,
-    Arguments,
     Counts,
     Observation,
 )
 from proxy.core.observers import hermes
-from proxy.core.observers.json import dumps, loads
+from proxy.core.observers.json import dumps, is_error, loads
 
 Json = dict[str, Any]
 Seen = Sequence[Observation]
@@ -33,8 +33,8 @@ class Retold(Arguments):
 
     __slots__ = ("_is_whole",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, is_free_form: bool = False) -> None:
+        super().__init__(is_free_form=is_free_form)
         self._is_whole = False
 
     def piece(self, text: str) -> None:
@@ -43,7 +43,7 @@ class Retold(Arguments):
             if self._is_whole:
                 self.clear()
                 self._is_whole = False
-            self.append(text)
+            self.take(text)
 
     def whole(self, text: str) -> None:
         """All of them, instead of what came before."""
@@ -82,7 +82,7 @@ def read(event: sse.Event, counts: Counts, react: Callable[[str, Json], Seen]) -
     kind = payload.get("type")
     if not isinstance(kind, str):
         kind = event.name.decode("utf-8", "replace")
-    if payload.get("error") and not kind.startswith("response."):
+    if is_error(payload) and not kind.startswith("response."):
         return FAILED  # in Responses, the error of one tool
     return react(kind, payload)
 
@@ -100,7 +100,7 @@ def maybe_payload(raw: bytes) -> Json | None:
         payload: Json = orjson.loads(found[1])
     except orjson.JSONDecodeError:
         return None
-    return None if payload.get("error") else payload
+    return None if is_error(payload) else payload
 
 
 def maybe_text(value: object) -> str | None:
