@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from proxy import body, clients, early, headers, inflate, responses, tunnel
 from proxy.auth import Keys
 from proxy.config import Settings
-from proxy.core import history
+from proxy.core import followup
 from proxy.core.calls import Terms
 from proxy.core.dialects import DIALECTS
 from proxy.core.events import Envelope, ToolCompleted
@@ -136,8 +136,8 @@ class Handlers:
         exchange.is_cleaned = asked.data is not asked.original
         conversation: Conversation | None = None
         if vocabulary == "chat" and span == "execution":
-            known = history.tool_calls(asked.messages)
-            conversation = Conversation(self._store, scope_of(request.headers), known)
+            seen = followup.last_calls(asked.messages)
+            conversation = Conversation(self._store, scope_of(request.headers), seen)
         sent = self._headers(request, asked.data)
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body

@@ -2,8 +2,9 @@
 
 The ids of calls are the backend's, and some backends begin at the same one with every turn, or for
 every user. So a call is looked for only among those of the same credential and, where the client
-names one, of the same session; and a result counts only if the conversation holds one call of that
-id more than it did when the call was announced.
+names one, of the same session; and a result counts only if the end of the conversation tells of
+another call than it did when the call was announced. Some clients rewrite ids: their calls are
+known by name and arguments.
 """
 
 import asyncio
@@ -11,12 +12,12 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from proxy.core.events import Handed, Outcome, ToolCompleted
-from proxy.core.history import Seen
+from proxy.core.followup import NO_CALLS, Earlier, Seen
 
 _MAX_CALLS: Final = 10_000
 _SWEEP_S: Final = 5.0
@@ -38,11 +39,13 @@ class Waiting:
     """A call whose result has not come.
 
     Attributes:
-        earlier: how many calls of this id its conversation held before it.
+        earlier: what its conversation held of its id before it.
+        alike: what it held of calls with the same name and arguments.
     """
 
     call: Handed
-    earlier: int
+    earlier: Earlier = NO_CALLS
+    alike: Earlier = NO_CALLS
 
 
 class Store(Protocol):
@@ -56,6 +59,10 @@ class Store(Protocol):
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
         """The calls of this id, of whatever choice; they stay."""
+        ...
+
+    def look_alike(self, scope: str, content: str) -> list[Waiting]:
+        """The calls of this name and these arguments, oldest first; they stay."""
         ...
 
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
@@ -84,6 +91,7 @@ class MemoryStore:
         # In the order of their deadlines: all wait for the same time.
         self._calls: OrderedDict[tuple[str, str, int], tuple[float, Waiting]] = OrderedDict()
         self._choices: dict[tuple[str, str], set[int]] = {}
+        self._alike: dict[tuple[str, str], dict[tuple[str, str, int], None]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -95,12 +103,17 @@ class MemoryStore:
             self._end(key, "superseded")
         self._calls[key] = (time.monotonic() + self._ttl_s, call)
         self._choices.setdefault(key[:2], set()).add(told.choice)
+        self._alike.setdefault((scope, call.call.content), {})[key] = None
         while len(self._calls) > self._max_calls:
             self._end(next(iter(self._calls)), "expired")
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
         choices = self._choices.get((scope, call_id), ())
         return [self._calls[scope, call_id, choice][1] for choice in sorted(choices)]
+
+    def look_alike(self, scope: str, content: str) -> list[Waiting]:
+        keys = self._alike.get((scope, content), ()) if content else ()
+        return [self._calls[key][1] for key in keys]
 
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
         key = (scope, call_id, choice)
@@ -111,6 +124,10 @@ class MemoryStore:
         choices.discard(choice)
         if not choices:
             del self._choices[key[:2]]
+        alike = self._alike[scope, found[1].call.content]
+        del alike[key]
+        if not alike:
+            del self._alike[scope, found[1].call.content]
         return found[1]
 
     async def run(self) -> None:
@@ -139,17 +156,23 @@ class Conversation:
     Args:
         store: of all scopes.
         scope: who asks.
-        history: the calls in the messages of the request.
+        seen: the calls at the end of the request's conversation.
     """
 
-    def __init__(self, store: Store, scope: str, history: Mapping[str, Seen]) -> None:
+    def __init__(self, store: Store, scope: str, seen: Sequence[Seen]) -> None:
         self._store = store
         self._scope = scope
-        self._history = history
+        self._by_id: dict[str, list[Seen]] = {}
+        self._by_content: dict[str, list[Seen]] = {}
+        for call in seen:
+            self._by_id.setdefault(call.id, []).append(call)
+            if call.content:
+                self._by_content.setdefault(call.content, []).append(call)
 
     def put(self, call: Handed) -> None:
-        seen = self._history.get(call.told.id)
-        self._store.put(self._scope, Waiting(call, 0 if seen is None else seen.count))
+        earlier = Earlier.of(self._by_id.get(call.told.id, ()))
+        alike = Earlier.of(self._by_content.get(call.content, ()))
+        self._store.put(self._scope, Waiting(call, earlier, alike))
 
     def maybe_take(self, call_id: str, choice: int) -> Handed | None:
         waiting = self._store.maybe_take(self._scope, call_id, choice)
@@ -162,16 +185,30 @@ class Conversation:
             now: when the request came, in seconds on the monotonic clock.
         """
         told: list[ToolCompleted] = []
-        for call_id, seen in self._history.items():
+        for call_id, seen in self._by_id.items():
             for waiting in self._store.look(self._scope, call_id):
-                if seen.count > waiting.earlier:
-                    told += self._end(waiting.call, seen, now)
+                if waiting.earlier.is_news(seen):
+                    told += self._end(waiting.call, seen[-1], now)
+        for content, seen in self._by_content.items():
+            told += self._end_alike(content, seen, now)
         return sorted(told, key=lambda event: -event.duration_ms)
+
+    def _end_alike(self, content: str, seen: list[Seen], now: float) -> list[ToolCompleted]:
+        """The calls of clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
+        told: list[ToolCompleted] = []
+        waiting = [
+            one
+            for one in self._store.look_alike(self._scope, content)
+            if one.call.told.id not in self._by_id and one.alike.is_news(seen)
+        ]
+        for one, call in zip(reversed(waiting), reversed(seen), strict=False):
+            told += self._end(one.call, call, now)
+        return told
 
     def _end(self, call: Handed, seen: Seen, now: float) -> list[ToolCompleted]:
         if self.maybe_take(call.told.id, call.told.choice) is None:
             return []  # another request was faster
-        if not seen.answered:
+        if not seen.result:
             return [call.completed(now, reason="abandoned")]
         outcome = Outcome.FAILED if seen.failed else Outcome.OK
         return [call.completed(now, outcome=outcome)]

@@ -10,13 +10,13 @@ from multidict import CIMultiDict
 
 from proxy import registry
 from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
-from proxy.core.history import Seen, tool_calls
+from proxy.core.followup import Seen, fingerprint, last_calls
 from proxy.registry import Conversation, MemoryStore, Waiting, scope_of
 from tests.core import told
 
 
-def handed(call_id: str = "a", choice: int = 0, started: float = 0.0) -> Handed:
-    return Handed(ToolRunning(call_id, choice, "f", "label", "*", repeat=2), started)
+def handed(call_id: str = "a", choice: int = 0, started: float = 0.0, content: str = "") -> Handed:
+    return Handed(ToolRunning(call_id, choice, "f", "label", "*", repeat=2), started, content)
 
 
 class Kept:
@@ -26,12 +26,12 @@ class Kept:
         self.expired: list[ToolCompleted] = []
         self.store = MemoryStore(ttl_s, self.expired.append, **more)
 
-    def put(self, *call_ids: str, scope: str = "s", earlier: int = 0) -> None:
+    def put(self, *call_ids: str, scope: str = "s") -> None:
         for call_id in call_ids:
-            self.store.put(scope, Waiting(handed(call_id), earlier))
+            self.store.put(scope, Waiting(handed(call_id)))
 
     def conversation(self, *messages: Any, scope: str = "s") -> Conversation:
-        return Conversation(self.store, scope, tool_calls(list(messages)))
+        return Conversation(self.store, scope, last_calls(list(messages)))
 
     @property
     def told(self) -> list[str]:
@@ -53,7 +53,7 @@ def test_a_call_waits_for_one_taker() -> None:
     kept = Kept()
     kept.put("a")
     assert [waiting.call for waiting in kept.store.look("s", "a")] == [handed()]
-    assert kept.store.maybe_take("s", "a", 0) == Waiting(handed(), 0)
+    assert kept.store.maybe_take("s", "a", 0) == Waiting(handed())
     assert kept.store.maybe_take("s", "a", 0) is None
     assert kept.store.look("s", "a") == []
     assert len(kept.store) == 0
@@ -62,7 +62,7 @@ def test_a_call_waits_for_one_taker() -> None:
 def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
     kept = Kept()
     for choice in (1, 0):
-        kept.store.put("s", Waiting(handed(choice=choice), 0))
+        kept.store.put("s", Waiting(handed(choice=choice)))
     kept.put("a", scope="t")
     assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0, 1]
     assert kept.store.maybe_take("s", "a", 1) is not None
@@ -103,11 +103,11 @@ def test_a_call_put_again_waits_anew_and_the_earlier_is_over(
     monkeypatch.setattr("time.monotonic", lambda: now)
     kept.put("a", "b")
     now = 5.0
-    kept.put("a", earlier=1)
+    kept.store.put("s", Waiting(handed("a", started=5.0)))
     assert kept.told == ["completed a f unknown:superseded"]
     kept.store.sweep(12.0)
     assert kept.told[1:] == ["completed b f unknown:expired"]
-    assert [waiting.earlier for waiting in kept.store.look("s", "a")] == [1]
+    assert [waiting.call.started for waiting in kept.store.look("s", "a")] == [5.0]
 
 
 def test_above_the_cap_the_oldest_expire() -> None:
@@ -127,7 +127,7 @@ async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(registry, "_SWEEP_S", 0.01)
     expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
     store = MemoryStore(0.02, expired.put_nowait)
-    store.put("s", Waiting(handed(), 0))
+    store.put("s", Waiting(handed()))
     sweeping = asyncio.create_task(store.run())
     async with asyncio.timeout(2):
         assert told(await expired.get()) == "completed a f unknown:expired"
@@ -144,6 +144,9 @@ async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ([asked("a"), answer()], "completed a f ok"),
         ([answer(), asked("a"), answer()], "completed a f ok"),
+        ([{"role": "user"}, answer()], "completed a f ok"),
+        ([answer(), {"role": "user"}], "completed a f ok"),
+        ([asked("a"), asked("b"), answer("b"), answer()], "completed a f ok"),
         ([asked("a"), answer(status="error")], "completed a f failed"),
         ([asked("a"), answer(is_error=True)], "completed a f failed"),
         ([asked("a"), answer(), answer(status="error")], "completed a f ok"),
@@ -163,7 +166,15 @@ def test_the_next_request_tells_how_a_call_ended(messages: list[Any], line: str)
 
 
 @pytest.mark.parametrize(
-    "messages", [[], [answer()], [asked("b"), answer("b")], [{"role": "user", "content": "a"}]]
+    "messages",
+    [
+        [],
+        [asked("b"), answer("b")],
+        [{"role": "user", "content": "a"}],
+        [asked("a"), answer(), {"role": "assistant", "content": "done"}],
+        [asked("a"), answer(), {"role": "assistant", "content": "done"}, {"role": "user"}],
+        [asked("a"), answer(), {"role": "user"}, asked("b"), answer("b")],
+    ],
 )
 def test_a_request_that_does_not_know_the_call_leaves_it(messages: list[Any]) -> None:
     kept = Kept()
@@ -181,6 +192,59 @@ def test_ids_that_begin_anew_with_every_turn() -> None:
     kept.conversation(*first).put(handed("0"))
     (event,) = kept.conversation(*first, *first).resume(1.0)
     assert event.outcome is Outcome.OK
+
+
+def said(call_id: str, arguments: str = "{}", result: str | None = "r") -> list[dict[str, Any]]:
+    """A call of a conversation, and mostly its result."""
+    call = {"id": call_id, "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    return [message, *([] if result is None else [answer(call_id, content=result)])]
+
+
+@pytest.mark.parametrize(
+    ("now", "is_over"),
+    [
+        ([], False),
+        (said("0"), False),  # asked once more
+        (said("0") + said("0"), True),
+        (said("0", '{"x":1}'), True),  # the earlier call was compacted away
+        (said("0", result="other"), True),
+        ([{"role": "user"}, answer("0", content="other")], True),
+    ],
+)
+def test_a_compacted_conversation(now: list[Any], is_over: bool) -> None:
+    kept = Kept()
+    kept.conversation({"role": "user"}, *said("0")).put(handed("0"))
+    told = kept.conversation({"role": "user", "content": "summary"}, *now).resume(1.0)
+    assert [event.outcome for event in told] == [Outcome.OK] * is_over
+
+
+def test_clients_that_rewrite_ids() -> None:
+    kept = Kept()
+    content = fingerprint("f", '{"b":2,"a":1}')
+    kept.conversation().put(handed("functions.f:0", content=content))
+    other = said("functions_f_0", '{"a": 2}')
+    assert kept.conversation(*other).resume(1.0) == []
+    mine = said("functions_f_0", '{"a": 1, "b": 2}')
+    (event,) = kept.conversation(*mine).resume(1.0)
+    assert told(event) == "completed functions.f:0 f ok"
+    kept.conversation(*mine).put(handed("functions.f:1", content=content))
+    assert kept.conversation(*mine).resume(1.0) == []  # asked once more
+    (event,) = kept.conversation(*mine, *mine[:1]).resume(1.0)
+    assert told(event) == "completed functions.f:1 f unknown:abandoned"
+    assert len(kept.store) == 0
+
+
+def test_two_calls_alike_under_other_ids() -> None:
+    kept = Kept()
+    content = fingerprint("f", "{}")
+    for number in range(2):
+        kept.conversation().put(handed(f"a{number}", started=float(number), content=content))
+    calls = said("x") + said("y", result=None)
+    assert [told(event) for event in kept.conversation(*calls).resume(3.0)] == [
+        "completed a0 f ok",
+        "completed a1 f unknown:abandoned",
+    ]
 
 
 def test_a_call_is_of_its_scope_only() -> None:
@@ -210,8 +274,8 @@ class Raced(MemoryStore):
 
 def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
-    store.put("s", Waiting(handed(), 0))
-    assert Conversation(store, "s", {"a": Seen(1, answered=True)}).resume(1.0) == []
+    store.put("s", Waiting(handed()))
+    assert Conversation(store, "s", [Seen("a", result="r")]).resume(1.0) == []
 
 
 def test_all_choices_of_an_id_and_the_longest_first() -> None:

@@ -10,6 +10,8 @@ and it reads every character once, however often it is asked.
 
 from typing import Final
 
+import orjson
+
 _ENDS: Final = {"{": "}", "[": "]"}
 
 
@@ -137,3 +139,12 @@ class Arguments:
         self._depth -= outside.count("}") + outside.count("]")
         self._in_string ^= len(parts) % 2 == 0
         return left
+
+
+def canonical(arguments: str) -> str:
+    """The same for arguments that mean the same: JSON without its blanks, with its keys sorted."""
+    try:
+        decoded = orjson.loads(arguments)
+        return orjson.dumps(decoded, option=orjson.OPT_SORT_KEYS).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return arguments.strip()

@@ -230,10 +230,12 @@ class Handed:
     Attributes:
         told: how it was announced.
         started: when, in seconds on the clock that the lifecycle was fed with.
+        content: a ``followup.fingerprint``, for clients that rewrite ids.
     """
 
     told: ToolRunning
     started: float
+    content: str = ""
 
     def completed(
         self, now: float, *, outcome: Outcome = Outcome.UNKNOWN, reason: str | None = None

@@ -1,9 +1,9 @@
-"""The history in a request: our own cards are taken out of it, and a client's calls are read.
+"""The history in a request: our own cards are taken out of it.
 
 A card that this proxy draws for a tool that ran behind it has an id with our ``PREFIX``. Open WebUI
 sends such cards back in the next turn as an assistant's ``tool_calls`` with a ``role: "tool"``
 message each. The backend never made those calls and must not see them. ``cleaned`` takes them
-out and joins what the cards had parted; ``tool_calls`` tells which calls were made and answered.
+out and joins what the cards had parted.
 
 Nothing is parsed and written again: the text is cut and spliced where something goes, so every
 other byte stays as sent: blanks, number formats, escapes. Where a key is repeated the last one
@@ -44,37 +44,6 @@ def cleaned(body: bytes) -> bytes:
     return body
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a history tells about the calls of one id.
-
-    Attributes:
-        count: how many calls have that id. Some backends begin anew with each answer.
-        answered: whether a result follows the last of them.
-        failed: whether that result says so itself.
-    """
-
-    count: int
-    answered: bool = False
-    failed: bool = False
-
-
-def tool_calls(messages: object) -> dict[str, Seen]:
-    """The assistant's calls in decoded ``messages`` of any shape, by id.
-
-    Calls without an id are passed over. The first result of a call counts.
-    """
-    seen: dict[str, Seen] = {}
-    for message in messages if isinstance(messages, list) else ():
-        for call_id in filter(None, (_text(call, "id") for call in _calls(message))):
-            before = seen.get(call_id)
-            seen[call_id] = Seen(before.count + 1 if before else 1)
-        call = seen.get(result_of := _answered(message))
-        if call and not call.answered:
-            seen[result_of] = Seen(call.count, answered=True, failed=_is_failure(message))
-    return seen
-
-
 def _text(holder: object, key: str) -> str:
     value = holder.get(key) if isinstance(holder, dict) else None
     return value if isinstance(value, str) else ""
@@ -87,11 +56,6 @@ def _calls(message: Any) -> list[Any]:
 
 def _answered(message: object) -> str:
     return _text(message, "tool_call_id") if _text(message, "role") == "tool" else ""
-
-
-def _is_failure(message: Any) -> bool:
-    """Chat completions have no word for it; those of Anthropic, MCP and LangChain are known."""
-    return message.get("status") == "error" or True in map(message.get, ("is_error", "isError"))
 
 
 def _is_card(call: object) -> bool:

@@ -49,6 +49,7 @@ from proxy.core.events import (
     UnknownResult,
 )
 from proxy.core.finish import judge_finish
+from proxy.core.followup import fingerprint
 
 
 class Lifecycle:
@@ -265,7 +266,8 @@ class Lifecycle:
         if self._move(call, Signal.HAND if hands else Signal.FINISH):
             call.outcome, call.reason = outcome, reason
             if hands:
-                self._pending.put(Handed(call.told(), call.started))
+                content = fingerprint(call.name, str(call.arguments))
+                self._pending.put(Handed(call.told(), call.started, content))
 
     def _written(self, key: int, reason: str, now: float) -> list[LifecycleEvent]:
         call = self._calls.get(key)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.history import PREFIX, Seen, cleaned, tool_calls
+from proxy.core.followup import last_calls
+from proxy.core.history import PREFIX, cleaned
 from tests.core import Json
 
 USER: Json = {"role": "user", "content": "How many files?"}
@@ -261,30 +262,6 @@ def test_of_repeated_keys_the_last_counts() -> None:
     ), "the calls that did not count do not count now"
 
 
-@pytest.mark.parametrize(
-    ("messages", "expected"),
-    [
-        ([USER, said("a", "c")], {"c": Seen(1)}),
-        ([said("a", "c"), result("c")], {"c": Seen(1, answered=True)}),
-        ([said("", "c", "d"), result("d")], {"c": Seen(1), "d": Seen(1, answered=True)}),
-        ([result("c"), said("a", "c")], {"c": Seen(1)}),
-        ([said("a", "c"), result("c"), said("a", "c")], {"c": Seen(2)}),
-        ([said("a", "c"), said("a", "c"), result("c")], {"c": Seen(2, answered=True)}),
-        ([said("a", "c", "c"), result("c")], {"c": Seen(2, answered=True)}),
-        ([said("a", "c"), result("c", is_error=True)], {"c": Seen(1, answered=True, failed=True)}),
-        ([said("a", "c"), result("c", isError=True)], {"c": Seen(1, answered=True, failed=True)}),
-        ([said("a", "c"), result("c", status="error")], {"c": Seen(1, answered=True, failed=True)}),
-        ([said("a", "c"), result("c", status="ok", is_error=False)], {"c": Seen(1, answered=True)}),
-        ([said("a", "c"), result("c"), result("c", is_error=True)], {"c": Seen(1, answered=True)}),
-        ([said("a", "c"), {"role": "function", "name": "ls", "content": ""}], {"c": Seen(1)}),
-        ([said("a", "c"), {**result("c"), "role": "user"}, result("d")], {"c": Seen(1)}),
-        ([said("a", ""), {**said("a", "c"), "role": "user"}, result("")], {}),
-    ],
-)
-def test_the_calls_of_a_history(messages: list[Any], expected: dict[str, Seen]) -> None:
-    assert tool_calls(messages) == expected
-
-
 JUNK = st.recursive(
     st.none() | st.booleans() | st.floats() | st.sampled_from(["", "assistant", "tool", "htp_1"]),
     lambda inner: (
@@ -300,8 +277,8 @@ JUNK = st.recursive(
 
 @given(JUNK, st.lists(JUNK))
 def test_no_shape_is_too_odd(junk: Any, messages: list[Any]) -> None:
-    assert isinstance(tool_calls(junk), dict)
-    assert isinstance(tool_calls(messages), dict)
+    assert isinstance(last_calls(junk), list)
+    assert isinstance(last_calls(messages), list)
     json.loads(cleaned(json.dumps({"messages": junk, "mark": PREFIX}).encode()))
     json.loads(cleaned(written(*messages)))
 

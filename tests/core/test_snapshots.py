@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from proxy.core.observers.snapshots import EARLIER, Item, canonical, match
+from proxy.core.arguments import canonical
+from proxy.core.observers.snapshots import EARLIER, Item, match
 
 
 def item(

@@ -49,6 +49,7 @@ class ChatObserver:
         self._identities = Identities()
         self._shapes = Shapes()
         self._chunk: object = None  # the latest one
+        self._chunk_id: str | None = None
         self._repeats_ids = False  # two chunks in a row had the same id
 
     def skim(self, raw: bytes) -> bool:
@@ -155,13 +156,15 @@ class ChatObserver:
         Only another chunk id and a role say so. Some servers send a role with every chunk, and some
         a fresh id; those are known by never having repeated one.
         """
-        before, chunk_id = maybe_id(self._chunk), maybe_id(chunk)
-        if before is None or chunk_id is None:
-            return NOTHING
-        if before == chunk_id:
+        before, chunk_id = self._chunk_id, maybe_id(chunk)
+        if chunk_id is not None and before == chunk_id:
             self._repeats_ids = True
             return NOTHING
-        if not (self._repeats_ids or any(shape.hits for shape in self._shapes.known)):
+        if not _is_chunk(choices):
+            return NOTHING
+        self._chunk_id = chunk_id
+        repeats_ids = self._repeats_ids or any(shape.hits for shape in self._shapes.known)
+        if not (before and chunk_id and repeats_ids):
             return NOTHING
         broken: list[Call] = []
         for entry in choices:

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-import orjson
+from proxy.core.arguments import canonical
 
 # The place of a call in an earlier answer of the same stream: only its ids still name it.
 EARLIER: Final = -1
@@ -88,12 +88,3 @@ def _place(call: Known) -> Iterator[Hashable]:
 def _content(call: Known) -> Iterator[Hashable]:
     if call.place != EARLIER:
         yield call.kind, call.name, canonical(str(call.arguments))
-
-
-def canonical(arguments: str) -> str:
-    """The same for arguments that mean the same: JSON without its blanks, with its keys sorted."""
-    try:
-        decoded = orjson.loads(arguments)
-        return orjson.dumps(decoded, option=orjson.OPT_SORT_KEYS).decode()
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return arguments.strip()
