@@ -45,7 +45,7 @@ async def look(request: web.Request) -> Body:
     one case in which a body is changed.
     """
     if not request.can_read_body:
-        return Body(None)
+        return Body(None, stream=request.method == "GET")  # asked for in the query: see routes
     pieces: list[bytes] = []
     size = 0
     while size <= _LOOK_BYTES:
