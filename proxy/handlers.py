@@ -139,6 +139,8 @@ class Handlers:
             known = history.tool_calls(asked.messages)
             conversation = Conversation(self._store, scope_of(request.headers), known)
         sent = self._headers(request, asked.data)
+        if exchange.is_cleaned:
+            sent.popall("Content-Encoding", None)  # it was undone to look inside
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._open(request, path, sent, asked.data, asked.original)
@@ -252,7 +254,7 @@ def _stream_id(request: web.Request) -> str:
 
 def _is_writable(answer: aiohttp.ClientResponse) -> bool:
     """Whether frames can be added to an answer."""
-    coding = inflate.coding(answer)
+    coding = inflate.coding(answer.headers)
     return (
         answer.status == 200
         and responses.is_event_stream(answer)

@@ -43,7 +43,7 @@ class StreamRelay(Relay):
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         # Compressed though asked for plain: it is sent on in clear.
-        self._inflate = Inflate() if coding(upstream) else None
+        self._inflate = Inflate() if coding(upstream.headers) else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""
