@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.recording.cassette import SideEnd
@@ -23,10 +24,10 @@ _ERROR_BODY_BYTES: Final = 1 << 16
 
 async def open_with_heartbeats(
     request: web.Request,
-    opening: Coroutine[Any, Any, aiohttp.ClientResponse],
+    opening: Coroutine[Any, Any, Begun],
     head: web.StreamResponse,
     interval_s: float,
-) -> aiohttp.ClientResponse | None:
+) -> Begun | None:
     """Wait for the upstream's head; after each interval of silence send the client a comment.
 
     Args:
@@ -60,21 +61,22 @@ async def open_with_heartbeats(
 async def tell_refusal(
     request: web.Request,
     head: web.StreamResponse,
-    answer: aiohttp.ClientResponse,
+    begun: Begun,
     patience_s: float,
 ) -> None:
     """The upstream refused, but a 200 is out: its error object as a frame, and a broken end.
 
     Args:
+        begun: what it answered.
         patience_s: seconds that the error may take to come; 0 for no limit.
     """
-    exchange = request[EXCHANGE]
+    exchange, answer = request[EXCHANGE], begun.answer
     exchange.ended = "upstream_error"
-    body = b""
+    body = begun.start
     end: SideEnd = "cut"
     try:
         async with asyncio.timeout(patience_s or None):
-            body = await _read(answer.content)
+            body += await _read(answer.content)
         end = "eof" if answer.content.at_eof() else "gone"
     except TimeoutError:
         end = "timeout"

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from proxy import zstd
@@ -12,6 +13,7 @@ CODINGS: Final = ("gzip", "x-gzip", "deflate")
 # No honest upstream packs more into one read; a zip bomb does.
 _LIMIT_BYTES: Final = 32 << 20
 _HEAD_BYTES: Final = 2
+_BEGINNING_BYTES: Final = 64
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 
@@ -84,6 +86,17 @@ class Inflate:
             clear = self._object.decompress(self._head + data, max(limit, 1))
         self._head = (self._head + data)[:_HEAD_BYTES]
         return clear
+
+
+def maybe_beginning(data: bytes) -> bytes | None:
+    """The first bytes of an answer, as far as they can be decoded from its beginning.
+
+    None where it is neither gzip, zlib nor deflate.
+    """
+    for wbits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=wbits).decompress(data, _BEGINNING_BYTES)
+    return None
 
 
 def _zlib(data: bytes, size: int) -> bytes | None:

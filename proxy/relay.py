@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.connect import PushingProtocol
+from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.mischief import Mischief
@@ -35,21 +36,22 @@ class Relay:
 
     Args:
         request: the client's.
-        upstream: the answer, its head already read.
+        begun: the answer.
         response: for the client; prepared by ``run`` if it is not yet.
     """
 
     def __init__(
         self,
         request: web.Request,
-        upstream: aiohttp.ClientResponse,
+        begun: Begun,
         response: web.StreamResponse,
     ) -> None:
         self.last_read = self.last_write = time.monotonic()
         self._request = request
-        self._upstream = upstream
-        self._content = upstream.content
+        self._upstream = begun.answer
+        self._content = begun.answer.content
         self._response = response
+        self._start = begun.start
         self._exchange = request[EXCHANGE]
         self._tape = self._exchange.tape
         self._added: tuple[tuple[int, int], ...] = ()  # where in what was taken last ours stands
@@ -122,7 +124,10 @@ class Relay:
         if isinstance(protocol, PushingProtocol):
             self._protocol = protocol
             protocol.sink = self
-        self.arrived()  # what came with the head, which may be all
+        start, self._start = self._start, b""
+        self.passing(start, b"")
+        if not self._finished.done():
+            self.arrived()  # what came with the head, which may be all
 
     def _detach(self) -> None:
         if self._mischief is not None:

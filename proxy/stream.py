@@ -3,11 +3,11 @@
 import time
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from proxy.core.events import Outcome, ToolCompleted
 from proxy.core.pipeline import Pipeline, Step
+from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import Vocabulary
 from proxy.inflate import Inflate, coding
@@ -22,7 +22,7 @@ class StreamRelay(Relay):
 
     Args:
         request: the client's.
-        upstream: the answer, its head already read.
+        begun: the answer.
         response: for the client.
         pipeline: what becomes of the bytes.
         vocabulary: what the stream speaks.
@@ -31,19 +31,19 @@ class StreamRelay(Relay):
     def __init__(
         self,
         request: web.Request,
-        upstream: aiohttp.ClientResponse,
+        begun: Begun,
         response: web.StreamResponse,
         pipeline: Pipeline,
         vocabulary: Vocabulary,
     ) -> None:
-        super().__init__(request, upstream, response)
+        super().__init__(request, begun, response)
         self._vocabulary = vocabulary
         self._pipeline = pipeline
         self._skim = pipeline.skim
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         # Compressed though asked for plain: it is sent on in clear.
-        self._inflate = Inflate() if coding(upstream.headers) else None
+        self._inflate = Inflate() if coding(begun.answer.headers) else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""

@@ -23,6 +23,27 @@ _DATA_LINE_THEN_DATA: Final = re.compile(_DATA_LINE.pattern + rb"(?=data: ?[{\[]
 _LOOK_BACK: Final = len(b"\ndata: {") - 1
 # What may become the start of a second data line.
 _MAYBE_DATA: Final = re.compile(rb"[\r\n](d|da|dat|data|data:|data: )\Z")
+# What a stream can begin with: a field or a comment.
+_BEGINNINGS: Final = (b":", b"data:", b"event:", b"id:", b"retry:")
+
+
+def begins_stream(start: bytes) -> bool | None:
+    """Whether a body begins as an event stream does; None while that is open.
+
+    Blank lines count behind a byte order mark only: without one, some servers write them to keep a
+    connection alive in front of JSON, and those must not wait for what follows.
+
+    Args:
+        start: the first bytes of the body, maybe none.
+    """
+    rest = start
+    if start.startswith(_BOM):
+        rest = start[len(_BOM) :].lstrip(b"\r\n")
+    elif _BOM.startswith(start):
+        return None
+    if rest.startswith(_BEGINNINGS):
+        return True
+    return None if any(one.startswith(rest) for one in _BEGINNINGS) else False
 
 
 class Event(NamedTuple):

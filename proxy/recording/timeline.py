@@ -16,7 +16,7 @@ from proxy.recording import wording
 from proxy.recording.cassette import Exchange, Piece, Side, SideName
 
 _MAX_EVENT_BYTES: Final = 64 << 20
-_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_FIRST_READS: Final = 8  # a byte each, at worst
 
 
 class Frame(NamedTuple):
@@ -159,9 +159,8 @@ def _complete(bar: Bar, fields: wording.Json, ms: float) -> None:
 def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
     """By its type, or by its looks: not all servers say what they send."""
     kind = side.header("Content-Type").partition(";")[0].strip().lower()
-    if kind:
-        return kind == "text/event-stream"
-    return bool(pieces) and pieces[0].data.lstrip().startswith(_FIELDS)
+    start = b"".join(piece.data for piece in pieces[:_FIRST_READS])
+    return kind == "text/event-stream" or bool(sse.begins_stream(start.lstrip()))
 
 
 def _reads(pieces: list[Piece]) -> Iterator[Frame]:
