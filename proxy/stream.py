@@ -51,7 +51,7 @@ class StreamRelay(Relay):
         if transport is None or transport.get_write_buffer_size():
             return
         if self._pipeline.between_events:
-            self._send(HEARTBEAT)
+            self._send(self._pipeline.comment(HEARTBEAT))
             self.last_write = now
 
     def _take(self, chunk: bytes, now: float) -> bytes:

@@ -121,6 +121,7 @@ class Pipeline:
         self._observer_off = False
         self._is_done = False  # behind [DONE]
         self._has_ended = False  # behind the end of an answer; another may follow
+        self._has_ids = False
 
     @property
     def between_events(self) -> bool:
@@ -136,6 +137,15 @@ class Pipeline:
     def oversized(self) -> int:
         """How many events were too large to be looked at."""
         return self._parser.oversized
+
+    def comment(self, frame: bytes) -> bytes:
+        """A comment of ours, with a blank line behind it, as this stream takes it.
+
+        Behind an ``id`` the blank line would be an event without data for readers that remember
+        ids: openai-python fails to decode it as JSON. In a stream without ids it stays, for readers
+        that split at blank lines and look at the first line only.
+        """
+        return frame.removesuffix(b"\n") if self._has_ids else frame
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -269,6 +279,8 @@ class Pipeline:
 
     def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
         out.raw_due = False
+        if event.has_id:
+            self._has_ids = True
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
         if self._rounds is not None and not self._passed:
@@ -362,7 +374,8 @@ class Pipeline:
             if isinstance(event, ToolCompleted) and event.output is not None:
                 event = replace(event, output=event.output[: self._result_preview] or None)
             out.told.append(event)
-            self._write(self._encoder(event, self._envelope), out)
+            frame = self._encoder(event, self._envelope)
+            self._write(self.comment(frame) if frame.startswith(b":") else frame, out)
 
     def _write(self, frame: bytes, out: "_Output") -> None:
         if frame:
