@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from proxy.detect import Begun
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, error_frame
 from proxy.exchange import EXCHANGE
 from proxy.recording.cassette import SideEnd
 from proxy.relay import break_connection, head_of
@@ -93,7 +93,8 @@ async def tell_refusal(
             if body:
                 exchange.tape.passed(body, b"", (), time.monotonic())
             exchange.tape.ends("upstream", end)
-    await _tell(request, head, _refusal(answer.status, body))
+    error = _refusal(answer.status, body)
+    await _tell(request, head, error)
 
 
 async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool:
@@ -114,24 +115,27 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return body
 
 
-def _refusal(status: int, body: bytes) -> bytes:
+def _refusal(status: int, body: bytes) -> dict[str, Any]:
+    """The error object of an answer, or one of ours."""
     try:
         error = orjson.loads(body).get("error")
     except (orjson.JSONDecodeError, AttributeError):
         error = None
     if not error:
         message = f"the upstream answered with status {status} and no event stream"
-        return ProxyError("upstream_protocol", message).frame(status=status)
+        error = ProxyError("upstream_protocol", message).object()
     told = error if isinstance(error, dict) else {"message": str(error)}
-    return b"data: " + orjson.dumps({"error": {**told, "status": status}}) + b"\n\n"
+    return {**told, "status": status}
 
 
 async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
     request[EXCHANGE].fail(failure.code)
-    await _tell(request, head, failure.frame())
+    await _tell(request, head, failure.object())
 
 
-async def _tell(request: web.Request, head: web.StreamResponse, frame: bytes) -> None:
+async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str, Any]) -> None:
+    exchange = request[EXCHANGE]
+    frame = error_frame(error, exchange.vocabulary, exchange.envelope(), is_first=True)
     await _say(request, head, frame)
     break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from proxy.core.events import Counts, LifecycleEvent, ToolCompleted
+from proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
 from proxy.recording.faults import Plan
 from proxy.recording.recorder import Tape
 
@@ -16,6 +16,11 @@ Route = Vocabulary | Literal["websocket", "own", "other"]
 # How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
 # the client, a time limit or our own shutdown; or answered by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+_ID_PREFIXES: Final[dict[Vocabulary, str]] = {
+    "chat": "chatcmpl-",
+    "responses": "resp_",
+    "messages": "msg_",
+}
 _FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
@@ -68,6 +73,16 @@ class Exchange:
     plan: Plan | None = None
     is_cleaned: bool = False
     tape: Tape | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its event stream speaks, if it is one of those that frames are added to."""
+        return self.route if self.route in ("responses", "messages") else "chat"
+
+    def envelope(self) -> Envelope:
+        """What frames of ours copy until the upstream's first chunk has come."""
+        answer_id = f"{_ID_PREFIXES[self.vocabulary]}st_{self.token}"
+        return Envelope(answer_id, int(time.time()), self.model)
 
     def fail(self, code: str) -> None:
         """The answer had begun when this error of ours broke it."""

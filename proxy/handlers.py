@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from proxy.config import Settings
 from proxy.core import history
 from proxy.core.calls import Terms
 from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, ToolCompleted
+from proxy.core.events import ToolCompleted
 from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
 from proxy.detect import Begun
@@ -145,8 +144,7 @@ class Handlers:
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._begun(request, path, sent, asked)
-        early_head = asked.stream and vocabulary == "chat"
-        tools = asked.tools
+        early_head, tools = asked.stream, asked.tools
         del asked  # it may be large, and the stream long
         begun, head = await self._begin(request, opening, may_be_early=early_head)
         if begun is None:
@@ -178,11 +176,10 @@ class Handlers:
     ) -> Pipeline:
         dialect = DIALECTS[exchange.dialect]
         draws_cards = vocabulary == "chat" and dialect.draws_cards
-        envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
         return Pipeline(
             vocabulary,
             dialect,
-            envelope,
+            exchange.envelope(),
             self._options,
             terms=Terms(
                 "call" if conversation is None else "execution",

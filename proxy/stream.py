@@ -77,7 +77,9 @@ class StreamRelay(Relay):
 
     def _broken(self, failure: ProxyError) -> bytes:
         reason = _REASONS.get(failure.code, "upstream_error")
-        error = failure.frame(self._vocabulary)
+        envelope = self._pipeline.envelope
+        is_first = envelope.id == self._exchange.envelope().id
+        error = failure.frame(self._vocabulary, envelope, is_first=is_first)
         now = time.monotonic()
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 

@@ -134,6 +134,12 @@ class Pipeline:
         return self._is_done or self._has_ended
 
     @property
+    def envelope(self) -> Envelope:
+        """What the upstream's latest chunk says of its answer."""
+        self._observer.update(self._envelope)
+        return self._envelope
+
+    @property
     def oversized(self) -> int:
         """How many events were too large to be looked at."""
         return self._parser.oversized

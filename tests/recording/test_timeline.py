@@ -135,6 +135,11 @@ LIFECYCLE = '{"toolCallId":"a","status":"running","tool":"t","label":"t"}'
         ({"error": "boom"}, "error", 'error "boom"'),
         ({"type": "error", "message": "boom"}, "error", 'error "boom"'),
         ({"type": "response.failed"}, "error", 'error "response.failed"'),
+        (
+            {"type": "response.failed", "response": {"error": {"message": "boom"}}},
+            "error",
+            'error "boom"',
+        ),
         ({"object": "list"}, "other", "keys object"),
         (
             {"type": "response.output_text.delta", "delta": "x"},
