@@ -20,6 +20,7 @@ from proxy.relay import break_connection, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
+_NO_STREAM: Final = "the upstream answered with status {} and no event stream"
 
 
 async def open_with_heartbeats(
@@ -72,6 +73,7 @@ async def tell_refusal(
     """
     exchange, answer = request[EXCHANGE], begun.answer
     exchange.ended = "upstream_error"
+    exchange.cause = _NO_STREAM.format(answer.status)
     body = begun.start
     end: SideEnd = "cut"
     try:
@@ -122,14 +124,13 @@ def _refusal(status: int, body: bytes) -> dict[str, Any]:
     except (orjson.JSONDecodeError, AttributeError):
         error = None
     if not error:
-        message = f"the upstream answered with status {status} and no event stream"
-        error = ProxyError("upstream_protocol", message).object()
+        error = ProxyError("upstream_protocol", _NO_STREAM.format(status)).object()
     told = error if isinstance(error, dict) else {"message": str(error)}
     return {**told, "status": status}
 
 
 async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
-    request[EXCHANGE].fail(failure.code)
+    request[EXCHANGE].fail(failure.code, failure.for_log())
     await _tell(request, head, failure.object())
 
 

@@ -27,17 +27,28 @@ class ProxyError(Exception):
         code: a key of ``STATUS``.
         message: for people; says what to look at.
         param: the header or setting at fault.
+        cause: for the log only: an exception's text, or what was expected.
     """
 
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, param: str | None = None, *, cause: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.cause = cause
 
     @property
     def status(self) -> int:
         return STATUS[self.code]
+
+    def for_log(self, where: str = "") -> str:
+        """What failed, where and why; "" where it was not the upstream that failed."""
+        if not self.code.startswith("upstream_"):
+            return ""
+        text = f"{self.message} {where}" if where else self.message
+        return f"{text}: {self.cause}" if self.cause else text
 
     def body(self) -> bytes:
         """The JSON body of an error response."""
@@ -61,6 +72,19 @@ class ProxyError(Exception):
             "param": self.param,
             "code": self.code,
         }
+
+
+def cause_of(error: BaseException | None) -> str:
+    """An exception on one line, for the log.
+
+    Of its text only the first line: behind it aiohttp quotes what it could not read. And of errors
+    that have a message only that: the text of some holds a URL with its query, or headers.
+    """
+    if error is None:
+        return ""
+    message = getattr(error, "message", str(error))
+    lines = message.strip().splitlines() if isinstance(message, str) else []
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def error_frame(

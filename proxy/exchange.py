@@ -13,8 +13,9 @@ from proxy.recording.recorder import Tape
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
 Vocabulary = Literal["chat", "responses", "messages"]
 Route = Vocabulary | Literal["websocket", "own", "other"]
-# How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
-# the client, a time limit or our own shutdown; or answered by an error of ours.
+# How an exchange ended: well, at the end of all that belongs to it; properly, but an event stream
+# without its [DONE]; cut by the upstream, the client, a time limit or our own shutdown; or answered
+# by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
 _ID_PREFIXES: Final[dict[Vocabulary, str]] = {
     "chat": "chatcmpl-",
@@ -34,10 +35,11 @@ class Exchange:
         client: the peer's address.
         model: as asked, "" where that is not known.
         error: the code of an error of ours, "" without one.
+        cause: how the upstream failed, in words; "" where it did not.
         chunks: reads passed on.
         sent_bytes: of the body, frames of ours included.
         longest_gap_s: between two chunks.
-        frames: lifecycle frames that were added.
+        frames: lifecycle frames that were written.
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
         told: the lifecycle events that the client was told.
@@ -57,6 +59,7 @@ class Exchange:
     stream: bool = False
     status: int = 0
     error: str = ""
+    cause: str = ""
     ended: Ended = ""
     first_byte: float | None = None
     last_byte: float | None = None
@@ -84,9 +87,9 @@ class Exchange:
         answer_id = f"{_ID_PREFIXES[self.vocabulary]}st_{self.token}"
         return Envelope(answer_id, int(time.time()), self.model)
 
-    def fail(self, code: str) -> None:
+    def fail(self, code: str, cause: str) -> None:
         """The answer had begun when this error of ours broke it."""
-        self.ended, self.error = _FAILED.get(code, "upstream_error"), code
+        self.ended, self.error, self.cause = _FAILED.get(code, "upstream_error"), code, cause
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

@@ -100,7 +100,7 @@ class Gate:
             exchange.tape.end(exchange.ended, exchange.error, exchange.told)
         try:
             self._metrics.closed(exchange)
-            if self._logs:
+            if self._logs or exchange.cause:
                 logs.access(exchange)
         except Exception:
             if not self._record_failed:
@@ -145,6 +145,7 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
     """An error in the answer's place."""
     exchange = request[EXCHANGE]
     exchange.status, exchange.error = failure.status, failure.code
+    exchange.cause = failure.for_log()
     return await _taped(request, responses.error(failure, exchange.request_id))
 
 

@@ -71,8 +71,8 @@ class StreamRelay(Relay):
             self._inflate.check_end()
 
     def _end(self) -> bytes:
-        if self._pipeline.is_done:
-            self._exchange.ended = "done"
+        if not self._pipeline.is_done:
+            self._exchange.ended = "eof"
         return self._last(self._pipeline.eof(time.monotonic()))
 
     def _broken(self, failure: ProxyError) -> bytes:
@@ -89,7 +89,7 @@ class StreamRelay(Relay):
         step = self._pipeline.abort("client_disconnected", now, outcome=gone, beats_finish=False)
         if self._pipeline.is_done:
             self._exchange.ended = "done"  # SDKs leave at [DONE], before the body ends
-        self._last(step)
+        self._last(step._replace(data=b"", added=(), frames=0))  # nobody gets it
 
     def _last(self, step: Step) -> bytes:
         self._note(step)
@@ -100,7 +100,7 @@ class StreamRelay(Relay):
 
     def _note(self, step: Step) -> None:
         """What metrics and the log want to know of the calls."""
-        self._exchange.frames += len(step.events)
+        self._exchange.frames += step.frames
         if self._tape is not None:
             self._exchange.told += step.events
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

@@ -44,11 +44,13 @@ class Step(NamedTuple):
         data: the bytes to send to the client now, maybe none.
         events: the lifecycle events that became known, in order, for all other listeners.
         added: where in ``data`` frames of ours stand, as (start, stop).
+        frames: how many of them are lifecycle frames. A dialect may write none for an event.
     """
 
     data: bytes
     events: tuple[LifecycleEvent, ...] = ()
     added: tuple[tuple[int, int], ...] = ()
+    frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +383,7 @@ class Pipeline:
                 event = replace(event, output=event.output[: self._result_preview] or None)
             out.told.append(event)
             frame = self._encoder(event, self._envelope)
+            out.frames += bool(frame)
             self._write(self.comment(frame) if frame.startswith(b":") else frame, out)
 
     def _write(self, frame: bytes, out: "_Output") -> None:
@@ -403,12 +406,13 @@ class Pipeline:
 class _Output:
     """What one input leads to, as it grows."""
 
-    __slots__ = ("changed", "ours", "pieces", "raw_due", "told")
+    __slots__ = ("changed", "frames", "ours", "pieces", "raw_due", "told")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.ours: list[int] = []  # which of them are frames
         self.told: list[LifecycleEvent] = []
+        self.frames = 0  # those that tell of a call
         self.changed = False  # something was added or taken away
         self.raw_due = False  # the event itself has still to be passed on
 
@@ -417,7 +421,7 @@ class _Output:
         for number in self.ours:
             start = sum(map(len, self.pieces[:number]))
             added.append((start, start + len(self.pieces[number])))
-        return Step(b"".join(self.pieces), tuple(self.told), tuple(added))
+        return Step(b"".join(self.pieces), tuple(self.told), tuple(added), self.frames)
 
 
 def _leading(seen: Sequence[Observation]) -> int:
