@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from proxy.core.sse import begins_stream
 from proxy.recording import import_har, import_vcr
 from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, SideName, line, pack
 from proxy.recording.files import File
@@ -226,8 +227,9 @@ def _end(
 ) -> Json:
     """The last line."""
     told = one.ending
-    is_done = b"data: [DONE]" in bodies["client"]
-    ended = told.ended or ("done" if is_done else "eof" if one.status else "upstream_error")
+    body = bodies["client"]
+    is_done = b"data: [DONE]" in body or not begins_stream(body)
+    ended = told.ended or ("upstream_error" if not one.status else "done" if is_done else "eof")
     how: Json = {"ended": ended, "error": own.text(told.error), "tools": own.tree(told.tools)}
     record: Json = {"kind": "end", "id": exchange_id, **how}
     for side, body in bodies.items():
