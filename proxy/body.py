@@ -31,6 +31,7 @@ class Body(NamedTuple):
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run.
         original: as the client sent it, before anything was taken out.
+        is_unread: ``stream`` is a guess.
     """
 
     data: bytes | AsyncIterator[bytes] | None
@@ -39,6 +40,7 @@ class Body(NamedTuple):
     messages: object = None
     tools: frozenset[str] = frozenset()
     original: bytes | AsyncIterator[bytes] | None = None
+    is_unread: bool = False
 
 
 async def look(request: web.Request) -> Body:
@@ -59,19 +61,19 @@ async def look(request: web.Request) -> Body:
         pieces.append(piece)
         size += len(piece)
     rest = _chain(pieces, request)
-    return Body(rest, stream=True, original=rest)
+    return Body(rest, stream=True, original=rest, is_unread=True)
 
 
 async def _read(original: bytes, content_coding: str) -> Body:
     clear = await _maybe_clear(original, content_coding)
     if clear is None:
-        return Body(original, stream=True, original=original)
+        return Body(original, stream=True, original=original, is_unread=True)
     left = await _cleaned(clear) if _MARK in clear else clear
     data = original if left is clear else left
     try:
         asked = orjson.loads(left)
     except orjson.JSONDecodeError:  # others read more than strict JSON
-        return Body(data, stream=True, original=original)
+        return Body(data, stream=True, original=original, is_unread=True)
     if not isinstance(asked, dict):
         return Body(data, original=original)
     model = asked.get("model")

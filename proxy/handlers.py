@@ -144,7 +144,8 @@ class Handlers:
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._begun(request, path, sent, asked)
-        early_head, tools = asked.stream, asked.tools
+        # A 200 that is sent early cannot be taken back: not on a guess.
+        early_head, tools = asked.stream and not asked.is_unread, asked.tools
         del asked  # it may be large, and the stream long
         begun, head = await self._begin(request, opening, may_be_early=early_head)
         if begun is None:

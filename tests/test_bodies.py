@@ -1,5 +1,6 @@
 """Request bodies that are compressed: looked into, and forwarded as they came."""
 
+import asyncio
 import gzip
 import importlib.util
 import json
@@ -160,6 +161,20 @@ async def test_the_history_in_a_compressed_body_completes_a_call(
     ]
     body = gzip.compress(json.dumps({**STREAM, "messages": messages}).encode())
     assert statuses(await send(url, body, "gzip")) == PAIR[1:]
+
+
+async def test_a_guess_sends_no_early_head(upstream: Upstream, start_proxy: StartProxy) -> None:
+    """It may be a request for an answer that is no stream, and that must stay a whole one."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await asyncio.sleep(0.15)
+        await wire.answer(b'{"choices": []}', "200 OK", JSON)
+
+    upstream.script = script
+    early = {"server.heartbeat_before_first_byte": True, "server.heartbeat_s": 0.05}
+    answer = await send(await start_proxy(early), b"\x0b\x02\x80brotli\x03", "br")
+    assert (answer.body, answer.end) == (b'{"choices": []}', "clean")
+    assert answer.headers["Content-Length"] == "15"
 
 
 # --- zstd: whichever library is there -------------------------------------------------------------
