@@ -103,7 +103,7 @@ def error_frame(
         error: OpenAI's error object.
         vocabulary: what the stream speaks.
         envelope: what the upstream said last. Only Responses need it.
-        is_first: the upstream has said nothing of its answer yet. SDKs' helpers raise on a response
+        is_first: the upstream has said nothing of this answer. SDKs' helpers raise on a response
             that failed before it was created, and their users never see why.
     """
     match vocabulary:
@@ -135,14 +135,14 @@ def _failed(error: dict[str, Any], envelope: Envelope, *, is_first: bool) -> byt
         "top_p": None,
         "usage": None,
     }
-    created = {"type": "response.created", "sequence_number": 0, "response": response}
-    failed = {
-        "type": "response.failed",
-        "sequence_number": envelope.sequence_number + 1,
-        "response": {**response, "status": "failed", "error": error},
-    }
-    before = _event(created, "response.created") if is_first else b""
-    return before + _event(failed, "response.failed")
+    failed = {**response, "status": "failed", "error": error}
+    told = [("response.failed", failed)]
+    if is_first:
+        told.insert(0, ("response.created", response))
+    return b"".join(
+        _event({"type": kind, "sequence_number": number, "response": what}, kind)
+        for number, (kind, what) in enumerate(told, envelope.sequence_number + 1)
+    )
 
 
 def _event(payload: dict[str, Any], name: str = "") -> bytes:

@@ -1,6 +1,7 @@
 """The relay of an event stream that frames are added to."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -77,8 +78,10 @@ class StreamRelay(Relay):
 
     def _broken(self, failure: ProxyError) -> bytes:
         reason = _REASONS.get(failure.code, "upstream_error")
-        envelope = self._pipeline.envelope
-        is_first = envelope.id == self._exchange.envelope().id
+        envelope, own_id = self._pipeline.envelope, self._exchange.envelope().id
+        if self._pipeline.is_done:
+            envelope = replace(envelope, id=own_id)  # that answer stays a whole one
+        is_first = envelope.id == own_id
         error = failure.frame(self._vocabulary, envelope, is_first=is_first)
         now = time.monotonic()
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))

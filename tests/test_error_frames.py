@@ -95,6 +95,28 @@ async def test_a_failed_response_is_the_one_that_had_begun(upstream: Upstream, p
     assert told["status"] == "failed"
 
 
+async def test_a_break_behind_a_whole_answer_fails_another_one(
+    upstream: Upstream, proxy: str
+) -> None:
+    """A stream may hold several answers, and break where the next is due."""
+    completed = {"type": "response.completed", "response": {"id": "resp_1"}, "sequence_number": 9}
+    upstream.script = breaking(*RESPONSE[:3], event(completed))
+    answer = await stream(proxy, "responses")
+    told = events(answer.body)[-2:]
+    assert [name for name, _ in told] == ["response.created", "response.failed"]
+    assert {payload["response"]["id"] for _, payload in told} == {
+        f"resp_{answer.headers['X-Stream-Id']}"
+    }
+    assert [payload["sequence_number"] for _, payload in told] == [10, 11]
+
+
+async def test_a_break_in_a_second_answer_fails_that_one(upstream: Upstream, proxy: str) -> None:
+    second = {"type": "response.created", "response": {"id": "resp_2"}, "sequence_number": 9}
+    upstream.script = breaking(*RESPONSE, event(second), *RESPONSE[1:2])
+    name, payload = events((await stream(proxy, "responses")).body)[-1]
+    assert (name, payload["response"]["id"]) == ("response.failed", "resp_2")
+
+
 async def test_a_failed_response_has_all_that_the_type_asks_for(
     upstream: Upstream, proxy: str
 ) -> None:
@@ -115,7 +137,7 @@ async def test_a_response_that_never_began_is_created_and_fails(
     ids = {payload["response"]["id"] for _, payload in told}
     assert ids == {f"resp_{answer.headers['X-Stream-Id']}"}
     assert told[0][1]["response"]["status"] == "in_progress"
-    assert [payload["sequence_number"] for _, payload in told] == [0, 1]
+    assert [payload["sequence_number"] for _, payload in told] == [1, 2]
 
 
 # --- behind early heartbeats ----------------------------------------------------------------------
