@@ -37,7 +37,7 @@ _FAULTS_SHOWN: Final = 20
 _MIB: Final = 1 << 20
 _OURS: Final = re.compile(
     rb"event: hermes\.tool\.progress\ndata: ([^\n]*)\n\n"
-    rb"|: keep-alive\n\n"
+    rb"|: keep-alive\n\n?"
     rb'|data: \{"error": [^\n]*"type": "proxy_error"[^\n]*\}\n\n'
 )
 _CALLS_OPEN: Final = 'lifecycle_proxy_exchanges_open{route="chat"}'

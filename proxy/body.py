@@ -8,12 +8,14 @@ import orjson
 from aiohttp import web
 
 from proxy.core.history import PREFIX, cleaned
+from proxy.inflate import coding, maybe_decoded
 
 # Larger bodies just pass: nobody waits for them to be whole, and memory stays flat. A conversation
 # with a few pictures in it is still looked at.
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 17
+_DECODING_THREAD_BYTES: Final = 1 << 14  # it may be a thousand times as much when decoded
 _MARK: Final = PREFIX.encode()
 _NO_TOOLS: Final = frozenset[str]()
 
@@ -22,12 +24,14 @@ class Body(NamedTuple):
     """A request body, as far as it was looked at.
 
     Attributes:
-        data: the whole of it, or an iterator over it, or None where there is none.
+        data: the whole of it, or an iterator over it, or None where there is none. Not compressed
+            any more, where something was taken out.
         stream: whether an event stream may be asked for.
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run.
         original: as the client sent it, before anything was taken out.
+        is_unread: ``stream`` is a guess.
     """
 
     data: bytes | AsyncIterator[bytes] | None
@@ -36,27 +40,54 @@ class Body(NamedTuple):
     messages: object = None
     tools: frozenset[str] = frozenset()
     original: bytes | AsyncIterator[bytes] | None = None
+    is_unread: bool = False
 
 
 async def look(request: web.Request) -> Body:
     """Read a body of ordinary size; hand on a larger one unread.
 
-    What is no JSON object is the upstream's to judge. Tool cards that come back are taken out: the
-    one case in which a body is changed.
+    What cannot be read, here or within these bounds, may ask for a stream; whether it is valid is
+    the upstream's to judge. Tool cards that come back are taken out: the one case in which a body
+    is changed.
     """
     if not request.can_read_body:
-        return Body(None)
+        return Body(None, stream=request.method == "GET")  # asked for in the query: see routes
     pieces: list[bytes] = []
     size = 0
     while size <= _LOOK_BYTES:
         piece = await request.content.readany()
         if not piece:
-            original = b"".join(pieces)
-            return _read(await _cleaned(original) if _MARK in original else original, original)
+            return await _read(b"".join(pieces), coding(request.headers))
         pieces.append(piece)
         size += len(piece)
     rest = _chain(pieces, request)
-    return Body(rest, stream=True, original=rest)
+    return Body(rest, stream=True, original=rest, is_unread=True)
+
+
+async def _read(original: bytes, content_coding: str) -> Body:
+    clear = await _maybe_clear(original, content_coding)
+    if clear is None:
+        return Body(original, stream=True, original=original, is_unread=True)
+    left = await _cleaned(clear) if _MARK in clear else clear
+    data = original if left is clear else left
+    try:
+        asked = orjson.loads(left)
+    except orjson.JSONDecodeError:  # others read more than strict JSON
+        return Body(data, stream=True, original=original, is_unread=True)
+    if not isinstance(asked, dict):
+        return Body(data, original=original)
+    model = asked.get("model")
+    model = model if isinstance(model, str) else ""
+    messages, tools = asked.get("messages"), _tools(asked.get("tools"))
+    return Body(data, bool(asked.get("stream")), model, messages, tools, original)
+
+
+async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
+    if not content_coding:
+        return data
+    if len(data) > _DECODING_THREAD_BYTES:
+        return await asyncio.to_thread(maybe_decoded, data, content_coding, _LOOK_BYTES)
+    return maybe_decoded(data, content_coding, _LOOK_BYTES)
 
 
 async def _cleaned(data: bytes) -> bytes:
@@ -75,19 +106,6 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
         return request.content.iter_any()
     pieces = [piece async for piece in request.content.iter_any()]
     return b"".join(pieces)
-
-
-def _read(data: bytes, original: bytes) -> Body:
-    try:
-        asked = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return Body(data, original=original)
-    if not isinstance(asked, dict):
-        return Body(data, original=original)
-    model = asked.get("model")
-    model = model if isinstance(model, str) else ""
-    messages, tools = asked.get("messages"), _tools(asked.get("tools"))
-    return Body(data, bool(asked.get("stream")), model, messages, tools, original)
 
 
 def _tools(tools: object) -> frozenset[str]:

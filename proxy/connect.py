@@ -58,6 +58,7 @@ class PushingProtocol(ResponseHandler):
     sink: Sink | None = None
     was_lost = False  # it is told with the last that came; the transport closes before
     was_reset = False  # where the end of the connection ends a body, this is no proper end
+    loss: BaseException | None = None  # why
     _between_chunks = False
     _parser_stops = False
     _is_held = False
@@ -111,7 +112,7 @@ class PushingProtocol(ResponseHandler):
         return ends is not None and bool(ends) and ends[-1] == body.total_bytes
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.was_lost, self.was_reset = True, exc is not None
+        self.was_lost, self.was_reset, self.loss = True, exc is not None, exc
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.arrived()

@@ -12,21 +12,23 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from proxy.errors import ProxyError
+from proxy.detect import Begun
+from proxy.errors import ProxyError, error_frame
 from proxy.exchange import EXCHANGE
 from proxy.recording.cassette import SideEnd
 from proxy.relay import break_connection, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
+_NO_STREAM: Final = "the upstream answered with status {} and no event stream"
 
 
 async def open_with_heartbeats(
     request: web.Request,
-    opening: Coroutine[Any, Any, aiohttp.ClientResponse],
+    opening: Coroutine[Any, Any, Begun],
     head: web.StreamResponse,
     interval_s: float,
-) -> aiohttp.ClientResponse | None:
+) -> Begun | None:
     """Wait for the upstream's head; after each interval of silence send the client a comment.
 
     Args:
@@ -60,21 +62,23 @@ async def open_with_heartbeats(
 async def tell_refusal(
     request: web.Request,
     head: web.StreamResponse,
-    answer: aiohttp.ClientResponse,
+    begun: Begun,
     patience_s: float,
 ) -> None:
     """The upstream refused, but a 200 is out: its error object as a frame, and a broken end.
 
     Args:
+        begun: what it answered.
         patience_s: seconds that the error may take to come; 0 for no limit.
     """
-    exchange = request[EXCHANGE]
+    exchange, answer = request[EXCHANGE], begun.answer
     exchange.ended = "upstream_error"
-    body = b""
+    exchange.cause = _NO_STREAM.format(answer.status)
+    body = begun.start
     end: SideEnd = "cut"
     try:
         async with asyncio.timeout(patience_s or None):
-            body = await _read(answer.content)
+            body += await _read(answer.content)
         end = "eof" if answer.content.at_eof() else "gone"
     except TimeoutError:
         end = "timeout"
@@ -91,7 +95,8 @@ async def tell_refusal(
             if body:
                 exchange.tape.passed(body, b"", (), time.monotonic())
             exchange.tape.ends("upstream", end)
-    await _tell(request, head, _refusal(answer.status, body))
+    error = _refusal(answer.status, body)
+    await _tell(request, head, error)
 
 
 async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool:
@@ -112,24 +117,26 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return body
 
 
-def _refusal(status: int, body: bytes) -> bytes:
+def _refusal(status: int, body: bytes) -> dict[str, Any]:
+    """The error object of an answer, or one of ours."""
     try:
         error = orjson.loads(body).get("error")
     except (orjson.JSONDecodeError, AttributeError):
         error = None
     if not error:
-        message = f"the upstream answered with status {status} and no event stream"
-        return ProxyError("upstream_protocol", message).frame(status=status)
+        error = ProxyError("upstream_protocol", _NO_STREAM.format(status)).object()
     told = error if isinstance(error, dict) else {"message": str(error)}
-    return b"data: " + orjson.dumps({"error": {**told, "status": status}}) + b"\n\n"
+    return {**told, "status": status}
 
 
 async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
-    request[EXCHANGE].fail(failure.code)
-    await _tell(request, head, failure.frame())
+    request[EXCHANGE].fail(failure.code, failure.for_log())
+    await _tell(request, head, failure.object())
 
 
-async def _tell(request: web.Request, head: web.StreamResponse, frame: bytes) -> None:
+async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str, Any]) -> None:
+    exchange = request[EXCHANGE]
+    frame = error_frame(error, exchange.vocabulary, exchange.envelope(), is_first=True)
     await _say(request, head, frame)
     break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
 

@@ -6,16 +6,22 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from proxy.core.events import Counts, LifecycleEvent, ToolCompleted
+from proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
 from proxy.recording.faults import Plan
 from proxy.recording.recorder import Tape
 
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
 Vocabulary = Literal["chat", "responses", "messages"]
 Route = Vocabulary | Literal["websocket", "own", "other"]
-# How an exchange ended: at the upstream's [DONE], or at the end of its body; cut by the upstream,
-# the client, a time limit or our own shutdown; or answered by an error of ours.
+# How an exchange ended: well, at the end of all that belongs to it; properly, but an event stream
+# without its [DONE]; cut by the upstream, the client, a time limit or our own shutdown; or answered
+# by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+_ID_PREFIXES: Final[dict[Vocabulary, str]] = {
+    "chat": "chatcmpl-",
+    "responses": "resp_",
+    "messages": "msg_",
+}
 _FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
@@ -29,10 +35,11 @@ class Exchange:
         client: the peer's address.
         model: as asked, "" where that is not known.
         error: the code of an error of ours, "" without one.
+        cause: how the upstream failed, in words; "" where it did not.
         chunks: reads passed on.
         sent_bytes: of the body, frames of ours included.
         longest_gap_s: between two chunks.
-        frames: lifecycle frames that were added.
+        frames: lifecycle frames that were written.
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
         told: the lifecycle events that the client was told.
@@ -52,6 +59,7 @@ class Exchange:
     stream: bool = False
     status: int = 0
     error: str = ""
+    cause: str = ""
     ended: Ended = ""
     first_byte: float | None = None
     last_byte: float | None = None
@@ -69,9 +77,19 @@ class Exchange:
     is_cleaned: bool = False
     tape: Tape | None = None
 
-    def fail(self, code: str) -> None:
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its event stream speaks, if it is one of those that frames are added to."""
+        return self.route if self.route in ("responses", "messages") else "chat"
+
+    def envelope(self) -> Envelope:
+        """What frames of ours copy until the upstream's first chunk has come."""
+        answer_id = f"{_ID_PREFIXES[self.vocabulary]}st_{self.token}"
+        return Envelope(answer_id, int(time.time()), self.model)
+
+    def fail(self, code: str, cause: str) -> None:
         """The answer had begun when this error of ours broke it."""
-        self.ended, self.error = _FAILED.get(code, "upstream_error"), code
+        self.ended, self.error, self.cause = _FAILED.get(code, "upstream_error"), code, cause
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

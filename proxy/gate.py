@@ -16,9 +16,10 @@ from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
 from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Exchange, Route, Vocabulary
+from proxy.exchange import EXCHANGE, Exchange, Route
 from proxy.metrics import Metrics
 from proxy.relay import break_connection, head_of
+from proxy.routes import maybe_vocabulary
 from proxy.tunnel import is_upgrade
 
 log = logging.getLogger("proxy")
@@ -26,11 +27,6 @@ log = logging.getLogger("proxy")
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")
 OWN_PREFIX: Final = "/-/"
-_VOCABULARIES: Final[dict[str, Vocabulary]] = {
-    "/chat/completions": "chat",
-    "/v1/responses": "responses",
-    "/v1/messages": "messages",
-}
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -104,7 +100,7 @@ class Gate:
             exchange.tape.end(exchange.ended, exchange.error, exchange.told)
         try:
             self._metrics.closed(exchange)
-            if self._logs:
+            if self._logs or exchange.cause:
                 logs.access(exchange)
         except Exception:
             if not self._record_failed:
@@ -149,6 +145,7 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
     """An error in the answer's place."""
     exchange = request[EXCHANGE]
     exchange.status, exchange.error = failure.status, failure.code
+    exchange.cause = failure.for_log()
     return await _taped(request, responses.error(failure, exchange.request_id))
 
 
@@ -179,9 +176,9 @@ def _route(request: web.Request, path: str) -> Route:
     """What kind of request it is. Dialect profiles are the upstream's paths in disguise."""
     if path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX):
         return "own"
-    if request.method == "POST":
-        return next((v for end, v in _VOCABULARIES.items() if path.endswith(end)), "other")
-    return "websocket" if is_upgrade(request) else "other"
+    if is_upgrade(request):
+        return "websocket"
+    return maybe_vocabulary(request.method, request.raw_path) or "other"
 
 
 def _request_id(request: web.Request, token: str) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
@@ -12,15 +11,16 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy import body, clients, early, headers, inflate, responses, tunnel
+from proxy import body, clients, detect, early, headers, responses, tunnel
 from proxy.auth import Keys
 from proxy.config import Settings
 from proxy.core import followup
 from proxy.core.calls import Terms
 from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, ToolCompleted
+from proxy.core.events import ToolCompleted
 from proxy.core.labels import Labels
 from proxy.core.pipeline import Options, Pipeline
+from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
 from proxy.recording.faults import Faults
@@ -112,7 +112,7 @@ class Handlers:
         ):
             answer.close()
             return responses.capabilities(dialect, request[EXCHANGE].request_id)
-        return await self._watched(Relay(request, answer, responses.same(answer)))
+        return await self._watched(Relay(request, Begun(answer), responses.same(answer)))
 
     async def _websocket(self, request: web.Request, path: str) -> web.StreamResponse:
         """A tunnel, if the upstream agrees; else its refusal, as it is."""
@@ -120,7 +120,7 @@ class Handlers:
         tunnel.ask(sent)
         answer = await self._open(request, path, sent, None)
         if answer.status != 101:
-            return await self._watched(Relay(request, answer, responses.same(answer)))
+            return await self._watched(Relay(request, Begun(answer), responses.same(answer)))
         idle_s = self._settings.upstream.websocket_idle_s
         head = responses.switched(answer)
         return await self._watched(tunnel.Tunnel(request, answer, head, idle_s))
@@ -139,30 +139,33 @@ class Handlers:
             seen = followup.last_calls(asked.messages)
             conversation = Conversation(self._store, scope_of(request.headers), seen)
         sent = self._headers(request, asked.data)
+        if exchange.is_cleaned:
+            sent.popall("Content-Encoding", None)  # it was undone to look inside
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
-        opening = self._open(request, path, sent, asked.data, asked.original)
-        early_head = asked.stream and vocabulary == "chat"
-        tools = asked.tools
+        opening = self._begun(request, path, sent, asked)
+        # A 200 that is sent early cannot be taken back: not on a guess.
+        early_head, tools = asked.stream and not asked.is_unread, asked.tools
         del asked  # it may be large, and the stream long
-        answer, head = await self._begin(request, opening, may_be_early=early_head)
-        if answer is None:
+        begun, head = await self._begin(request, opening, may_be_early=early_head)
+        if begun is None:
             assert head is not None
             return head
+        answer = begun.answer
         resumed = []
         if conversation is not None and answer.status == 200:
             resumed = conversation.resume(exchange.started)
-        if not _is_writable(answer):
+        if not begun.is_writable:
             exchange.tools += resumed
             if head is not None and head.prepared:
                 patience_s = self._settings.upstream.stall_timeout_s
-                await early.tell_refusal(request, head, answer, patience_s)
+                await early.tell_refusal(request, head, begun, patience_s)
                 return head
-            return await self._watched(Relay(request, answer, responses.same(answer)))
+            return await self._watched(Relay(request, begun, responses.same(answer)))
         if head is None or not head.prepared:
             head = responses.stream(request, answer, _stream_id(request))
         pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
-        return await self._watched(StreamRelay(request, answer, head, pipeline, vocabulary))
+        return await self._watched(StreamRelay(request, begun, head, pipeline, vocabulary))
 
     def _pipeline(
         self,
@@ -174,11 +177,10 @@ class Handlers:
     ) -> Pipeline:
         dialect = DIALECTS[exchange.dialect]
         draws_cards = vocabulary == "chat" and dialect.draws_cards
-        envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
         return Pipeline(
             vocabulary,
             dialect,
-            envelope,
+            exchange.envelope(),
             self._options,
             terms=Terms(
                 "call" if conversation is None else "execution",
@@ -191,10 +193,10 @@ class Handlers:
     async def _begin(
         self,
         request: web.Request,
-        opening: Coroutine[Any, Any, aiohttp.ClientResponse],
+        opening: Coroutine[Any, Any, Begun],
         *,
         may_be_early: bool,
-    ) -> tuple[aiohttp.ClientResponse | None, web.StreamResponse | None]:
+    ) -> tuple[Begun | None, web.StreamResponse | None]:
         """Wait for the answer; meanwhile, where that is asked for, send signs of life.
 
         Returns:
@@ -206,6 +208,13 @@ class Handlers:
             return await opening, None
         head = responses.early(request, _stream_id(request))
         return await early.open_with_heartbeats(request, opening, head, own.heartbeat_s), head
+
+    async def _begun(
+        self, request: web.Request, path: str, sent: CIMultiDict[str], asked: body.Body
+    ) -> Begun:
+        answer = await self._open(request, path, sent, asked.data, asked.original)
+        patience_s = self._settings.upstream.stall_timeout_s
+        return await detect.begun(answer, asked=asked.stream, patience_s=patience_s)
 
     async def _open(
         self,
@@ -248,16 +257,6 @@ class Handlers:
 
 def _stream_id(request: web.Request) -> str:
     return f"st_{request[EXCHANGE].token}"
-
-
-def _is_writable(answer: aiohttp.ClientResponse) -> bool:
-    """Whether frames can be added to an answer."""
-    coding = inflate.coding(answer)
-    return (
-        answer.status == 200
-        and responses.is_event_stream(answer)
-        and (not coding or coding in inflate.CODINGS)
-    )
 
 
 def _target(request: web.Request) -> str:

@@ -1,23 +1,42 @@
-"""Undoing a content coding that was not asked for."""
+"""Undoing content codings: of answers where none was asked for, of requests to look inside."""
 
 import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
-import aiohttp
-
+from proxy import zstd
 from proxy.errors import ProxyError
+from proxy.zstd import Decode
 
 CODINGS: Final = ("gzip", "x-gzip", "deflate")
 # No honest upstream packs more into one read; a zip bomb does.
 _LIMIT_BYTES: Final = 32 << 20
 _HEAD_BYTES: Final = 2
+_BEGINNING_BYTES: Final = 64
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 
-def coding(answer: aiohttp.ClientResponse) -> str:
-    """The content coding of an answer; "" where it is in clear."""
-    name = answer.headers.get("Content-Encoding", "").strip().lower()
+def coding(headers: Mapping[str, str]) -> str:
+    """The content coding that headers name; "" where there is none."""
+    name = headers.get("Content-Encoding", "").strip().lower()
     return "" if name == "identity" else name
+
+
+def maybe_decoded(data: bytes, name: str, limit: int) -> bytes | None:
+    """A whole body without its content coding.
+
+    Args:
+        data: the body.
+        name: as ``coding`` gives it.
+        limit: in bytes; no more is ever decoded.
+
+    Returns:
+        None where the body is broken or longer, or where its coding is not known here.
+    """
+    decode = _DECODERS.get(name)
+    clear = None if decode is None else decode(data, limit + 1)
+    return None if clear is None or len(clear) > limit else clear
 
 
 class Inflate:
@@ -67,3 +86,37 @@ class Inflate:
             clear = self._object.decompress(self._head + data, max(limit, 1))
         self._head = (self._head + data)[:_HEAD_BYTES]
         return clear
+
+
+def maybe_beginning(data: bytes) -> bytes | None:
+    """The first bytes of an answer, as far as they can be decoded from its beginning.
+
+    None where it is neither gzip, zlib nor deflate.
+    """
+    for wbits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=wbits).decompress(data, _BEGINNING_BYTES)
+    return None
+
+
+def _zlib(data: bytes, size: int) -> bytes | None:
+    try:
+        one = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        clear = one.decompress(data, size)
+    except zlib.error:
+        try:
+            one = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            clear = one.decompress(data, size)
+        except zlib.error:
+            return None
+    return clear if (one.eof and not one.unused_data) or len(clear) == size else None
+
+
+def _decoders() -> dict[str, Decode]:
+    found: dict[str, Decode] = dict.fromkeys(CODINGS, _zlib)
+    if (decode := zstd.maybe_decoder()) is not None:
+        found["zstd"] = decode
+    return found
+
+
+_DECODERS: Final = _decoders()

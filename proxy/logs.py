@@ -33,6 +33,7 @@ _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
 # Clients may write paths and models of any length.
 _VALUE_LENGTH: Final = 256
+_CAUSE_LENGTH: Final = 512
 _WAITING_LINES: Final = 10_000
 _WRITE_EVERY_S: Final = 0.2
 _LAST_WRITE_S: Final = 1.0
@@ -45,7 +46,7 @@ class Access(dict[str, object]):
         first_byte = self["first_byte_ms"]
         parts = [
             *(_shown(self[key] or "") for key in ("method", "path", "status", "ended")),
-            _shown(self["error"]) if self["error"] else "",
+            *(_shown(self[key]) for key in ("error", "cause") if self[key]),
             f"{self['duration_ms']} ms",
             "" if first_byte is None else f"(first byte {first_byte} ms)",
             f"{self['sent_bytes']} B",
@@ -209,8 +210,12 @@ def configure(
 
 
 def access(exchange: Exchange) -> None:
-    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens."""
-    if not _ACCESS.isEnabledFor(logging.INFO):
+    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens.
+
+    A failure of the upstream is a warning.
+    """
+    level = logging.WARNING if exchange.cause else logging.INFO
+    if not _ACCESS.isEnabledFor(level):
         return
     started, first_byte = exchange.started, exchange.first_byte
     fields = Access(
@@ -222,6 +227,7 @@ def access(exchange: Exchange) -> None:
         status=exchange.status,
         ended=exchange.ended,
         error=exchange.error,
+        cause=exchange.cause[:_CAUSE_LENGTH],
         duration_ms=round((time.monotonic() - started) * 1000),
         first_byte_ms=None if first_byte is None else round((first_byte - started) * 1000),
         sent_bytes=exchange.sent_bytes,
@@ -232,7 +238,7 @@ def access(exchange: Exchange) -> None:
         model=exchange.model[:_VALUE_LENGTH],
     )
     # As info() does it, but for the walk up the stack to find out who called.
-    _ACCESS.handle(logging.LogRecord(_ACCESS.name, logging.INFO, __file__, 0, fields, (), None))
+    _ACCESS.handle(logging.LogRecord(_ACCESS.name, level, __file__, 0, fields, (), None))
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

@@ -12,14 +12,19 @@ imported, so the variable has to be set before this module is; and a process mus
 one ``Metrics`` then, as all of them would write into the same files.
 """
 
+import functools
 import os
 import platform
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Generic, Literal, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.core.events import ToolCompleted
@@ -185,11 +190,41 @@ class _Tools:
         return name
 
 
+class _Workers(Collector):
+    """``process_*`` of every worker that lives, with its process id as a label.
+
+    No sum: it would fall where a worker dies, which Prometheus takes for a counter that began anew,
+    and limits are those of one process.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for pid in self._pids():
+            collector = ProcessCollector(pid=functools.partial(str, pid), registry=None)
+            for family in collector.collect():
+                samples = [one._replace(labels={"pid": pid}) for one in family.samples]
+                family.samples = [*found.get(family.name, _NO_SAMPLES).samples, *samples]
+                found[family.name] = family
+        return found.values()
+
+    def _pids(self) -> list[str]:
+        """A worker's gauges are in a file of its own, which goes when it dies."""
+        files = Path(self._directory).glob("gauge_livesum_*.db")
+        return sorted(file.stem.rpartition("_")[2] for file in files)
+
+
+_NO_SAMPLES: Final = Metric("none", "", "gauge")
+
+
 class Metrics:
     """The numbers of this process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         make = _Make(self._registry)
         self._traffic = _Traffic(make)
         self._streams = _Streams(make)
@@ -241,6 +276,7 @@ class Metrics:
             return encode(self._registry), content_type
         summed = CollectorRegistry()
         MultiProcessCollector(summed, path=_SHARED_DIRECTORY)  # type: ignore[no-untyped-call]
+        summed.register(_Workers(_SHARED_DIRECTORY))
         return encode(summed), content_type
 
 

@@ -18,7 +18,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.connect import PushingProtocol
-from proxy.errors import ProxyError
+from proxy.detect import Begun
+from proxy.errors import ProxyError, cause_of
 from proxy.exchange import EXCHANGE
 from proxy.mischief import Mischief
 from proxy.recording.cassette import Headers
@@ -35,21 +36,22 @@ class Relay:
 
     Args:
         request: the client's.
-        upstream: the answer, its head already read.
+        begun: the answer.
         response: for the client; prepared by ``run`` if it is not yet.
     """
 
     def __init__(
         self,
         request: web.Request,
-        upstream: aiohttp.ClientResponse,
+        begun: Begun,
         response: web.StreamResponse,
     ) -> None:
         self.last_read = self.last_write = time.monotonic()
         self._request = request
-        self._upstream = upstream
-        self._content = upstream.content
+        self._upstream = begun.answer
+        self._content = begun.answer.content
         self._response = response
+        self._start = begun.start
         self._exchange = request[EXCHANGE]
         self._tape = self._exchange.tape
         self._added: tuple[tuple[int, int], ...] = ()  # where in what was taken last ours stands
@@ -58,6 +60,7 @@ class Relay:
         self._protocol: PushingProtocol | None = None
         self._chunked = False
         self._was_reset = False
+        self._received_bytes = 0
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
@@ -105,7 +108,9 @@ class Relay:
     def stall(self) -> None:
         """Give up, if it is the upstream that we are waiting for."""
         if self._catching_up is None:
-            self.fail(ProxyError("upstream_timeout", "the upstream fell silent in mid-stream"))
+            cause = f"nothing came for {time.monotonic() - self.last_read:.1f} s"
+            message = "the upstream fell silent in mid-stream"
+            self.fail(ProxyError("upstream_timeout", message, cause=cause))
 
     def beat(self, now: float) -> None:
         """Nothing can be written into a body that passes as it is."""
@@ -122,7 +127,10 @@ class Relay:
         if isinstance(protocol, PushingProtocol):
             self._protocol = protocol
             protocol.sink = self
-        self.arrived()  # what came with the head, which may be all
+        start, self._start = self._start, b""
+        self.passing(start, b"")
+        if not self._finished.done():
+            self.arrived()  # what came with the head, which may be all
 
     def _detach(self) -> None:
         if self._mischief is not None:
@@ -192,7 +200,8 @@ class Relay:
                 self._over()
             elif self._was_lost:
                 # At a bad chunk size aiohttp drops the connection without a word.
-                failure = ProxyError("upstream_protocol", "the upstream's answer is no HTTP")
+                message, cause = "the upstream's answer is no HTTP", "a chunk was expected"
+                failure = ProxyError("upstream_protocol", message, cause=cause)
                 self._broke(b"", failure)
         except Exception as failure:
             self._give_up(failure)
@@ -241,6 +250,7 @@ class Relay:
         if gap_s > exchange.longest_gap_s:  # noqa: PLR1730  a call of max costs more
             exchange.longest_gap_s = gap_s
         exchange.chunks += 1
+        self._received_bytes += len(chunk)
         self.last_read = self.last_write = now
         data = self._take(chunk, now)
         if self._tape is not None:
@@ -288,17 +298,23 @@ class Relay:
     # --- the end --------------------------------------------------------------------------------
 
     async def _end_well(self) -> None:
-        self._exchange.ended = "eof"
+        self._exchange.ended = "done"
         self._send(self._end(), self._added)
         await self._response.write_eof()
 
     def _break(self, failure: ProxyError) -> None:
-        self._exchange.fail(failure.code)
+        self._exchange.fail(failure.code, failure.for_log(self._progress()))
         if self._tape is not None and self._exchange.ended == "upstream_error":
             self._tape.ends("upstream", "reset" if self._was_reset else "cut")
         self._send(self._broken(failure), self._added)
         delimited = self._chunked or self._response.content_length is not None
         break_connection(self._request, delimited=delimited)
+
+    def _progress(self) -> str:
+        """How far the upstream came."""
+        expected = self._upstream.headers.get("Content-Length")
+        of = f" of {expected}" if expected else ""
+        return f"after {self._received_bytes}{of} bytes of its body"
 
     def _gone(self) -> None:
         self._exchange.ended = "client_gone"
@@ -313,7 +329,8 @@ class Relay:
     def _check_end(self) -> None:
         """Raises ProxyError where the end of the body is no proper one, whatever HTTP says."""
         if self._protocol is not None and self._protocol.was_reset:
-            raise ProxyError("upstream_unreachable", _BROKE)
+            cause = cause_of(self._protocol.loss)
+            raise ProxyError("upstream_unreachable", _BROKE, cause=cause)
 
     def _check_body(self) -> None:
         """Raises ProxyError where what has been passed on is no whole."""
@@ -359,6 +376,8 @@ def _rest(content: aiohttp.StreamReader) -> bytes:
 
 
 def _why(error: aiohttp.ClientError | OSError) -> ProxyError:
+    cause = cause_of(error)
     if isinstance(error, aiohttp.ClientPayloadError):
-        return ProxyError("upstream_protocol", "the upstream's answer broke off before its end")
-    return ProxyError("upstream_unreachable", _BROKE)
+        message = "the upstream's answer broke off before its end"
+        return ProxyError("upstream_protocol", message, cause=cause)
+    return ProxyError("upstream_unreachable", _BROKE, cause=cause)

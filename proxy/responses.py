@@ -79,12 +79,6 @@ def faulty(answer: Answer) -> web.Response:
     )
 
 
-def is_event_stream(answer: aiohttp.ClientResponse) -> bool:
-    """Whether the body is to be read as server-sent events."""
-    kind = answer.headers.get("Content-Type", "").partition(";")[0]
-    return kind.strip().lower() == "text/event-stream"
-
-
 async def drop_added(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler: undo what aiohttp adds to a head of the upstream's.
 

@@ -1,13 +1,14 @@
 """The relay of an event stream that frames are added to."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
-import aiohttp
 from aiohttp import web
 
 from proxy.core.events import Outcome, ToolCompleted
 from proxy.core.pipeline import Pipeline, Step
+from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import Vocabulary
 from proxy.inflate import Inflate, coding
@@ -22,7 +23,7 @@ class StreamRelay(Relay):
 
     Args:
         request: the client's.
-        upstream: the answer, its head already read.
+        begun: the answer.
         response: for the client.
         pipeline: what becomes of the bytes.
         vocabulary: what the stream speaks.
@@ -31,19 +32,19 @@ class StreamRelay(Relay):
     def __init__(
         self,
         request: web.Request,
-        upstream: aiohttp.ClientResponse,
+        begun: Begun,
         response: web.StreamResponse,
         pipeline: Pipeline,
         vocabulary: Vocabulary,
     ) -> None:
-        super().__init__(request, upstream, response)
+        super().__init__(request, begun, response)
         self._vocabulary = vocabulary
         self._pipeline = pipeline
         self._skim = pipeline.skim
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         # Compressed though asked for plain: it is sent on in clear.
-        self._inflate = Inflate() if coding(upstream) else None
+        self._inflate = Inflate() if coding(begun.answer.headers) else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""
@@ -51,7 +52,7 @@ class StreamRelay(Relay):
         if transport is None or transport.get_write_buffer_size():
             return
         if self._pipeline.between_events:
-            self._send(HEARTBEAT)
+            self._send(self._pipeline.comment(HEARTBEAT))
             self.last_write = now
 
     def _take(self, chunk: bytes, now: float) -> bytes:
@@ -71,13 +72,17 @@ class StreamRelay(Relay):
             self._inflate.check_end()
 
     def _end(self) -> bytes:
-        if self._pipeline.is_done:
-            self._exchange.ended = "done"
+        if not self._pipeline.is_done:
+            self._exchange.ended = "eof"
         return self._last(self._pipeline.eof(time.monotonic()))
 
     def _broken(self, failure: ProxyError) -> bytes:
         reason = _REASONS.get(failure.code, "upstream_error")
-        error = failure.frame(self._vocabulary)
+        envelope, own_id = self._pipeline.envelope, self._exchange.envelope().id
+        if self._pipeline.is_done:
+            envelope = replace(envelope, id=own_id)  # that answer stays a whole one
+        is_first = envelope.id == own_id
+        error = failure.frame(self._vocabulary, envelope, is_first=is_first)
         now = time.monotonic()
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 
@@ -87,7 +92,7 @@ class StreamRelay(Relay):
         step = self._pipeline.abort("client_disconnected", now, outcome=gone, beats_finish=False)
         if self._pipeline.is_done:
             self._exchange.ended = "done"  # SDKs leave at [DONE], before the body ends
-        self._last(step)
+        self._last(step._replace(data=b"", added=(), frames=0))  # nobody gets it
 
     def _last(self, step: Step) -> bytes:
         self._note(step)
@@ -98,7 +103,7 @@ class StreamRelay(Relay):
 
     def _note(self, step: Step) -> None:
         """What metrics and the log want to know of the calls."""
-        self._exchange.frames += len(step.events)
+        self._exchange.frames += step.frames
         if self._tape is not None:
             self._exchange.told += step.events
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

@@ -6,6 +6,7 @@ for all users, decompression, redirects followed, headers of its own. Each is se
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -16,7 +17,7 @@ from yarl import URL
 
 from proxy.config import Settings
 from proxy.connect import ATTEMPT, Attempt, NotingRequest, push
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, cause_of
 from proxy.exchange import Exchange
 
 log = logging.getLogger("proxy")
@@ -210,21 +211,26 @@ _ERRORS: Final = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError
 
 def translate(error: Exception, url: URL) -> ProxyError:
     """The border between aiohttp's errors and ours: what went wrong before an answer's head."""
-    where = f"the upstream {url.origin()}"
+    where, cause = f"the upstream {url.origin()}", cause_of(error)
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return ProxyError("upstream_timeout", f"{where} did not take the connection in time")
+            message, limit = f"{where} did not take the connection in time", "connect_timeout_s"
+            return ProxyError("upstream_timeout", message, cause=f"upstream.{limit} is over")
         case TimeoutError():
-            return ProxyError("upstream_timeout", f"{where} did not begin to answer in time")
+            message, limit = f"{where} did not begin to answer in time", "first_byte_timeout_s"
+            return ProxyError("upstream_timeout", message, cause=f"upstream.{limit} is over")
         case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
-            reason = " ".join(str(error.message).split())[:200]
+            # aiohttp quotes headers behind it, and the log must hold none.
+            reason = re.split(r"\n|:? b['\"]", str(error.message).strip())[0][:200]
             return ProxyError("upstream_protocol", f"{where} answered with no HTTP: {reason}")
         case aiohttp.ServerDisconnectedError() if isinstance(error.message, str):
-            return ProxyError("upstream_unreachable", f"{where} closed without an answer")
+            message = f"{where} closed without an answer"
+            return ProxyError("upstream_unreachable", message, cause=cause)
         case aiohttp.ServerDisconnectedError():
-            return ProxyError("upstream_protocol", f"the answer of {where} broke off")
+            message = f"the answer of {where} broke off"
+            return ProxyError("upstream_protocol", message, cause="inside its headers")
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             return ProxyError("upstream_unreachable", f"TLS with {where} failed: {error}")
         case _:
             why = getattr(error, "strerror", None) or error
-            return ProxyError("upstream_unreachable", f"cannot reach {where}: {why}")
+            return ProxyError("upstream_unreachable", f"cannot reach {where}: {why}", cause=cause)

@@ -7,6 +7,7 @@ that is: ``clean``, ``cut`` (closed before the body was whole) or ``reset``.
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import struct
@@ -441,6 +442,11 @@ def lifecycle(body: bytes) -> list[tuple[str, str, str | None]]:
 
 def without_frames(body: bytes) -> bytes:
     """A stream without the lifecycle frames and comments that were added."""
-    events = body.split(b"\n\n")
-    added = (b"event: hermes.tool.progress\n", b": ")
-    return b"\n\n".join(one for one in events if not one.startswith(added))
+    return _ADDED.sub(b"", body)
+
+
+# Where the upstream has used ids, comments end with one line end.
+_ADDED: Final = re.compile(
+    rb"event: hermes\.tool\.progress\n[^\n]*\n\n"
+    rb"|(?m:^): (?:keep-alive|hermes\.tool\.progress [^\n]*)\n\n?"
+)

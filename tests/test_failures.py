@@ -517,6 +517,28 @@ async def test_heartbeats_leave_the_stream_whole(
     assert [status for _, status, _ in lifecycle(answer.body)] == ["running", "completed"]
 
 
+async def test_behind_an_id_a_heartbeat_has_no_blank_line(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    """It would be an empty event for openai-python, which fails to decode it."""
+    beaten = asyncio.Event()
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(b"id: 1\n" + text("one"))
+        await beaten.wait()
+        await wire.chunk(b"id: 2\n" + DONE)
+        await wire.chunk()
+
+    upstream.script = script
+    beat = b": keep-alive\n"
+    async with Client(await start_proxy({"server.heartbeat_s": 0.05})) as client:
+        answer = await (await client.chat()).until(beat * 2)
+        beaten.set()
+        await answer.read()
+    assert answer.body.replace(beat, b"") == b"id: 1\n" + text("one") + b"id: 2\n" + DONE
+    assert answer.end == "clean"
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_no_heartbeat_falls_inside_an_event(
     upstream: Upstream, start_proxy: StartProxy, version: str

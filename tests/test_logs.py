@@ -226,6 +226,7 @@ class TestAccess:
             "status": 200,
             "ended": "done",
             "error": "",
+            "cause": "",
             "first_byte_ms": 80,
             "sent_bytes": 12345,
             "chunks": 17,
@@ -248,6 +249,14 @@ class TestAccess:
         expected = "GET /v1/models 502 refused upstream_unreachable 0 ms 0 B ::1 req_1\n"
         assert written(exchange, "text").partition(": ")[2] == expected
         assert entry(exchange)["first_byte_ms"] is None
+
+    @pytest.mark.parametrize("form", ["text", "json"])
+    def test_a_failure_of_the_upstream_is_a_warning(self, form: Literal["text", "json"]) -> None:
+        failed = an_exchange(error="upstream_protocol", cause="it broke off after 7 bytes")
+        line = written(failed, form)
+        assert "WARNING" in line
+        assert "it broke off after 7 bytes" in line
+        assert "INFO" in written(an_exchange(error="draining"), form)
 
     def test_text_of_one_tool_and_no_status(self) -> None:
         line = written(an_exchange(tools=[a_tool()], status=0, ended="client_gone"), "text")

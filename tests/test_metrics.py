@@ -235,6 +235,13 @@ class TestRender:
         assert sample(metrics, f"{OWN}upstream_connections") == 2
         assert f'version="{__version__}"' in metrics.render("")[0].decode()
 
+    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+    def test_the_process(self) -> None:
+        metrics = Metrics()
+        assert (sample(metrics, "process_resident_memory_bytes") or 0) > 1 << 20
+        assert (sample(metrics, "process_open_fds") or 0) > 2
+        assert sample(metrics, "process_cpu_seconds_total")
+
     def test_each_has_a_registry_of_its_own(self) -> None:
         told(an_exchange())
         assert sample(Metrics(), f"{OWN}sent_bytes_total", route="chat") is None
@@ -300,6 +307,21 @@ class TestProcesses:
             assert sample(text, f"{OWN}upstream_connections") == 2 * alive
             operation = {"gen_ai_operation_name": "chat", "error_type": ""}
             assert sample(text, f"{REQUEST}_count", **operation) == 2
+
+    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+    def test_every_worker_that_lives_has_process_metrics_of_its_own(self, tmp_path: Path) -> None:
+        workers = [self.start(tmp_path, WORKER) for _ in range(2)]
+        pids = [worker.stdout.readline().strip() for worker in workers if worker.stdout]
+        reader = self.start(tmp_path, READER, pids[0])
+        both, one = reader.communicate(timeout=30)[0].split("----")
+        for worker in workers:
+            worker.communicate(timeout=30)
+        for name in ("process_resident_memory_bytes", "process_cpu_seconds_total"):
+            assert all(sample(both, name, pid=pid) for pid in pids)
+            assert sample(one, name, pid=pids[0]) is None
+            assert sample(one, name, pid=pids[1])
+            assert sample(both, name, pid=str(reader.pid))
+        assert both.count("# TYPE process_open_fds gauge") == 1
 
     def test_forgetting_without_a_shared_directory(self) -> None:
         forget_worker(1)

@@ -1,8 +1,9 @@
 """The proxy's own paths under ``/-/``, what the metrics say of real exchanges, and request ids."""
 
 import asyncio
+import logging
 import re
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -155,12 +156,53 @@ async def test_whole_streams_and_plain_answers_are_counted(upstream: Upstream, p
     assert told["requests_total", labels("chat", "POST", "200")] == 2
     assert told["requests_total", labels("other", "GET", "200")] == 1
     assert told["exchanges_ended_total", labels("chat", "done")] == 2
-    assert told["exchanges_ended_total", labels("other", "eof")] == 1
+    assert told["exchanges_ended_total", labels("other", "done")] == 1
     assert told["frames_total", labels()] == 4
     assert told["sent_bytes_total", labels("chat")] == sent
     assert told["stream_duration_seconds_count", labels("done")] == 2
     assert told["first_byte_seconds_count", labels("chat")] == 2
     assert told["exchanges_open", labels("chat")] == 0
+
+
+@pytest.mark.parametrize(
+    ("dialect", "frames"),
+    [("chunk", 2), ("plain", 2), ("comment", 2), ("openwebui", 2), ("reasoning", 1), ("off", 0)],
+)
+async def test_frames_are_those_that_were_written(
+    upstream: Upstream, proxy: str, caplog: pytest.LogCaptureFixture, dialect: str, frames: int
+) -> None:
+    upstream.script = agent
+    caplog.set_level(logging.INFO)
+    assert (await chat(proxy, f"X-Lifecycle-Events: {dialect}")).end == "clean"
+    told = await numbers(proxy)
+    assert told["frames_total", labels()] == frames
+    assert told["tool_calls_total", labels("terminal", "ok")] == 1
+    lines: list[Any] = [r.msg for r in caplog.records if r.name == "proxy.access"]
+    assert lines[0]["frames"] == frames
+
+
+async def test_frames_that_nobody_got_are_not_counted(upstream: Upstream, proxy: str) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(tool_call())
+        await wire.left()
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await (await client.chat()).until(b"running")
+    await upstream.wires[0].left()
+    told = await numbers(proxy)
+    assert told["frames_total", labels()] == 1
+    assert told["tool_calls_total", labels("terminal", "cancelled")] == 1
+    assert told["exchanges_ended_total", labels("chat", "client_gone")] == 1
+
+
+async def test_a_stream_without_done_is_not_done(upstream: Upstream, proxy: str) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(delta("stop"), b"")
+
+    upstream.script = script
+    await chat(proxy)
+    assert (await numbers(proxy))["exchanges_ended_total", labels("chat", "eof")] == 1
 
 
 async def test_tool_calls_are_counted_by_name_and_outcome(upstream: Upstream, proxy: str) -> None:

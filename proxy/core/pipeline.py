@@ -44,11 +44,13 @@ class Step(NamedTuple):
         data: the bytes to send to the client now, maybe none.
         events: the lifecycle events that became known, in order, for all other listeners.
         added: where in ``data`` frames of ours stand, as (start, stop).
+        frames: how many of them are lifecycle frames. A dialect may write none for an event.
     """
 
     data: bytes
     events: tuple[LifecycleEvent, ...] = ()
     added: tuple[tuple[int, int], ...] = ()
+    frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Pipeline:
         self._observer_off = False
         self._is_done = False  # behind [DONE]
         self._has_ended = False  # behind the end of an answer; another may follow
+        self._has_ids = False
 
     @property
     def between_events(self) -> bool:
@@ -133,9 +136,24 @@ class Pipeline:
         return self._is_done or self._has_ended
 
     @property
+    def envelope(self) -> Envelope:
+        """What the upstream's latest chunk says of its answer."""
+        self._observer.update(self._envelope)
+        return self._envelope
+
+    @property
     def oversized(self) -> int:
         """How many events were too large to be looked at."""
         return self._parser.oversized
+
+    def comment(self, frame: bytes) -> bytes:
+        """A comment of ours, with a blank line behind it, as this stream takes it.
+
+        Behind an ``id`` the blank line would be an event without data for readers that remember
+        ids: openai-python fails to decode it as JSON. In a stream without ids it stays, for readers
+        that split at blank lines and look at the first line only.
+        """
+        return frame.removesuffix(b"\n") if self._has_ids else frame
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -269,6 +287,8 @@ class Pipeline:
 
     def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
         out.raw_due = False
+        if event.has_id:
+            self._has_ids = True
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
         if self._rounds is not None and not self._passed:
@@ -362,7 +382,9 @@ class Pipeline:
             if isinstance(event, ToolCompleted) and event.output is not None:
                 event = replace(event, output=event.output[: self._result_preview] or None)
             out.told.append(event)
-            self._write(self._encoder(event, self._envelope), out)
+            frame = self._encoder(event, self._envelope)
+            out.frames += bool(frame)
+            self._write(self.comment(frame) if frame.startswith(b":") else frame, out)
 
     def _write(self, frame: bytes, out: "_Output") -> None:
         if frame:
@@ -384,12 +406,13 @@ class Pipeline:
 class _Output:
     """What one input leads to, as it grows."""
 
-    __slots__ = ("changed", "ours", "pieces", "raw_due", "told")
+    __slots__ = ("changed", "frames", "ours", "pieces", "raw_due", "told")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.ours: list[int] = []  # which of them are frames
         self.told: list[LifecycleEvent] = []
+        self.frames = 0  # those that tell of a call
         self.changed = False  # something was added or taken away
         self.raw_due = False  # the event itself has still to be passed on
 
@@ -398,7 +421,7 @@ class _Output:
         for number in self.ours:
             start = sum(map(len, self.pieces[:number]))
             added.append((start, start + len(self.pieces[number])))
-        return Step(b"".join(self.pieces), tuple(self.told), tuple(added))
+        return Step(b"".join(self.pieces), tuple(self.told), tuple(added), self.frames)
 
 
 def _leading(seen: Sequence[Observation]) -> int:

@@ -20,9 +20,31 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*data:([^\r\n]*)(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE_THEN_DATA: Final = re.compile(_DATA_LINE.pattern + rb"(?=data: ?[{\[])")
+_ID_LINE: Final = re.compile(rb"(?:\A|[\r\n])id(?:[:\r\n]|\Z)")
 _LOOK_BACK: Final = len(b"\ndata: {") - 1
 # What may become the start of a second data line.
 _MAYBE_DATA: Final = re.compile(rb"[\r\n](d|da|dat|data|data:|data: )\Z")
+# What a stream can begin with: a field or a comment.
+_BEGINNINGS: Final = (b":", b"data:", b"event:", b"id:", b"retry:")
+
+
+def begins_stream(start: bytes) -> bool | None:
+    """Whether a body begins as an event stream does; None while that is open.
+
+    Blank lines count behind a byte order mark only: without one, some servers write them to keep a
+    connection alive in front of JSON, and those must not wait for what follows.
+
+    Args:
+        start: the first bytes of the body, maybe none.
+    """
+    rest = start
+    if start.startswith(_BOM):
+        rest = start[len(_BOM) :].lstrip(b"\r\n")
+    elif _BOM.startswith(start):
+        return None
+    if rest.startswith(_BEGINNINGS):
+        return True
+    return None if any(one.startswith(rest) for one in _BEGINNINGS) else False
 
 
 class Event(NamedTuple):
@@ -36,6 +58,7 @@ class Event(NamedTuple):
         closed: a blank line ends it. Where it does not, nothing can be written behind the event
             without a line end first.
         parsed: False for the pieces of an event above the limit.
+        has_id: it has an ``id`` field. Readers remember that, whatever its value.
     """
 
     raw: bytes
@@ -43,6 +66,7 @@ class Event(NamedTuple):
     data: bytes | None
     closed: bool = True
     parsed: bool = True
+    has_id: bool = False
 
 
 class Parser:
@@ -172,13 +196,15 @@ class Parser:
         self.skipping = True
         raw = bytes(self._tail[:-3])
         del self._tail[:-3]
-        return Event(raw, b"", None, closed=False, parsed=False)
+        has_id = _ID_LINE.search(raw) is not None
+        return Event(raw, b"", None, closed=False, parsed=False, has_id=has_id)
 
     def _event(self, raw: bytes, *, closed: bool) -> Event:
         if self.skipping or len(raw) > self._max:
             self.oversized += not self.skipping
             self.skipping = self._first = False
-            return Event(raw, b"", None, closed, parsed=False)
+            has_id = _ID_LINE.search(raw) is not None
+            return Event(raw, b"", None, closed, parsed=False, has_id=has_id)
         block = raw
         if self._first:
             self._first = False
@@ -187,20 +213,22 @@ class Parser:
             value = block[6:].rstrip(b"\n")
             if b"\n" not in value and b"\r" not in value:
                 return Event(raw, b"", value, closed)
-        name, data = _fields(block)
-        return Event(raw, name, data, closed)
+        name, data, has_id = _fields(block)
+        return Event(raw, name, data, closed, has_id=has_id)
 
 
-def _fields(block: bytes) -> tuple[bytes, bytes | None]:
-    """The event name and the joined data of one block of lines."""
-    name, data = b"", []
+def _fields(block: bytes) -> tuple[bytes, bytes | None, bool]:
+    """The event name and the joined data of one block of lines, and whether it has an id."""
+    name, data, has_id = b"", [], False
     for line in _LINE_END.split(block):
         field, _, value = line.partition(b":")
         if field == b"data":
             data.append(value.removeprefix(b" "))
         elif field == b"event":
             name = value.removeprefix(b" ")
-    return name, b"\n".join(data) if data else None
+        elif field == b"id":
+            has_id = True
+    return name, b"\n".join(data) if data else None, has_id
 
 
 def _is_whole(value: bytes) -> bool:

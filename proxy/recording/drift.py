@@ -205,7 +205,7 @@ async def _ask(upstream: Upstream, exchange: Exchange, key: str, timeout_s: floa
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Reply:
-    body, inflate, broken = bytearray(), Inflate() if coding(answer) else None, ""
+    body, inflate, broken = bytearray(), Inflate() if coding(answer.headers) else None, ""
     try:
         async for chunk in answer.content.iter_any():
             body += inflate.feed(chunk) if inflate is not None else chunk

@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from proxy.core.sse import begins_stream
 from proxy.recording import import_har, import_vcr
 from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, SideName, line, pack
 from proxy.recording.files import File
 from proxy.recording.imported import Imported, Unreadable
 from proxy.recording.redaction import Clear, ExchangeRedaction, Redaction
+from proxy.routes import maybe_vocabulary
 
-_ROUTES: Final = {
-    "/chat/completions": "chat",
-    "/v1/responses": "responses",
-    "/v1/messages": "messages",
-}
 _NO_YAML: Final = (
     "this is YAML, and PyYAML is not installed: pip install 'lifecycle-proxy[yaml]', "
     "or convert it to JSON"
@@ -166,7 +163,8 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     target = own.target(_target(one.url))
     headers = own.headers(one.request_headers)
     body = pack(own.body(one.request_body))
-    request = {"ts": ts, "route": _route(one.method, target), "method": one.method}
+    route = maybe_vocabulary(one.method, target) or "other"
+    request = {"ts": ts, "route": route, "method": one.method}
     told: Json = {"target": target, "headers": headers, "body": body}
     yield {"kind": "request", "id": exchange_id, **request, **told}
     asked: Json = {"ms": 0, "target": target, "headers": headers}
@@ -229,8 +227,9 @@ def _end(
 ) -> Json:
     """The last line."""
     told = one.ending
-    is_done = b"data: [DONE]" in bodies["client"]
-    ended = told.ended or ("done" if is_done else "eof" if one.status else "upstream_error")
+    body = bodies["client"]
+    is_done = b"data: [DONE]" in body or not begins_stream(body)
+    ended = told.ended or ("upstream_error" if not one.status else "done" if is_done else "eof")
     how: Json = {"ended": ended, "error": own.text(told.error), "tools": own.tree(told.tools)}
     record: Json = {"kind": "end", "id": exchange_id, **how}
     for side, body in bodies.items():
@@ -261,9 +260,3 @@ def _target(url: str) -> str:
     """Path and query."""
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
-def _route(method: str, target: str) -> str:
-    path = target.partition("?")[0]
-    found = (route for end, route in _ROUTES.items() if path.endswith(end))
-    return next(found, "other") if method == "POST" else "other"

@@ -111,7 +111,7 @@ class Shape:
 def shape(reply: Reply) -> Shape:
     """What an answer looks like. Takes any bytes."""
     found = Shape()
-    if reply.media_type != "text/event-stream":
+    if reply.media_type != "text/event-stream" and not sse.begins_stream(reply.body):
         _take(found, "", reply.body)
         return found
     parser = sse.Parser(_MAX_EVENT_BYTES)

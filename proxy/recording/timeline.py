@@ -16,7 +16,7 @@ from proxy.recording import wording
 from proxy.recording.cassette import Exchange, Piece, Side, SideName
 
 _MAX_EVENT_BYTES: Final = 64 << 20
-_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_FIRST_READS: Final = 8  # a byte each, at worst
 
 
 class Frame(NamedTuple):
@@ -66,9 +66,10 @@ def frames(side: Side) -> list[Frame]:
     added = list(_added(pieces))
     for ms, events in _events(parser, pieces):
         for event in events:
-            ours = _is_ours(start, start + len(event.raw), added)
-            found.append(Frame(ms, start, event.raw, ours, wording.says(event)))
-            start += len(event.raw)
+            for part in _parted(event, start, added):
+                ours = _is_ours(start, start + len(part.raw), added)
+                found.append(Frame(ms, start, part.raw, ours, wording.says(part)))
+                start += len(part.raw)
     return found
 
 
@@ -159,9 +160,8 @@ def _complete(bar: Bar, fields: wording.Json, ms: float) -> None:
 def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
     """By its type, or by its looks: not all servers say what they send."""
     kind = side.header("Content-Type").partition(";")[0].strip().lower()
-    if kind:
-        return kind == "text/event-stream"
-    return bool(pieces) and pieces[0].data.lstrip().startswith(_FIELDS)
+    start = b"".join(piece.data for piece in pieces[:_FIRST_READS])
+    return kind == "text/event-stream" or bool(sse.begins_stream(start.lstrip()))
 
 
 def _reads(pieces: list[Piece]) -> Iterator[Frame]:
@@ -183,6 +183,21 @@ def _added(pieces: list[Piece]) -> Iterator[tuple[int, int]]:
     for piece in pieces:
         yield from ((start + first, start + stop) for first, stop in piece.added)
         start += len(piece.data)
+
+
+def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[sse.Event]:
+    """Comments of the proxy with one line end behind them, and the event that follows."""
+    parts: list[sse.Event] = []
+    at, stop = start, start + len(event.raw)
+    for first, last in added:
+        if last <= start:
+            continue
+        comment = event.raw[at - start : last - start]
+        if first != at or last >= stop or not comment.startswith(b":"):
+            break
+        parts.append(sse.Event(comment, b"", None))
+        at = last
+    return [*parts, event._replace(raw=event.raw[at - start :])] if parts else [event]
 
 
 def _is_ours(start: int, stop: int, added: list[tuple[int, int]]) -> bool:

@@ -118,7 +118,9 @@ def _lifecycle(name: str, fields: Json) -> str:
 
 def _parts(payload: Json) -> Iterator[Part]:
     kind = payload.get("type")
-    if (error := payload.get("error")) or kind in _ERRORS:
+    response = payload.get("response") if kind == "response.failed" else None
+    holder = response if isinstance(response, dict) else payload
+    if (error := holder.get("error")) or kind in _ERRORS:
         message = error.get("message") if isinstance(error, dict) else error
         yield Part("error", f"error {_quoted(str(message or payload.get('message') or kind))}")
         return

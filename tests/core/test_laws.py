@@ -1,11 +1,12 @@
 """What must hold for every stream there can be, however it is cut into pieces."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.arguments import Arguments
@@ -213,6 +214,28 @@ def test_a_standard_client_sees_the_upstreams_events_unchanged(
     # A frame behind an unclosed event closes it.
     assert theirs[: len(upstream)] == upstream
     assert len(theirs) - len(upstream) <= (bool(played.frames) and not body.endswith(b"\n\n"))
+
+
+def remembered(body: bytes) -> list[list[bytes]]:
+    """The events of a reader as openai-python has one: an id makes each blank line an event."""
+    events, lines, has_id = [], [], False
+    for line in re.split(rb"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf")):
+        if line and not line.startswith(b":"):
+            lines.append(line)
+            has_id = has_id or line.startswith(b"id")
+        elif not line and (lines or has_id):
+            events.append(lines)
+            lines = []
+    return events
+
+
+@given(streams(), _sizes)
+def test_comments_are_no_events_for_readers_that_remember_ids(
+    body: bytes, sizes: tuple[int, ...]
+) -> None:
+    assume(body.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")))
+    played = play(body, sizes, dialect=DIALECTS["comment"])
+    assert remembered(played.data) == remembered(body)
 
 
 @given(st.lists(st.one_of(_texts, st.just(b": ping\n\n")), max_size=8))

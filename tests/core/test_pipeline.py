@@ -1,5 +1,6 @@
 """The joint: where frames stand, what is held back, and what happens when something breaks."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -35,6 +36,7 @@ from tests.core import (
     play,
     text,
     told,
+    whatwg,
 )
 from tests.core import sse as event_of
 
@@ -387,3 +389,58 @@ class FailsOnce(Frames):
 def test_after_a_failure_in_telling_nothing_stands_behind_done() -> None:
     body = CALL + calls(call(1, "b", "g")) + text() + DONE
     assert play(body, dialect=FailsOnce()).data.endswith(DONE)
+
+
+# --- comments in streams with ids -----------------------------------------------------------------
+
+WITH_IDS = tuple(b"id: %d\n%b" % (n, one) for n, one in enumerate((calls(call(0, "a", "f")), DONE)))
+
+
+def comments(data: bytes) -> list[bytes]:
+    """Our comments, each with the line ends behind it."""
+    return re.findall(rb"^: hermes[^\n]*\n+", data, re.MULTILINE)
+
+
+@pytest.mark.parametrize("sizes", [WHOLE, BYTEWISE, (7,)])
+def test_behind_an_id_a_comment_has_no_blank_line(sizes: tuple[int, ...]) -> None:
+    body = b"".join(WITH_IDS)
+    played = play(body, sizes, dialect=DIALECTS["comment"])
+    assert whatwg(played.data) == whatwg(body)
+    found = comments(played.data)
+    assert [one.endswith(b"\n\n") for one in found] == [False, False]
+    without = played.data
+    for one in found:
+        without = without.replace(one, b"")
+    assert without == body
+
+
+@pytest.mark.parametrize(
+    "first", [b"id\n", b"data: x\nid:\n\n", b"\xef\xbb\xbfid: 1\n\n", b"id: 1\r\n\r\n"]
+)
+def test_any_id_counts(first: bytes) -> None:
+    played = play(first + calls(call(0, "a", "f")) + DONE, dialect=DIALECTS["comment"])
+    assert [one.endswith(b"\n\n") for one in comments(played.data)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"data: id: 1\n\n", b"ids: 1\n\n", b": id\n\n", b"Id: 1\n\n"]
+)
+def test_without_an_id_a_comment_has_a_blank_line(first: bytes) -> None:
+    played = play(first + calls(call(0, "a", "f")) + DONE, dialect=DIALECTS["comment"])
+    assert [one.endswith(b"\n\n") for one in comments(played.data)] == [True, True]
+
+
+@pytest.mark.parametrize("sizes", [WHOLE, (100,)])
+def test_the_id_of_an_event_that_is_too_large_counts(sizes: tuple[int, ...]) -> None:
+    large = b"id: 1\ndata: " + b"x" * 1000 + b"\n\n"
+    body = large + calls(call(0, "a", "f")) + DONE
+    played = play(body, sizes, dialect=DIALECTS["comment"], max_event_bytes=500)
+    assert [one.endswith(b"\n\n") for one in comments(played.data)] == [False, False]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_other_frames_are_the_same_with_ids(ids: bool) -> None:
+    body = b"".join(WITH_IDS if ids else (one.partition(b"\n")[2] for one in WITH_IDS))
+    played = play(body)
+    assert all(frame in played.data for frame in played.frames)
+    assert places(played, body)

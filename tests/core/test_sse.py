@@ -80,7 +80,7 @@ def test_the_fields_are_read_as_the_standard_says(
     block: bytes, name: bytes, data: bytes | None
 ) -> None:
     body = block + b"\n\n"
-    assert parse(body) == [Event(body, name, data)]
+    assert parse(body) == [Event(body, name, data, has_id=b"id:" in block)]
     assert whatwg(body) == ([] if data is None else [(name, data)])
 
 

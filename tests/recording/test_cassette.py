@@ -400,7 +400,7 @@ async def test_an_answer_of_the_upstreams_own(
     assert list(one.client.headers) == pairs(answer.raw)
     assert one.upstream.header("retry-after") == "3"
     assert one.upstream.header("nothing") == one.request.header("nothing") == ""
-    assert ends(one) == ("eof", "eof", "eof")
+    assert ends(one) == ("done", "eof", "eof")
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET", "DELETE"])

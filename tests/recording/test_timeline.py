@@ -135,6 +135,11 @@ LIFECYCLE = '{"toolCallId":"a","status":"running","tool":"t","label":"t"}'
         ({"error": "boom"}, "error", 'error "boom"'),
         ({"type": "error", "message": "boom"}, "error", 'error "boom"'),
         ({"type": "response.failed"}, "error", 'error "response.failed"'),
+        (
+            {"type": "response.failed", "response": {"error": {"message": "boom"}}},
+            "error",
+            'error "boom"',
+        ),
         ({"object": "list"}, "other", "keys object"),
         (
             {"type": "response.output_text.delta", "delta": "x"},
@@ -222,3 +227,27 @@ def test_what_is_written_piece_by_piece() -> None:
         ("call 2 of choice 1", "{"),
     )
     assert (said.piece("text"), said.piece("thought")) == ("a", "r")
+
+
+def test_a_comment_with_one_line_end_is_a_frame_of_its_own(tmp_path: Path) -> None:
+    """As they are in a stream with ids. To a parser they belong to the event that follows."""
+    beat = b": keep-alive\n"
+    told = b': hermes.tool.progress {"tool": "t", "toolCallId": "c", "status": "running"}\n'
+    events = [b"id: %d\n%b" % (n, chunk({"content": text})) for n, text in enumerate("abc")]
+    tape = Tape().request().head(5).read(10, events[0])
+    for ms, ours in ((20, beat), (30, beat), (35, told)):
+        tape.sent(ms, ours, (0, len(ours)))
+    tape.read(40, events[1]).sent(50, beat, (0, len(beat)))
+    frames = timeline.frames(load(tmp_path, tape.read(60, events[2]).end()).client)
+    assert [frame.raw for frame in frames] == [
+        events[0],
+        beat,
+        beat,
+        told,
+        events[1],
+        beat,
+        events[2],
+    ]
+    assert [frame.ours for frame in frames] == [False, True, True, True, False, True, False]
+    assert frames[3].says.kind == "tool"
+    assert [f.start for f in frames[1:]] == [f.start + len(f.raw) for f in frames[:-1]]
