@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -15,7 +15,6 @@ _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 17
 _MARK: Final = PREFIX.encode()
-_NO_TOOLS: Final = frozenset[str]()
 
 
 class Body(NamedTuple):
@@ -26,7 +25,7 @@ class Body(NamedTuple):
         stream: whether an event stream may be asked for.
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
-        tools: names of the tools that the client can run.
+        tools: names of the tools that the client can run; None where that is not known.
         original: as the client sent it, before anything was taken out.
     """
 
@@ -34,7 +33,7 @@ class Body(NamedTuple):
     stream: bool = False
     model: str = ""
     messages: object = None
-    tools: frozenset[str] = frozenset()
+    tools: frozenset[str] | None = None
     original: bytes | AsyncIterator[bytes] | None = None
 
 
@@ -86,15 +85,16 @@ def _read(data: bytes, original: bytes) -> Body:
         return Body(data, original=original)
     model = asked.get("model")
     model = model if isinstance(model, str) else ""
-    messages, tools = asked.get("messages"), _tools(asked.get("tools"))
+    messages, tools = asked.get("messages"), _tools(asked)
     return Body(data, bool(asked.get("stream")), model, messages, tools, original)
 
 
-def _tools(tools: object) -> frozenset[str]:
-    if not tools or not isinstance(tools, list):
-        return _NO_TOOLS
-    entries = [tool for tool in tools if isinstance(tool, dict)]
-    bodies = [entry.get("function") or entry.get("custom") for entry in entries]
+def _tools(asked: dict[str, Any]) -> frozenset[str]:
+    """The names in ``tools``, and in ``functions``, the older form."""
+    listed = [asked.get("tools"), asked.get("functions")]
+    entries = [entry for entries in listed if isinstance(entries, list) for entry in entries]
+    tools = [entry for entry in entries if isinstance(entry, dict)]
+    bodies = [body for tool in tools for body in (tool, tool.get("function"), tool.get("custom"))]
     names = [body.get("name") for body in bodies if isinstance(body, dict)]
     return frozenset(name for name in names if isinstance(name, str))
 

@@ -73,8 +73,8 @@ class Handlers:
             max_event_bytes=own.max_event_bytes,
             result_preview=own.result_preview,
             infer=own.infer_completion,
-            merge_rounds=own.merge_rounds,
         )
+        self._merge = own.merge_rounds
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Everything else belongs to the upstream."""
@@ -170,10 +170,11 @@ class Handlers:
         vocabulary: Vocabulary,
         conversation: Conversation | None,
         resumed: list[ToolCompleted],
-        tools: frozenset[str],
+        tools: frozenset[str] | None,
     ) -> Pipeline:
         dialect = DIALECTS[exchange.dialect]
-        draws_cards = vocabulary == "chat" and dialect.draws_cards
+        is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
+        is_merged = is_merged and vocabulary == "chat"
         envelope = Envelope(f"chatcmpl-st_{exchange.token}", int(time.time()), exchange.model)
         return Pipeline(
             vocabulary,
@@ -184,7 +185,8 @@ class Handlers:
                 "call" if conversation is None else "execution",
                 conversation,
                 resumed,
-                tools if draws_cards and self._options.merge_rounds else None,
+                tools if is_merged and dialect.merges_rounds else None,
+                is_merged,
             ),
         )
 
