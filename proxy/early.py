@@ -12,10 +12,11 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.core.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.recording.cassette import SideEnd
-from proxy.relay import break_connection, head_of
+from proxy.relay import break_connection, end_properly, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
@@ -63,7 +64,7 @@ async def tell_refusal(
     answer: aiohttp.ClientResponse,
     patience_s: float,
 ) -> None:
-    """The upstream refused, but a 200 is out: its error object as a frame, and a broken end.
+    """The upstream refused, but a 200 is out: its error object as a frame, then the stream ends.
 
     Args:
         patience_s: seconds that the error may take to come; 0 for no limit.
@@ -131,7 +132,10 @@ async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyEr
 
 async def _tell(request: web.Request, head: web.StreamResponse, frame: bytes) -> None:
     await _say(request, head, frame)
-    break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
+    if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
+        await end_properly(request, head)
+    else:
+        break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
 
 
 async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
