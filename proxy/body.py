@@ -14,6 +14,7 @@ from proxy.core.history import PREFIX, cleaned
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 17
+_TAIL_BYTES: Final = 1 << 18
 _MARK: Final = PREFIX.encode()
 
 
@@ -27,6 +28,7 @@ class Body(NamedTuple):
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run; None where that is not known.
         original: as the client sent it, before anything was taken out.
+        tail: the end of a body that is not looked at, growing as it passes.
     """
 
     data: bytes | AsyncIterator[bytes] | None
@@ -35,6 +37,7 @@ class Body(NamedTuple):
     messages: object = None
     tools: frozenset[str] | None = None
     original: bytes | AsyncIterator[bytes] | None = None
+    tail: bytearray = bytearray()
 
 
 async def look(request: web.Request) -> Body:
@@ -54,8 +57,9 @@ async def look(request: web.Request) -> Body:
             return _read(await _cleaned(original) if _MARK in original else original, original)
         pieces.append(piece)
         size += len(piece)
-    rest = _chain(pieces, request)
-    return Body(rest, stream=True, original=rest)
+    tail = bytearray()
+    rest = _chain(pieces, request, tail)
+    return Body(rest, stream=True, original=rest, tail=tail)
 
 
 async def _cleaned(data: bytes) -> bytes:
@@ -89,6 +93,19 @@ def _read(data: bytes, original: bytes) -> Body:
     return Body(data, bool(asked.get("stream")), model, messages, tools, original)
 
 
+def tools_in(tail: bytearray) -> frozenset[str] | None:
+    """The tools that the end of a large body names; None where that is not known.
+
+    Open WebUI puts them last. What makes a whole object behind one more brace is of the outermost
+    object of the body.
+    """
+    at = tail.rfind(b'"tools"')
+    try:
+        return None if at < 0 else _tools(orjson.loads(b"{" + tail[at:]))
+    except orjson.JSONDecodeError:
+        return None
+
+
 def _tools(asked: dict[str, Any]) -> frozenset[str]:
     """The names in ``tools``, and in ``functions``, the older form."""
     listed = [asked.get("tools"), asked.get("functions")]
@@ -99,9 +116,13 @@ def _tools(asked: dict[str, Any]) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str))
 
 
-async def _chain(pieces: list[bytes], request: web.Request) -> AsyncIterator[bytes]:
+async def _chain(
+    pieces: list[bytes], request: web.Request, tail: bytearray
+) -> AsyncIterator[bytes]:
     pieces.reverse()
     while pieces:
         yield pieces.pop()
     async for piece in request.content.iter_any():
+        tail += piece
+        del tail[:-_TAIL_BYTES]
         yield piece

@@ -143,7 +143,7 @@ class Handlers:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._open(request, path, sent, asked.data, asked.original)
         early_head = asked.stream and vocabulary == "chat"
-        tools = asked.tools
+        tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
         answer, head = await self._begin(request, opening, may_be_early=early_head)
         if answer is None:
@@ -161,6 +161,7 @@ class Handlers:
             return await self._watched(Relay(request, answer, responses.same(answer)))
         if head is None or not head.prepared:
             head = responses.stream(request, answer, _stream_id(request))
+        tools = body.tools_in(tail) if tools is None else tools
         pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
         return await self._watched(StreamRelay(request, answer, head, pipeline, vocabulary))
 

@@ -299,6 +299,7 @@ class Relay:
             self._tape.ends("upstream", "reset" if self._was_reset else "cut")
         self._send(self._broken(failure), self._added)
         if self._ends_after_error:
+            self._upstream.close()  # not kept for as long as the client takes to read the rest
             await end_properly(self._request, self._response)
             return
         delimited = self._chunked or self._response.content_length is not None

@@ -5,6 +5,7 @@ real page.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -169,13 +170,35 @@ async def test_other_apis_are_left_alone(upstream: Upstream, start_proxy: StartP
 # --- tools that are not known ---------------------------------------------------------------------
 
 
-async def test_of_a_body_too_large_to_look_at_no_call_is_taken_away(
+PICTURE = [{"role": "user", "content": "x" * (9 << 20)}]
+
+
+async def test_the_tools_of_a_body_too_large_to_look_at_are_found_at_its_end(
     upstream: Upstream, proxy: str
+) -> None:
+    """Where Open WebUI puts them: a few pictures are enough for such a body."""
+    upstream.script = streams(OWN_CALL, CALL, delta("tool_calls"), RESULT, text("b"), DONE)
+    told = [{"type": "function", "function": {"name": "t", "description": '"tools": []'}}]
+    answer = await chat(proxy, NAMED, messages=PICTURE, tools=OWN + told)
+    assert without_frames(answer.body).startswith(OWN_CALL)
+    assert (calls(answer.body), cards(answer.body)[0]) == (["clock"], "terminal")
+    assert upstream.request.json()["messages"] == PICTURE
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": OWN, "user": "x" * (1 << 19)},  # too far from the end
+        {"user": {"tools": []}},  # not the tools of the request
+        {"user": "none at all"},
+    ],
+)
+async def test_where_they_are_not_found_no_call_is_taken_away(
+    upstream: Upstream, proxy: str, more: dict[str, object]
 ) -> None:
     """Its own tools would never run. Rounds are merged all the same."""
     upstream.script = streams(OWN_CALL, delta("tool_calls"), text("b"), delta("stop"), DONE)
-    picture = [{"role": "user", "content": "x" * (9 << 20)}]
-    answer = await chat(proxy, NAMED, messages=picture, tools=OWN)
+    answer = await chat(proxy, NAMED, messages=PICTURE, **more)
     assert without_frames(answer.body) == OWN_CALL + text("b") + delta("stop") + DONE
     assert (calls(answer.body), cards(answer.body)) == (["clock"], [])
 
@@ -338,6 +361,25 @@ async def test_its_connection_can_be_used_again(upstream: Upstream, proxy: str) 
         upstream.script = streams(text("b"), DONE)
         answer = await (await client.chat(NAMED)).read()
     assert answer.body == text("b") + DONE
+
+
+async def test_a_client_that_does_not_read_keeps_no_upstream_and_holds_up_no_shutdown(
+    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+) -> None:
+    async def flood(request: Request, wire: Wire) -> None:
+        await wire.stream()
+        while not wire.gone.is_set():
+            await wire.chunk(text("x" * 65536))
+
+    upstream.script = flood
+    async with Client(await start_proxy()) as client:
+        await client.chat(NAMED)
+        client.wire.transport.pause_reading()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await server.stop(runners.pop(), 0.1)
+        assert time.monotonic() - began < 1.5
+    await upstream.wires[0].left()
 
 
 async def test_a_client_that_leaves_at_the_error_is_no_failure(

@@ -163,7 +163,7 @@ class Pipeline:
         out = _Output()
         for event in parser.feed(chunk):
             if event.raw != chunk and self._skim(event.raw):
-                self._pass_raw(event, out)
+                self._pass_raw(event, out, is_skimmed=True)
             else:
                 self._pass_on(event, out, now)
         tail = parser.tail
@@ -272,11 +272,11 @@ class Pipeline:
         if seen is DONE:
             self._is_done = True
 
-    def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
+    def _pass_raw(self, event: sse.Event, out: "_Output", *, is_skimmed: bool = False) -> None:
         out.raw_due = False
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
-        if self._rounds is not None and not self._passed:
+        if self._rounds is not None and not (self._passed or is_skimmed):
             raw = self._merged(event, self._rounds)
             if raw is not event.raw:
                 out.changed = True

@@ -10,13 +10,14 @@ Only used together with ``rounds``, for dialects with ``merges_rounds``: it take
 """
 
 import json
+import operator
 from typing import Any, Final
 
 from proxy.core import sse
 from proxy.core.observers.json import loads
 
 _Json = dict[str, Any]
-_Place = tuple[int, str]  # choice and index
+_Place = tuple[int, object]  # choice and index
 # Pieces of calls without a name that are kept until the name comes. No backend sends so many.
 _MAX_KEPT: Final = 4096
 
@@ -34,6 +35,7 @@ class Withheld:
         self._withheld: set[_Place] = set()
         self._shown: set[_Place] = set()
         self._nameless: dict[_Place, list[_Json]] = {}
+        self._kept = 0
         self._last: dict[int, bool] = {}  # whether the choice's last named call is shown
 
     @property
@@ -85,7 +87,7 @@ class Withheld:
         if not isinstance(entries, list):
             return False
         kept = [shown for entry in entries for shown in self._show(entry, choice)]
-        if kept == entries:
+        if len(kept) == len(entries) and all(map(operator.is_, kept, entries)):
             return False
         if kept:
             delta["tool_calls"] = kept
@@ -97,7 +99,8 @@ class Withheld:
         """What of a call is shown now that this entry has come."""
         if not isinstance(entry, dict):
             return [entry]
-        place = choice, repr(entry.get("index"))
+        index = entry.get("index")
+        place = choice, index if isinstance(index, int | str) else None
         kept: list[Any] = []
         if name := _name(entry):
             is_shown = name in self._runnable
@@ -105,7 +108,8 @@ class Withheld:
         elif place in self._shown or place in self._withheld:
             is_shown = place in self._shown
         elif place in self._nameless or entry.get("id") or choice not in self._last:
-            if sum(map(len, self._nameless.values())) < _MAX_KEPT:
+            if self._kept < _MAX_KEPT:
+                self._kept += 1
                 self._nameless.setdefault(place, []).append(entry)
             return []
         else:  # SGLang with MiniMax: arguments at an index that never had a name
@@ -120,6 +124,7 @@ class Withheld:
         self._withheld = {place for place in self._withheld if place[0] != choice}
         self._shown = {place for place in self._shown if place[0] != choice}
         self._nameless = {k: v for k, v in self._nameless.items() if k[0] != choice}
+        self._kept = sum(map(len, self._nameless.values()))
         self._last.pop(choice, None)
 
 

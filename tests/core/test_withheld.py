@@ -1,5 +1,6 @@
 """Calls that the client cannot run, taken out of its stream."""
 
+import time
 from pathlib import Path
 
 import orjson
@@ -37,7 +38,7 @@ segmented = pytest.mark.parametrize(
 
 def merged_alone(body: bytes) -> bytes:
     """What is left without what ``rounds`` does."""
-    events, stripper = Parser(1 << 20).feed(body), Withheld(RUNNABLE)
+    events, stripper = Parser(8 << 20).feed(body), Withheld(RUNNABLE)
     return b"".join(left.raw for event in events if (left := stripper.strip(event)))
 
 
@@ -156,6 +157,27 @@ def test_a_call_that_never_has_a_name_is_not_shown() -> None:
     assert merged(nameless + finish() + DONE) == finish() + DONE
     own = calls(call(0, "b", "own", "{}"))  # what was kept belongs to no later call of its place
     assert merged(nameless + finish() + own + finish() + DONE) == own + finish() + DONE
+
+
+def test_an_index_of_any_kind_breaks_nothing() -> None:
+    for index in (b"[" * 990 + b"]" * 990, b'{"a":1}', b"1.5", b"true", b'"0"', b"null"):
+        theirs, own = (
+            calls(call(77, "a", name, "{}")).replace(b'"index":77', b'"index":' + index)
+            for name in ("theirs", "own")
+        )
+        assert merged_alone(theirs) == b""
+        assert merged_alone(own) == own
+
+
+def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only() -> None:
+    def took_s(count: int, **entry: object) -> float:
+        body = calls(*({"index": n, **entry} for n in range(count)))
+        began = time.perf_counter()
+        assert merged_alone(body) == b""
+        return time.perf_counter() - began
+
+    for entry in ({"id": "a"}, {"function": {"name": "theirs"}}):
+        assert took_s(40_000, **entry) < 16 * took_s(10_000, **entry) + 0.1
 
 
 def test_no_more_is_kept_than_a_call_could_have(monkeypatch: pytest.MonkeyPatch) -> None:
