@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -16,8 +16,8 @@ _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 17
 _DECODING_THREAD_BYTES: Final = 1 << 14  # it may be a thousand times as much when decoded
+_TAIL_BYTES: Final = 1 << 18
 _MARK: Final = PREFIX.encode()
-_NO_TOOLS: Final = frozenset[str]()
 
 
 class Body(NamedTuple):
@@ -29,18 +29,20 @@ class Body(NamedTuple):
         stream: whether an event stream may be asked for.
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
-        tools: names of the tools that the client can run.
+        tools: names of the tools that the client can run; None where that is not known.
         original: as the client sent it, before anything was taken out.
         is_unread: ``stream`` is a guess.
+        tail: the end of a body that is not looked at, growing as it passes.
     """
 
     data: bytes | AsyncIterator[bytes] | None
     stream: bool = False
     model: str = ""
     messages: object = None
-    tools: frozenset[str] = frozenset()
+    tools: frozenset[str] | None = None
     original: bytes | AsyncIterator[bytes] | None = None
     is_unread: bool = False
+    tail: bytearray = bytearray()
 
 
 async def look(request: web.Request) -> Body:
@@ -60,8 +62,9 @@ async def look(request: web.Request) -> Body:
             return await _read(b"".join(pieces), coding(request.headers))
         pieces.append(piece)
         size += len(piece)
-    rest = _chain(pieces, request)
-    return Body(rest, stream=True, original=rest, is_unread=True)
+    tail = bytearray()
+    rest = _chain(pieces, request, tail)
+    return Body(rest, stream=True, original=rest, is_unread=True, tail=tail)
 
 
 async def _read(original: bytes, content_coding: str) -> Body:
@@ -78,7 +81,7 @@ async def _read(original: bytes, content_coding: str) -> Body:
         return Body(data, original=original)
     model = asked.get("model")
     model = model if isinstance(model, str) else ""
-    messages, tools = asked.get("messages"), _tools(asked.get("tools"))
+    messages, tools = asked.get("messages"), _tools(asked)
     return Body(data, bool(asked.get("stream")), model, messages, tools, original)
 
 
@@ -108,18 +111,36 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
     return b"".join(pieces)
 
 
-def _tools(tools: object) -> frozenset[str]:
-    if not tools or not isinstance(tools, list):
-        return _NO_TOOLS
-    entries = [tool for tool in tools if isinstance(tool, dict)]
-    bodies = [entry.get("function") or entry.get("custom") for entry in entries]
+def tools_in(tail: bytearray) -> frozenset[str] | None:
+    """The tools that the end of a large body names; None where that is not known.
+
+    Open WebUI puts them last. What makes a whole object behind one more brace is of the outermost
+    object of the body.
+    """
+    at = tail.rfind(b'"tools"')
+    try:
+        return None if at < 0 else _tools(orjson.loads(b"{" + tail[at:]))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _tools(asked: dict[str, Any]) -> frozenset[str]:
+    """The names in ``tools``, and in ``functions``, the older form."""
+    listed = [asked.get("tools"), asked.get("functions")]
+    entries = [entry for entries in listed if isinstance(entries, list) for entry in entries]
+    tools = [entry for entry in entries if isinstance(entry, dict)]
+    bodies = [body for tool in tools for body in (tool, tool.get("function"), tool.get("custom"))]
     names = [body.get("name") for body in bodies if isinstance(body, dict)]
     return frozenset(name for name in names if isinstance(name, str))
 
 
-async def _chain(pieces: list[bytes], request: web.Request) -> AsyncIterator[bytes]:
+async def _chain(
+    pieces: list[bytes], request: web.Request, tail: bytearray
+) -> AsyncIterator[bytes]:
     pieces.reverse()
     while pieces:
         yield pieces.pop()
     async for piece in request.content.iter_any():
+        tail += piece
+        del tail[:-_TAIL_BYTES]
         yield piece

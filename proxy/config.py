@@ -23,6 +23,7 @@ from proxy.core.dialects import DIALECTS
 from proxy.recording.fault_rules import FaultSettings
 
 Mode = typing.Literal["off", "record", "once", "new_episodes", "replay"]
+Merge = bool | typing.Literal["auto"]
 Seconds = Annotated[float, Meta(ge=0)]
 _Place = Callable[[str], str]
 Count = Annotated[int, Meta(ge=0)]
@@ -105,7 +106,7 @@ class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redact: bool = True
     result_preview: Count = 0
     infer_completion: bool = False
-    merge_rounds: bool = False
+    merge_rounds: Merge = "auto"
     max_event_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
     emoji: dict[str, str] = {}
     clients: list[ClientRule] = []
@@ -330,12 +331,17 @@ def _convert(
 
 
 def _values(kind: Any, where: str) -> list[str]:
-    """The values of an enum, by its place in a type; none for anything else."""
+    """The values of an enum, by its place in a type; none for anything else.
+
+    ``bool`` beside an enum adds its own two.
+    """
     for name in where.split(".")[1:]:
         table = _struct_in(kind)
         kind = None if table is None else _fields(table).get(name.partition("[")[0])
-    is_enum = typing.get_origin(kind) is typing.Literal
-    return [str(value) for value in typing.get_args(kind)] if is_enum else []
+    kinds = (kind, *typing.get_args(kind))
+    enums = [one for one in kinds if typing.get_origin(one) is typing.Literal]
+    values = [str(value) for one in enums for value in typing.get_args(one)]
+    return [*values, "true", "false"] if values and bool in kinds else values
 
 
 def _check_values(settings: Settings, place: _Place) -> None:

@@ -12,11 +12,12 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.core.dialects import DIALECTS
 from proxy.detect import Begun
 from proxy.errors import ProxyError, error_frame
 from proxy.exchange import EXCHANGE
 from proxy.recording.cassette import SideEnd
-from proxy.relay import break_connection, head_of
+from proxy.relay import break_connection, end_properly, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
@@ -65,7 +66,7 @@ async def tell_refusal(
     begun: Begun,
     patience_s: float,
 ) -> None:
-    """The upstream refused, but a 200 is out: its error object as a frame, and a broken end.
+    """The upstream refused, but a 200 is out: its error object as a frame, then the stream ends.
 
     Args:
         begun: what it answered.
@@ -138,7 +139,10 @@ async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str,
     exchange = request[EXCHANGE]
     frame = error_frame(error, exchange.vocabulary, exchange.envelope(), is_first=True)
     await _say(request, head, frame)
-    break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
+    if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
+        await end_properly(request, head)
+    else:
+        break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
 
 
 async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:

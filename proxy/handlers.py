@@ -73,8 +73,8 @@ class Handlers:
             max_event_bytes=own.max_event_bytes,
             result_preview=own.result_preview,
             infer=own.infer_completion,
-            merge_rounds=own.merge_rounds,
         )
+        self._merge = own.merge_rounds
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Everything else belongs to the upstream."""
@@ -145,7 +145,8 @@ class Handlers:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
         opening = self._begun(request, path, sent, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
-        early_head, tools = asked.stream and not asked.is_unread, asked.tools
+        early_head = asked.stream and not asked.is_unread
+        tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
         begun, head = await self._begin(request, opening, may_be_early=early_head)
         if begun is None:
@@ -164,6 +165,7 @@ class Handlers:
             return await self._watched(Relay(request, begun, responses.same(answer)))
         if head is None or not head.prepared:
             head = responses.stream(request, answer, _stream_id(request))
+        tools = body.tools_in(tail) if tools is None else tools
         pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
         return await self._watched(StreamRelay(request, begun, head, pipeline, vocabulary))
 
@@ -173,10 +175,11 @@ class Handlers:
         vocabulary: Vocabulary,
         conversation: Conversation | None,
         resumed: list[ToolCompleted],
-        tools: frozenset[str],
+        tools: frozenset[str] | None,
     ) -> Pipeline:
         dialect = DIALECTS[exchange.dialect]
-        draws_cards = vocabulary == "chat" and dialect.draws_cards
+        is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
+        is_merged = is_merged and vocabulary == "chat"
         return Pipeline(
             vocabulary,
             dialect,
@@ -186,7 +189,8 @@ class Handlers:
                 "call" if conversation is None else "execution",
                 conversation,
                 resumed,
-                tools if draws_cards and self._options.merge_rounds else None,
+                tools if is_merged and dialect.merges_rounds else None,
+                is_merged,
             ),
         )
 

@@ -61,6 +61,7 @@ class Relay:
         self._chunked = False
         self._was_reset = False
         self._received_bytes = 0
+        self._ends_after_error = False  # see ``Dialect``
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
@@ -91,7 +92,7 @@ class Relay:
             if failure is None:
                 await self._end_well()
             else:
-                self._break(failure)
+                await self._break(failure)
         except asyncio.CancelledError:
             self._gone()
             raise
@@ -302,11 +303,15 @@ class Relay:
         self._send(self._end(), self._added)
         await self._response.write_eof()
 
-    def _break(self, failure: ProxyError) -> None:
+    async def _break(self, failure: ProxyError) -> None:
         self._exchange.fail(failure.code, failure.for_log(self._progress()))
         if self._tape is not None and self._exchange.ended == "upstream_error":
             self._tape.ends("upstream", "reset" if self._was_reset else "cut")
         self._send(self._broken(failure), self._added)
+        if self._ends_after_error:
+            self._upstream.close()  # not kept for as long as the client takes to read the rest
+            await end_properly(self._request, self._response)
+            return
         delimited = self._chunked or self._response.content_length is not None
         break_connection(self._request, delimited=delimited)
 
@@ -350,6 +355,15 @@ class Relay:
 def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
     """Status, reason and headers, as they go out."""
     return response.status, response.reason or "", tuple(response.headers.items())
+
+
+async def end_properly(request: web.Request, response: web.StreamResponse) -> None:
+    """End the message as HTTP wants it, though the upstream's was broken."""
+    tape = request[EXCHANGE].tape
+    if tape is not None:
+        tape.ends("client", "eof")
+    with suppress(ConnectionError):  # the client is gone: nobody is left to see an end
+        await response.write_eof()
 
 
 def break_connection(request: web.Request, *, delimited: bool) -> None:

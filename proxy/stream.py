@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.core.dialects import DIALECTS
 from proxy.core.events import Outcome, ToolCompleted
 from proxy.core.pipeline import Pipeline, Step
 from proxy.detect import Begun
@@ -41,6 +42,7 @@ class StreamRelay(Relay):
         self._vocabulary = vocabulary
         self._pipeline = pipeline
         self._skim = pipeline.skim
+        self._ends_after_error = DIALECTS[self._exchange.dialect].ends_after_error
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         # Compressed though asked for plain: it is sent on in clear.

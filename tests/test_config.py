@@ -46,7 +46,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert lifecycle.max_event_bytes == 8388608
     assert (lifecycle.span, lifecycle.registry_ttl_s) == ("call", 900)
     assert (lifecycle.builtin_clients, lifecycle.infer_completion) == (True, False)
-    assert lifecycle.merge_rounds is False
+    assert lifecycle.merge_rounds == "auto"
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="no config.example.toml")
@@ -86,6 +86,9 @@ def test_the_environment_has_short_names() -> None:
         ("SERVER__HEARTBEAT_S", "0.25", "server", "heartbeat_s", 0.25),
         ("LIFECYCLE__INTERNAL_PREFIX", "", "lifecycle", "internal_prefix", ""),
         ("LIFECYCLE__NATIVE", "pass", "lifecycle", "native", "pass"),
+        ("LIFECYCLE__MERGE_ROUNDS", "auto", "lifecycle", "merge_rounds", "auto"),
+        ("LIFECYCLE__MERGE_ROUNDS", "true", "lifecycle", "merge_rounds", True),
+        ("LIFECYCLE__MERGE_ROUNDS", "0", "lifecycle", "merge_rounds", False),
         ("LIFECYCLE__EMOJI", '{ x = "💻" }', "lifecycle", "emoji", {"x": "💻"}),
     ],
 )
@@ -184,7 +187,16 @@ def test_the_upstream_is_given_as_to_an_sdk(url: str, origin: str, base: str) ->
         ("[recording]\nmode = 1", "recording.mode", "(known are off, record, "),
         ("[server]\nlog_format = ''", "server.log_format", "(known are auto, text, json)"),
         ("[lifecycle]\nregistry_ttl_s = -1", "lifecycle.registry_ttl_s", ">= 0"),
-        ("[lifecycle]\nmerge_rounds = 1", "lifecycle.merge_rounds", "expected bool, got int"),
+        (
+            "[lifecycle]\nmerge_rounds = 1",
+            "lifecycle.merge_rounds",
+            "(known are auto, true, false)",
+        ),
+        (
+            "[lifecycle]\nmerge_rounds = 'on'",
+            "lifecycle.merge_rounds",
+            "'on' (known are auto, true, false)",
+        ),
         ("[lifecycle]\ndialect = 'x'", "lifecycle.dialect", "known are chunk, plain"),
         ("[lifecycle.emoji]\nx = 1", "lifecycle.emoji", "expected str, got int"),
         ("[lifecycle]\nclients = 1", "lifecycle.clients", "expected array, got int"),

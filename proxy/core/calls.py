@@ -105,12 +105,14 @@ class Terms:
         pending: the calls that clients run; None where no other stream is to know of them.
         resumed: ends of earlier streams' calls, to be told at the head of this one.
         runnable: the tools that the client can run, where that is known: others are hosted.
+        merge_rounds: leave out a finish behind which its choice goes on.
     """
 
     span: Span = "call"
     pending: Pending | None = None
     resumed: Sequence[ToolCompleted] = ()
     runnable: frozenset[str] | None = None
+    merge_rounds: bool = False
 
 
 TERMS: Final = Terms()

@@ -1,7 +1,7 @@
 """Joins parser, observer, lifecycle and dialect: upstream bytes in, client bytes out.
 
-What comes out, less the frames that were added, is byte for byte what went in (but for the finishes
-that ``merge_rounds`` leaves out, on request). Frames stand only between events. Bytes are held back
+What comes out, less the frames that were added, is byte for byte what went in (but for what
+``merge_rounds`` and ``withheld`` leave out). Frames stand only between events. Bytes are held back
 only where a frame may have to go in front of them: an unfinished event while a call is open (it may
 turn out to be ``[DONE]`` or an error, where clients stop reading), or one that may turn out to be a
 lifecycle event of the upstream's own.
@@ -65,7 +65,6 @@ class Options:
         max_event_bytes: larger events pass unparsed.
         result_preview: how many characters of a result are told; 0 for none.
         infer: what follows a call ends it.
-        merge_rounds: leave out a finish behind which its choice goes on.
     """
 
     presenter: Presenter
@@ -75,7 +74,6 @@ class Options:
     max_event_bytes: int = 8 << 20
     result_preview: int = 0
     infer: bool = False
-    merge_rounds: bool = False
 
 
 class Pipeline:
@@ -110,7 +108,7 @@ class Pipeline:
             terms=terms,
         )
         self._resumed = terms.resumed
-        self._rounds = Rounds() if options.merge_rounds else None
+        self._rounds = Rounds() if terms.merge_rounds else None
         self._withheld = None if terms.runnable is None else Withheld(terms.runnable)
         self._encoder = dialect.encoder(observer)
         self._silent = dialect.is_silent
@@ -183,7 +181,7 @@ class Pipeline:
         out = _Output()
         for event in parser.feed(chunk):
             if event.raw != chunk and self._skim(event.raw):
-                self._pass_raw(event, out)
+                self._pass_raw(event, out, is_skimmed=True)
             else:
                 self._pass_on(event, out, now)
         tail = parser.tail
@@ -231,9 +229,18 @@ class Pipeline:
         self._release(out)
         if not self._is_done:
             self._write(error, out)
-        out.pieces.append(bytes(self._parser.tail[self._passed :]))
+        out.pieces.append(self._unfinished())
         self._passed = len(self._parser.tail)
         return out.step()
+
+    def _unfinished(self) -> bytes:
+        """What was held back of an event that never ended.
+
+        Clients that read by line take a whole line of it, without a blank line, for an event: a
+        call in it could be one that they are not to see.
+        """
+        rest = bytes(self._parser.tail[self._passed :])
+        return b"" if self._withheld is not None and b"tool" in rest else rest
 
     def _close(self, ended: StreamEnded, out: "_Output", now: float) -> None:
         """Complete what is open. Behind ``[DONE]`` nothing is."""
@@ -285,13 +292,13 @@ class Pipeline:
         self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
 
-    def _pass_raw(self, event: sse.Event, out: "_Output") -> None:
+    def _pass_raw(self, event: sse.Event, out: "_Output", *, is_skimmed: bool = False) -> None:
         out.raw_due = False
         if event.has_id:
             self._has_ids = True
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
-        if self._rounds is not None and not self._passed:
+        if self._rounds is not None and not (self._passed or is_skimmed):
             raw = self._merged(event, self._rounds)
             if raw is not event.raw:
                 out.changed = True

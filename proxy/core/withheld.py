@@ -3,18 +3,23 @@
 A backend that runs tools itself may show their calls all the same, as ``delta.tool_calls`` (LiteLLM
 with MCP). Open WebUI takes every such call for one of its own: it runs it ("Tool not found"), asks
 the model again, and the backend runs its tools once more, up to 256 times. A client names the tools
-it can run in its request, so a call of any other tool is the backend's.
+it can run in its request, so a call of any other tool is the backend's. It has a card, so its
+result need not be shown either: Open WebUI would append a ``role: "tool"`` delta to the answer.
 
-Only used together with ``rounds``, and as that only on request: it takes bytes away.
+Only used together with ``rounds``, for dialects with ``merges_rounds``: it takes bytes away.
 """
 
-from typing import Any
-
-import orjson
+import json
+import operator
+from typing import Any, Final
 
 from proxy.core import sse
+from proxy.core.observers.json import loads
 
 _Json = dict[str, Any]
+_Place = tuple[int, object]  # choice and index
+# Pieces of calls without a name that are kept until the name comes. No backend sends so many.
+_MAX_KEPT: Final = 4096
 
 
 class Withheld:
@@ -26,20 +31,27 @@ class Withheld:
 
     def __init__(self, runnable: frozenset[str]) -> None:
         self._runnable = runnable
-        self._slots: set[tuple[int, object]] = set()  # choice and index, until the choice's finish
+        # Where calls stand, each until its choice's finish: withheld, shown, or not yet named.
+        self._withheld: set[_Place] = set()
+        self._shown: set[_Place] = set()
+        self._nameless: dict[_Place, list[_Json]] = {}
+        self._kept = 0
+        self._last: dict[int, bool] = {}  # whether the choice's last named call is shown
 
     @property
     def is_active(self) -> bool:
         """Whether more of a withheld call may come."""
-        return bool(self._slots)
+        return bool(self._withheld or self._nameless)
 
     def strip(self, event: sse.Event) -> sse.Event | None:
         """An event without such calls; None where nothing else is in it."""
-        if event.data is None or (b"tool_calls" not in event.data and not self._slots):
+        if event.data is None or not (
+            b"tool" in event.data or self._shown or self._withheld or self._nameless
+        ):
             return event
         try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
+            chunk = loads(event.data)
+        except ValueError:
             return event
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         if not isinstance(choices, list):
@@ -49,34 +61,77 @@ class Withheld:
             return event
         if not chunk.get("usage") and not any(map(_says_something, choices)):
             return None
-        data = orjson.dumps(chunk)
-        return event._replace(raw=b"data: " + data + b"\n\n", data=data)
+        try:
+            data = json.dumps(chunk, separators=(",", ":")).encode()  # lone surrogates, too
+        except RecursionError:
+            return None  # the encoder does not go as deep as the decoder
+        name = b"event: %b\n" % event.name if event.name else b""
+        return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
 
     def _strip_choice(self, choice: _Json) -> bool:
-        delta, index = choice.get("delta"), choice.get("index", 0)
-        entries = delta.get("tool_calls") if isinstance(delta, dict) else None
-        kept: list[Any] = []
-        if isinstance(delta, dict) and isinstance(entries, list):
-            kept = [entry for entry in entries if not self._is_withheld(entry, index)]
-            if not kept:
-                del delta["tool_calls"]
-            elif len(kept) < len(entries):
-                delta["tool_calls"] = kept
+        """Take out what is withheld; whether that was anything."""
+        delta, index = choice.get("delta"), choice.get("index")
+        index = index if type(index) is int else 0
+        is_stripped = False
+        if isinstance(delta, dict) and delta.get("role") == "tool":
+            choice["delta"], is_stripped = {}, True
+        elif isinstance(delta, dict):
+            is_stripped = self._strip_calls(delta, index)
         if choice.get("finish_reason"):
-            self._slots = {slot for slot in self._slots if slot[0] != index}
-        return isinstance(entries, list) and len(kept) < len(entries)
+            self._forget(index)
+        return is_stripped
 
-    def _is_withheld(self, entry: object, choice: int) -> bool:
-        if not isinstance(entry, dict):
+    def _strip_calls(self, delta: _Json, choice: int) -> bool:
+        calls = delta.get("tool_calls")
+        entries = [calls] if isinstance(calls, dict) else calls  # an object: TGI before 2025-03
+        if not isinstance(entries, list):
             return False
-        slot = (choice, repr(entry.get("index")))
-        body = entry.get("function") or entry.get("custom")
-        name = body.get("name") if isinstance(body, dict) else None
-        if name and name not in self._runnable:
-            self._slots.add(slot)
-        elif name:
-            self._slots.discard(slot)
-        return slot in self._slots
+        kept = [shown for entry in entries for shown in self._show(entry, choice)]
+        if len(kept) == len(entries) and all(map(operator.is_, kept, entries)):
+            return False
+        if kept:
+            delta["tool_calls"] = kept
+        else:
+            del delta["tool_calls"]
+        return True
+
+    def _show(self, entry: object, choice: int) -> list[Any]:
+        """What of a call is shown now that this entry has come."""
+        if not isinstance(entry, dict):
+            return [entry]
+        index = entry.get("index")
+        place = choice, index if isinstance(index, int | str) else None
+        kept: list[Any] = []
+        if name := _name(entry):
+            is_shown = name in self._runnable
+            kept = self._nameless.pop(place, [])
+        elif place in self._shown or place in self._withheld:
+            is_shown = place in self._shown
+        elif place in self._nameless or entry.get("id") or choice not in self._last:
+            if self._kept < _MAX_KEPT:
+                self._kept += 1
+                self._nameless.setdefault(place, []).append(entry)
+            return []
+        else:  # SGLang with MiniMax: arguments at an index that never had a name
+            is_shown = self._last[choice]
+        self._last[choice] = is_shown
+        (self._shown if is_shown else self._withheld).add(place)
+        (self._withheld if is_shown else self._shown).discard(place)
+        return [*kept, entry] if is_shown else []
+
+    def _forget(self, choice: int) -> None:
+        """The choice's finish: its places are free again. What has no name by now never had one."""
+        self._withheld = {place for place in self._withheld if place[0] != choice}
+        self._shown = {place for place in self._shown if place[0] != choice}
+        self._nameless = {k: v for k, v in self._nameless.items() if k[0] != choice}
+        self._kept = sum(map(len, self._nameless.values()))
+        self._last.pop(choice, None)
+
+
+def _name(entry: _Json) -> str:
+    body = entry.get("function") or entry.get("custom")
+    name = body.get("name") if isinstance(body, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _says_something(choice: object) -> bool:

@@ -155,7 +155,10 @@ def test_a_card_shows_the_arguments_or_else_the_label(event: ToolRunning, argume
     ("changes", "text"),
     [
         ({"outcome": Outcome.UNKNOWN, "duration_ms": 50}, "done in 0.1 s"),
-        ({"outcome": Outcome.FAILED}, "failed after 1.2 s"),
+        # At that word Open WebUI draws a cross. What broke off is no failure of the tool.
+        ({"outcome": Outcome.FAILED}, "Error: failed after 1.2 s"),
+        ({"outcome": Outcome.FAILED, "output": "no file"}, "Error: no file"),
+        ({"outcome": Outcome.FAILED, "output": "Error: no file"}, "Error: no file"),
         (
             {"outcome": Outcome.FAILED, "reason": "upstream_error"},
             "failed after 1.2 s (upstream_error)",

@@ -94,7 +94,71 @@ async def native(asked: Json) -> AsyncIterator[bytes]:
     yield chunk({}, "tool_calls") + b"data: [DONE]\n\n"
 
 
-async def cut(asked: Json) -> AsyncIterator[bytes]:
+async def parallel(asked: Json) -> AsyncIterator[bytes]:
+    """A backend that streams the calls of its own tools and runs them; one of three fails."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"content": "Let me check three things. "})
+    for index, (name, arguments) in enumerate(_THREE):
+        function = {"name": name, "arguments": ""}
+        entry = {"index": index, "id": f"call_{name}", "type": "function", "function": function}
+        yield chunk({"tool_calls": [entry]})
+        yield chunk({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
+    for name, result in (("read_file", "Error: no such file"), ("terminal", "/dev/vda1 61%")):
+        await asyncio.sleep(PAUSE_S)
+        yield result_of(name, result)
+    await asyncio.sleep(PAUSE_S / 3)
+    yield result_of("web_search", "rain, 12 °C")
+    yield chunk({}, "tool_calls")
+    yield chunk({"content": "It will rain in Oslo. The disk is 61 % full. There is no such file."})
+    yield chunk({}, "stop") + b"data: [DONE]\n\n"
+
+
+_THREE: Final = (
+    ("web_search", '{"query": "weather in Oslo"}'),
+    ("terminal", '{"command": "df -h /"}'),
+    ("read_file", '{"path": "/tmp/notes.txt"}'),
+)
+
+
+def result_of(name: str, content: str) -> bytes:
+    told: Json = {"role": "tool", "tool_call_id": f"call_{name}", "content": content}
+    return chunk(told | ({"is_error": True} if content.startswith("Error") else {}))
+
+
+async def diestart(asked: Json) -> AsyncIterator[bytes]:
+    """Dies behind its headers, before the first byte of the body."""
+    await asyncio.sleep(1)
+    raise ConnectionResetError
+    yield b""
+
+
+async def dietext(asked: Json) -> AsyncIterator[bytes]:
+    """Dies in its text."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"content": "It is sunny in "})
+    await asyncio.sleep(1)
+    raise ConnectionResetError
+
+
+async def diecall(asked: Json) -> AsyncIterator[bytes]:
+    """Dies while it writes the call of a tool of its own."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"content": "Let me look. "})
+    yield call("call_1", "terminal", '{"command": "sle')
+    await asyncio.sleep(PAUSE_S)
+    raise ConnectionResetError
+
+
+async def dierun(asked: Json) -> AsyncIterator[bytes]:
+    """Dies while it runs a tool whose call it has streamed."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"content": "Let me look. "})
+    yield call("call_1", "terminal", '{"command": "sleep 60"}')
+    await asyncio.sleep(PAUSE_S)
+    raise ConnectionResetError
+
+
+async def dieagent(asked: Json) -> AsyncIterator[bytes]:
     """An agent server that dies while its tool runs."""
     yield chunk({"role": "assistant"})
     yield chunk({"content": "Let me check. "})
@@ -103,7 +167,47 @@ async def cut(asked: Json) -> AsyncIterator[bytes]:
     raise ConnectionResetError
 
 
-_SCRIPTS: Final = {"agent": agent, "mcp": mcp, "native": native, "cut": cut}
+async def dieafter(asked: Json) -> AsyncIterator[bytes]:
+    """Dies behind a call, its result and a few words."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield call("call_1", "terminal", '{"command": "df -h /"}')
+    await asyncio.sleep(PAUSE_S)
+    yield result_of("terminal", "61 %")
+    yield chunk({}, "tool_calls")
+    yield chunk({"content": "The disk is "})
+    await asyncio.sleep(1)
+    raise ConnectionResetError
+
+
+async def diefinish(asked: Json) -> AsyncIterator[bytes]:
+    """Dies behind its finish, before the end of the stream."""
+    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"content": "It is sunny."})
+    yield chunk({}, "stop")
+    await asyncio.sleep(1)
+    raise ConnectionResetError
+
+
+async def dieown(asked: Json) -> AsyncIterator[bytes]:
+    """Dies while it writes a call of one of Open WebUI's own tools; well when it is asked again."""
+    yield chunk({"role": "assistant", "content": ""})
+    if results(asked["messages"]):
+        yield chunk({"content": "I could not look at the clock."})
+        yield chunk({}, "stop") + b"data: [DONE]\n\n"
+        return
+    yield chunk({"content": "Let me look at the clock. "})
+    yield call("call_1", "get_current_timestamp", '{"zo')
+    await asyncio.sleep(PAUSE_S)
+    raise ConnectionResetError
+
+
+SCRIPTS: Final = {
+    script.__name__: script
+    for script in (
+        *(agent, mcp, native, parallel, diestart, dietext, diecall, dierun, dieagent, dieafter),
+        *(diefinish, dieown),
+    )
+}
 
 
 class Backend:
@@ -126,7 +230,7 @@ class Backend:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
         try:
-            async for piece in _SCRIPTS[name](asked):
+            async for piece in SCRIPTS[name](asked):
                 await answer.write(piece)
         except ConnectionResetError:
             if request.transport is not None:

@@ -1,8 +1,10 @@
 // Talks to one model on Open WebUI's chat page and tells what the page showed.
 //   node drive.mjs '{"playwright": DIR, "chromium": PATH, "url": URL, "model": NAME,
 //                    "turns": [TEXT, ...], "out": PREFIX}'
-// DIR is where node_modules/playwright-core lies. Screenshots: PREFIX-TURN-running|done|open.png.
-// Prints {"chat": ID, "turns": [{"running": TEXT, "done": TEXT, "open": TEXT}, ...]}.
+// DIR is where node_modules/playwright-core lies. Screenshots: PREFIX-TURN-running|done|open.png,
+// and PREFIX-reloaded.png.
+// Prints {"chat": ID, "reloaded": TEXT, "stored": [MESSAGE, ...], "turns": [{"running": TEXT,
+// "spinning": N, "done": TEXT, "open": TEXT, "crosses": N, "spinners": N}, ...]}.
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
@@ -38,6 +40,11 @@ const text = async () => {
   const shown = await (await last()).innerText({ timeout: 2000 }).catch(() => '');
   return shown.trim().replace(/\s*\n\s*/g, ' | ');
 };
+// What a card shows that has failed, or that has not ended. (The answer's own buttons have neither.)
+const marks = async () => ({
+  crosses: await (await last()).locator('.text-red-500, .text-red-600, .text-red-400').count(),
+  spinners: await (await last()).locator('.animate-spin, .spinner_ajPY, [class*="spinner"], .shimmer').count(),
+});
 const until = async (holds, ms) => {
   for (const end = Date.now() + ms; Date.now() < end; await page.waitForTimeout(150)) {
     if (await holds()) return true;
@@ -62,15 +69,17 @@ try {
       const all = await answers();
       return all.length > at && all.every((answer) => answer.done || answer.error);
     };
-    const runs = page.getByText(/^(Executing|Preparing)/).last();
+    const runs = page.getByText(/^(Executing|Exploring|Preparing)/).last();
     await until(async () => (await runs.isVisible().catch(() => false)) || (await ended()), 60_000);
     await page.waitForTimeout(300);
     turn.running = await text();
+    turn.spinning = (await marks()).spinners;
     await shot('running');
     turn.ended = await until(ended, 60_000);
     await page.waitForTimeout(1000);
     await greet();
     turn.done = await text();
+    Object.assign(turn, await marks());
     await shot('done');
     // A group of cards first, then each card in it.
     for (const name of [/^Explored/, /^(View Result from|Executed) /]) {
@@ -82,6 +91,14 @@ try {
     turn.open = await text();
     await shot('open');
   }
+  await page.reload({ waitUntil: 'domcontentloaded' });
+  await until(async () => (await text()) !== '', 30_000);
+  await page.waitForTimeout(1500);
+  await greet();
+  result.reloaded = await text();
+  result.html = await (await last()).innerHTML().catch(() => '');
+  await page.screenshot({ path: `${job.out}-reloaded.png` });
+  result.stored = await answers();
   result.chat = (page.url().match(/\/c\/([^?]+)/) ?? [])[1];
 } catch (error) {
   result.error = String(error).slice(0, 400);

@@ -23,7 +23,7 @@ HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.open_webui.backend import Backend, Relay, serve  # noqa: E402
+from tests.open_webui.backend import SCRIPTS, Backend, Relay, serve  # noqa: E402
 
 Json = dict[str, Any]
 _TIME: Final = re.compile(r"\b\d+\.\d s\b|[^|]*\b\d+:\d\d [AP]M$")
@@ -51,7 +51,7 @@ _TASKS: Final = ("TITLE", "TAGS", "FOLLOW_UP")
 
 
 class Bench:
-    """Open WebUI -> relay -> proxy -> backend, twice: the second proxy has merge_rounds on."""
+    """Open WebUI -> relay -> proxy -> backend, with default settings; and the demo."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -77,8 +77,9 @@ class Bench:
         messages = [asked["messages"] for asked in got]
         kept = {"seen": seen, "requests": messages}
         self.keep(f"{model}.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
-        sent = self.relays[model.endswith("-merged")].sent
-        self.keep(f"{model}.sse", b"\n".join(sent[-len(got) :]))
+        sent = self.relays[model == "demo"].sent
+        self.keep(f"{model}.sse", b"\n".join(sent[-len(turns) :]))
+        self.check(seen.get("reloaded") == _last(seen), "the same page after it is loaded again")
         return seen["turns"], got
 
     async def drive(self, model: str, name: str, *turns: str) -> Json:
@@ -100,7 +101,13 @@ class Bench:
             for when in ("running", "done", "open"):
                 print(f"  {number} {when}: {turn.get(when, '')[:_SHOWN]}")
             self.check(turn.get("ended"), f"turn {number} ended")
+            self.check(not turn.get("spinners"), f"turn {number}: nothing spins at its end")
         return seen
+
+
+def _last(seen: Json) -> str:
+    """The last answer as it was at its end."""
+    return str(seen["turns"][-1].get("done"))
 
 
 def _history(asked: Json) -> list[Json]:
@@ -111,7 +118,7 @@ async def agent(bench: Bench) -> None:
     """Tools that run behind the proxy get cards, and the backend never sees those again."""
     turns, got = await bench.converse("agent", bench.args.prompt, "and again")
     said = turns[0]["done"]
-    bench.check("Executing" in turns[0]["running"], "a card while the tool runs")
+    _spins(bench, turns[0])
     bench.check("Explored" in said or "View Result" in said, "the card is ticked")
     bench.check("Tool" not in turns[0]["open"], "Open WebUI has not run the tool")
     bench.check(len(got) == 2, f"one request for each turn ({len(got)})")
@@ -135,39 +142,102 @@ async def native(bench: Bench) -> None:
         bench.check(calls and calls == answered, f"each call answered once: {answered}")
 
 
-async def cut(bench: Bench) -> None:
-    """The upstream dies with a card open: the card is ticked, the error shown, nothing run."""
-    turns, got = await bench.converse("cut", "hi")
-    bench.check("Executing" in turns[0]["running"], "a card while the tool runs")
-    bench.check("Executing" not in turns[0]["done"], "the card is ticked")
-    bench.check("not found" not in turns[0]["open"], "Open WebUI has not run the tool")
-    error = ("broke off", "not completed")  # the proxy's word for it, or Open WebUI's own
-    bench.check(any(words in turns[0]["done"] for words in error), "the error is visible")
-    bench.check(len(got) == 1, f"one request ({len(got)})")
+async def demo(bench: Bench) -> None:
+    """``lifecycle-proxy demo``: two tools at once, their calls in the stream, and their results."""
+    turns, _ = await bench.converse("demo", "Will it rain in Oslo?", "and again")
+    for turn in turns:
+        _spins(bench, turn)
+        _clean(bench, turn, "It will rain in Oslo tomorrow")
+        bench.check("web_search" in turn["open"] and "df -h /" in turn["open"], "both cards")
+
+
+async def parallel(bench: Bench) -> None:
+    """Three tools at once, of which one fails; results that the answer must not show."""
+    turns, got = await bench.converse("parallel", "Oslo, disk, notes?", "and again")
+    for turn in turns:
+        _spins(bench, turn)
+        _clean(bench, turn, "It will rain in Oslo.", crosses=1)
+        bench.check("Error: no such file" not in turn["done"], "no result in the answer")
+    bench.check(len(got) == len(turns), f"one request for each turn ({len(got)})")
 
 
 async def mcp(bench: Bench) -> None:
-    """A gateway's tools, asked for in the open: two answers in one stream. It must not loop."""
-    await _gateway(bench, "mcp")
-
-
-async def mcp_merged(bench: Bench) -> None:
-    """The same with ``lifecycle.merge_rounds``: a card of ours, and Open WebUI runs nothing."""
-    turns, got = await _gateway(bench, "mcp-merged")
-    bench.check(len(got) == len(turns), f"one request for each turn ({len(got)})")
-    bench.check("not found" not in turns[0]["open"], "Open WebUI has not run the tool")
-
-
-async def _gateway(bench: Bench, model: str) -> tuple[list[Json], list[Json]]:
-    turns, got = await bench.converse(model, "weather?", "and again")
-    bench.check("It is sunny." in turns[0]["done"], "the answer is whole")
+    """A gateway's tools, asked for in the open, and two answers in one stream: one card."""
+    turns, got = await bench.converse("mcp", "weather?", "and again")
+    for turn in turns:
+        _spins(bench, turn)
+        _clean(bench, turn, "It is sunny.")
     bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
-    bench.check(len(got) <= 4, f"two requests for each turn at most ({len(got)})")
-    run_there = "not found" in turns[0]["open"]
-    print(
-        f"  note Open WebUI {'has tried' if run_there else 'has not tried'} to run the tool itself"
-    )
-    return turns, got
+    bench.check(len(got) == len(turns), f"one request for each turn ({len(got)})")
+
+
+def _spins(bench: Bench, turn: Json) -> None:
+    """While a tool runs: one card, or a group of them."""
+    is_drawn = re.search(r"Executing|Exploring", turn["running"])
+    bench.check(is_drawn and turn["spinning"], "a card that spins while the tool runs")
+
+
+def _clean(bench: Bench, turn: Json, said: str, *, crosses: int = 0) -> None:
+    """The answer, once; no tool that Open WebUI tried to run."""
+    bench.check(turn["done"].count(said) == 1, f"{said!r}, once")
+    bench.check("not found" not in turn["open"], "Open WebUI has not run the tool")
+    bench.check(turn["crosses"] == crosses, f"red crosses: {turn['crosses']}")
+
+
+_BROKE: Final = "the upstream's answer broke off before its end"
+
+
+async def _dies(bench: Bench, model: str, said: str, card: str = "") -> None:
+    """Two turns; the error is on the page, also when it is loaded again."""
+    turns, got = await bench.converse(model, "hi", "and again")
+    for turn in turns:
+        _clean(bench, turn, said or _BROKE)
+        bench.check(turn["done"].count(_BROKE) == 1, "the error, once")
+        bench.check(card in turn["done"], f"a card: {card}")
+    bench.check(len(got) == len(turns), f"one request for each turn ({len(got)})")
+    bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
+
+
+async def diestart(bench: Bench) -> None:
+    """The backend dies before the first byte of its body."""
+    await _dies(bench, "diestart", "")
+
+
+async def dietext(bench: Bench) -> None:
+    """The backend dies in its text."""
+    await _dies(bench, "dietext", "It is sunny in")
+
+
+async def diecall(bench: Bench) -> None:
+    """The backend dies in a call."""
+    await _dies(bench, "diecall", "Let me look.", "View Result from terminal")
+
+
+async def dierun(bench: Bench) -> None:
+    """The backend dies while it runs a tool that it has asked for in the open."""
+    await _dies(bench, "dierun", "Let me look.", "View Result from terminal")
+
+
+async def dieagent(bench: Bench) -> None:
+    """An agent server dies while its tool runs."""
+    await _dies(bench, "dieagent", "Let me check.", "View Result from terminal")
+
+
+async def dieafter(bench: Bench) -> None:
+    """The backend dies behind a call."""
+    await _dies(bench, "dieafter", "The disk is", "View Result from terminal")
+
+
+async def diefinish(bench: Bench) -> None:
+    """The backend dies behind its finish."""
+    await _dies(bench, "diefinish", "It is sunny.")
+
+
+async def dieown(bench: Bench) -> None:
+    """It dies in a call of Open WebUI's own tool: that is run, fails, and it is asked again."""
+    turns, got = await bench.converse("dieown", "what time is it")
+    bench.check("I could not look at the clock." in turns[0]["done"], "it goes on")
+    bench.check(len(got) == 2, f"two requests ({len(got)})")
 
 
 async def api(bench: Bench) -> None:
@@ -222,7 +292,13 @@ def _shown(turn: Json) -> list[str]:
     return [_TIME.sub("", turn[when]) for when in ("done", "open")]
 
 
-_CASES: Final = {f.__name__: f for f in (agent, native, cut, mcp, mcp_merged, api, replayed)}
+_CASES: Final = {
+    case.__name__: case
+    for case in (
+        *(demo, agent, parallel, native, mcp, diestart, dietext, diecall, dierun, dieagent),
+        *(dieafter, diefinish, dieown, api, replayed),
+    )
+}
 
 
 def _free_port() -> int:
@@ -280,22 +356,23 @@ async def _run(args: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         bench.cassette.unlink(missing_ok=True)
         await stack.enter_async_context(bench.recorder)
-        for number, (upstream, flags, env) in enumerate(
+        recorded = args.hermes or f"{backend}/agent-recorded/v1"
+        for number, (command, env) in enumerate(
             (
-                (f"{backend}/agent,native,cut,mcp/v1", [], {}),
-                (f"{backend}/mcp-merged/v1", [], {f"{_ENV}LIFECYCLE__MERGE_ROUNDS": "true"}),
+                (["serve", "--upstream", f"{backend}/{','.join(SCRIPTS)}/v1"], {}),
+                (["demo"], {}),
                 (
-                    args.hermes or f"{backend}/agent-recorded/v1",
-                    ["--record", str(bench.cassette)],
+                    ["serve", "--upstream", recorded, "--record", str(bench.cassette)],
                     {f"{_ENV}UPSTREAM__API_KEY": args.hermes_key or "none"},
                 ),
             )
         ):
             listen = f"127.0.0.1:{_free_port()}"
-            command = ["serve", "--upstream", upstream, *flags]
             server = _proxy(command, listen, out / f"proxy-{number}.log", env)
-            await (bench.recorder if flags else stack).enter_async_context(server)
-            bench.relays.append(Relay(f"http://{listen}/v1"))
+            kept = bench.recorder if "--record" in command else stack
+            await kept.enter_async_context(server)
+            profile = f"/-/as/{args.dialect}" if args.dialect else ""
+            bench.relays.append(Relay(f"http://{listen}{profile}/v1"))
             bases.append(f"{await serve(bench.relays[-1].handle)}/v1")
         port = _free_port()
         bench.url = f"http://127.0.0.1:{port}"
@@ -348,6 +425,7 @@ def main() -> int:
     parser.add_argument(
         "--tasks", action="store_true", help="titles, tags and follow-ups: for `replayed` only"
     )
+    parser.add_argument("--dialect", default="", help="another than the one that it gets unasked")
     parser.add_argument("--prompt", default="hi", help="what the agent is asked first")
     parser.add_argument("--hermes", default="", help="base URL of a real Hermes: plays `agent`")
     parser.add_argument("--hermes-key", default="")

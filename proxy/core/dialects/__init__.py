@@ -37,7 +37,11 @@ class Dialect:
         messages: those of a Messages stream.
         is_silent: nothing is ever added.
         keeps_native: lifecycle events of the upstream's own pass as they are.
-        draws_cards: its clients draw a card for each tool that runs behind the upstream.
+        merges_rounds: its clients run every call that they see, so they are shown only calls of
+            tools that they can run, and several answers in one stream look like one
+            (``lifecycle.merge_rounds``).
+        ends_after_error: its clients throw a broken response away, error frame included. Theirs
+            ends as HTTP wants it, without ``[DONE]``.
     """
 
     name: str
@@ -46,7 +50,8 @@ class Dialect:
     messages: Encoder = messages
     is_silent: bool = False
     keeps_native: bool = False
-    draws_cards: bool = False
+    merges_rounds: bool = False
+    ends_after_error: bool = False
 
     def encoder(self, api: str) -> Encoder:
         """The writer for a stream of this API: ``responses``, ``messages``, else chat."""
@@ -57,7 +62,7 @@ _ALL: Final = (
     Dialect("chunk", chunk),
     Dialect("plain", plain, responses_plain),
     Dialect("bare", bare, bare, bare, keeps_native=True),
-    Dialect("openwebui", openwebui, draws_cards=True),
+    Dialect("openwebui", openwebui, merges_rounds=True, ends_after_error=True),
     Dialect("openwebui-status", openwebui_status),
     Dialect("reasoning", reasoning),
     Dialect("comment", comment, comment, comment),

@@ -78,6 +78,8 @@ def _output(event: ToolCompleted) -> dict[str, Any]:
         text = f"{_OUTCOMES.get(event.outcome, 'done in')} {event.duration_ms / 1000:.1f} s"
         if event.reason is not None:
             text += f" ({event.reason})"
+    if event.outcome is Outcome.FAILED and event.reason is None and not text.startswith("Error:"):
+        text = f"Error: {text}"  # by that word it draws a cross in the place of a tick
     return {
         "type": "function_call_output",
         "id": f"{card}_out",
