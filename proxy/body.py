@@ -7,14 +7,13 @@ from typing import Final, NamedTuple
 import orjson
 from aiohttp import web
 
-from proxy.core.history import PREFIX, cleaned
+from proxy.core.history import cleaned, may_be_cleaned
 
 # Larger bodies just pass: nobody waits for them to be whole, and memory stays flat. A conversation
 # with a few pictures in it is still looked at.
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
-_THREAD_BYTES: Final = 1 << 17
-_MARK: Final = PREFIX.encode()
+_THREAD_BYTES: Final = 1 << 13
 _NO_TOOLS: Final = frozenset[str]()
 
 
@@ -27,6 +26,7 @@ class Body(NamedTuple):
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run.
+        user: whom it names as its user; "" for nobody.
         original: as the client sent it, before anything was taken out.
     """
 
@@ -35,14 +35,15 @@ class Body(NamedTuple):
     model: str = ""
     messages: object = None
     tools: frozenset[str] = frozenset()
+    user: str = ""
     original: bytes | AsyncIterator[bytes] | None = None
 
 
 async def look(request: web.Request) -> Body:
     """Read a body of ordinary size; hand on a larger one unread.
 
-    What is no JSON object is the upstream's to judge. Tool cards that come back are taken out: the
-    one case in which a body is changed.
+    What is no JSON object is the upstream's to judge. What this proxy drew and what comes back with
+    the history is taken out: the one case in which a body is changed.
     """
     if not request.can_read_body:
         return Body(None)
@@ -52,7 +53,8 @@ async def look(request: web.Request) -> Body:
         piece = await request.content.readany()
         if not piece:
             original = b"".join(pieces)
-            return _read(await _cleaned(original) if _MARK in original else original, original)
+            may_go = may_be_cleaned(original)
+            return _read(await _cleaned(original) if may_go else original, original)
         pieces.append(piece)
         size += len(piece)
     rest = _chain(pieces, request)
@@ -60,7 +62,7 @@ async def look(request: web.Request) -> Body:
 
 
 async def _cleaned(data: bytes) -> bytes:
-    """Without our tool cards. In a thread where that may take a while: streams go on meanwhile."""
+    """Without what we drew. In a thread where that may take a while: streams go on meanwhile."""
     if len(data) > _THREAD_BYTES:
         return await asyncio.to_thread(cleaned, data)
     return cleaned(data)
@@ -84,10 +86,9 @@ def _read(data: bytes, original: bytes) -> Body:
         return Body(data, original=original)
     if not isinstance(asked, dict):
         return Body(data, original=original)
-    model = asked.get("model")
-    model = model if isinstance(model, str) else ""
+    model, user = (v if isinstance(v := asked.get(k), str) else "" for k in ("model", "user"))
     messages, tools = asked.get("messages"), _tools(asked.get("tools"))
-    return Body(data, bool(asked.get("stream")), model, messages, tools, original)
+    return Body(data, bool(asked.get("stream")), model, messages, tools, user, original)
 
 
 def _tools(tools: object) -> frozenset[str]:

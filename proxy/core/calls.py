@@ -53,6 +53,8 @@ GROWING: Final = (State.NEW, State.RUNNING)
 # What follows in its choice may change where a call stands.
 LISTENING: Final = (*GROWING, State.HANDED)
 
+LOOK_LIMIT: Final = 4 << 20
+
 Span = Literal["call", "execution"]
 
 
@@ -132,6 +134,18 @@ class Call:
     started: float = 0.0
     reason: str | None = None  # of the finish
     outcome: Outcome = Outcome.UNKNOWN
+    looked: int = 0  # characters of arguments that a search for their end went through
+
+    def has_all(self) -> bool:
+        """Whether its arguments are complete; to be asked with each piece of them.
+
+        Pieces can end with a bracket again and again, and each look goes through all there is.
+        Behind a limit none is taken: what follows the call says it then.
+        """
+        if not self.arguments.may_end or self.looked > LOOK_LIMIT:
+            return False
+        self.looked += len(self.arguments)
+        return self.arguments.complete
 
     def move(self, signal: Signal) -> bool:
         """Follow the table; False where it has no such move."""

@@ -49,18 +49,23 @@ class Arguments:
         self._pieces.clear()
         self._size = 0
 
-    def __bool__(self) -> bool:
-        return self._size > 0
-
     def __str__(self) -> str:
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
         return self._pieces[0] if self._pieces else ""
 
     @property
+    def may_end(self) -> bool:
+        """Whether a closer look may find them complete."""
+        return bool(self._pieces) and self._pieces[-1].rstrip()[-1:] in _CLOSING
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
     def complete(self) -> bool:
         """Whether they are a whole JSON object or array: nothing may follow."""
-        if not self._pieces or self._pieces[-1].rstrip()[-1:] not in _CLOSING:
+        if not self.may_end:
             return False
         text = str(self).strip()
         if self._size > self.LIMIT or not text.endswith(("}", "]")):

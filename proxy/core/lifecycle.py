@@ -58,6 +58,8 @@ class Lifecycle:
         internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
         counts: where dropped input is counted.
         infer: what follows a call in its choice ends it: for agents that say no more of it.
+        whole_arguments: a call is announced when its arguments are complete, or must not be waited
+            for any longer.
         terms: what this stream has of its own.
     """
 
@@ -69,6 +71,7 @@ class Lifecycle:
         internal_prefix: str,
         counts: Counts,
         infer: bool = False,
+        whole_arguments: bool = False,
         terms: Terms = TERMS,
     ) -> None:
         self._presenter = presenter
@@ -77,7 +80,8 @@ class Lifecycle:
         self._counts = counts
         self._hands = terms.span == "execution"
         self._infer = infer
-        self._listens = self._hands or infer
+        self._waits = whole_arguments
+        self._listening = LISTENING if self._hands or infer else (State.NEW,) * whole_arguments
         self._runnable = terms.runnable
         self._pending = OwnPending() if terms.pending is None else terms.pending
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
@@ -107,7 +111,8 @@ class Lifecycle:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        return self._listens and any(c.state in LISTENING for c in self._calls.values())
+        states = self._listening
+        return bool(states) and any(c.state in states for c in self._calls.values())
 
     def feed(  # noqa: C901  one arm for each observation
         self, seen: Observation, now: float
@@ -126,6 +131,7 @@ class Lifecycle:
             case Text(choice):
                 told = self._flush(now) + self._outrun(choice, now)
                 told += self._move_on(choice, now, infer=self._infer)
+                told += self._wait_no_longer(choice, now)
             case CallWritten(key):
                 told = self._written(key, now)
             case CallDelta():
@@ -162,9 +168,10 @@ class Lifecycle:
             call.name = call.name or seen.name or ""
             if call.name and self._runnable is not None and call.name not in self._runnable:
                 call.hosted = True
-                waits = not call.arguments.complete  # its card shows them
+                waits = not call.has_all()  # its card shows them
             else:
                 waits = self._hands and not call.hosted  # for the last of its arguments
+                waits = waits or (self._waits and not call.has_all())
             if (call.id or call.arguments or seen.settled) and not waits:
                 told += self._start(call, now)
         return told
@@ -191,6 +198,14 @@ class Lifecycle:
             if infer:
                 call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
                 told += self._complete(call, now)
+        return told
+
+    def _wait_no_longer(self, choice: int, now: float) -> list[LifecycleEvent]:
+        """The choice goes on with words: no more arguments will come, whatever they look like."""
+        told: list[LifecycleEvent] = []
+        for call in self._calls.values() if self._waits else ():
+            if call.choice == choice:
+                told += self._start(call, now)
         return told
 
     def _result(

@@ -1,11 +1,12 @@
-"""Calls that the client is not asked to run, because it cannot.
+"""What a client takes for something else, and is not shown: calls that it cannot run, and results.
 
 A backend that runs tools itself may show their calls all the same, as ``delta.tool_calls`` (LiteLLM
 with MCP). Open WebUI takes every such call for one of its own: it runs it ("Tool not found"), asks
 the model again, and the backend runs its tools once more, up to 256 times. A client names the tools
 it can run in its request, so a call of any other tool is the backend's.
 
-Only used together with ``rounds``, and as that only on request: it takes bytes away.
+``Withheld`` is only used together with ``rounds``, and as that only on request: it takes bytes
+away. ``without_results`` is for clients that put a result's text into the answer (LobeChat).
 """
 
 from typing import Any
@@ -15,6 +16,38 @@ import orjson
 from proxy.core import sse
 
 _Json = dict[str, Any]
+
+
+def without_results(event: sse.Event) -> sse.Event | None:
+    """An event without deltas of ``role: "tool"``; None where nothing else is in it."""
+    if event.data is None or b'"tool"' not in event.data:
+        return event
+    try:
+        chunk = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return event
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    if not isinstance(choices, list):
+        return event
+    results = [c for c in choices if isinstance(c, dict) and _is_result(c.get("delta"))]
+    for choice in results:
+        choice["delta"] = {}
+    return _left(event, chunk, choices) if results else event
+
+
+def _is_result(delta: object) -> bool:
+    return isinstance(delta, dict) and delta.get("role") == "tool"
+
+
+def _left(event: sse.Event, chunk: _Json, choices: list[Any]) -> sse.Event | None:
+    """An event with what is left of its chunk; None if that says nothing."""
+    if not chunk.get("usage") and not any(map(_says_something, choices)):
+        return None
+    try:
+        data = orjson.dumps(chunk)
+    except orjson.JSONEncodeError:
+        return event  # the encoder does not go as deep as the decoder
+    return event._replace(raw=b"data: " + data + b"\n\n", data=data)
 
 
 class Withheld:
@@ -45,12 +78,7 @@ class Withheld:
         if not isinstance(choices, list):
             return event
         stripped = [self._strip_choice(c) for c in choices if isinstance(c, dict)]
-        if not any(stripped):
-            return event
-        if not chunk.get("usage") and not any(map(_says_something, choices)):
-            return None
-        data = orjson.dumps(chunk)
-        return event._replace(raw=b"data: " + data + b"\n\n", data=data)
+        return _left(event, chunk, choices) if any(stripped) else event
 
     def _strip_choice(self, choice: _Json) -> bool:
         delta, index = choice.get("delta"), choice.get("index", 0)
