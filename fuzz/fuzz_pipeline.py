@@ -25,7 +25,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from proxy.core.dialects import DIALECTS, Dialect  # noqa: E402  the path comes first
+from proxy.core.dialects import DIALECTS, Dialect, each  # noqa: E402  the path comes first
 from proxy.core.events import (  # noqa: E402
     Envelope,
     LifecycleEvent,
@@ -107,7 +107,7 @@ def _pipeline(dialect: Any, max_event_bytes: int, *, translate: bool) -> Pipelin
         max_event_bytes=max_event_bytes,
         result_preview=20,
     )
-    given = dialect if isinstance(dialect, Dialect) else Dialect("fuzz", dialect)
+    given = dialect if isinstance(dialect, Dialect) else Dialect("fuzz", each(dialect))
     return Pipeline("chat", given, Envelope("id", 1, "m"), options)
 
 

@@ -7,17 +7,16 @@ from typing import Any, Final, NamedTuple
 import orjson
 from aiohttp import web
 
-from proxy.core.history import PREFIX, cleaned
+from proxy.core.history import cleaned, may_be_cleaned
 from proxy.inflate import coding, maybe_decoded
 
 # Larger bodies just pass: nobody waits for them to be whole, and memory stays flat. A conversation
 # with a few pictures in it is still looked at.
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
-_THREAD_BYTES: Final = 1 << 17
+_THREAD_BYTES: Final = 1 << 13
 _DECODING_THREAD_BYTES: Final = 1 << 14  # it may be a thousand times as much when decoded
 _TAIL_BYTES: Final = 1 << 18
-_MARK: Final = PREFIX.encode()
 
 
 class Body(NamedTuple):
@@ -30,6 +29,7 @@ class Body(NamedTuple):
         model: as asked; "" where that is not known.
         messages: the conversation, decoded, of whatever shape.
         tools: names of the tools that the client can run; None where that is not known.
+        user: whom it names as its user; "" for nobody.
         original: as the client sent it, before anything was taken out.
         is_unread: ``stream`` is a guess.
         tail: the end of a body that is not looked at, growing as it passes.
@@ -40,6 +40,7 @@ class Body(NamedTuple):
     model: str = ""
     messages: object = None
     tools: frozenset[str] | None = None
+    user: str = ""
     original: bytes | AsyncIterator[bytes] | None = None
     is_unread: bool = False
     tail: bytearray = bytearray()
@@ -49,8 +50,8 @@ async def look(request: web.Request) -> Body:
     """Read a body of ordinary size; hand on a larger one unread.
 
     What cannot be read, here or within these bounds, may ask for a stream; whether it is valid is
-    the upstream's to judge. Tool cards that come back are taken out: the one case in which a body
-    is changed.
+    the upstream's to judge. What this proxy drew and what comes back with the history is taken out:
+    the one case in which a body is changed.
     """
     if not request.can_read_body:
         return Body(None, stream=request.method == "GET")  # asked for in the query: see routes
@@ -71,7 +72,7 @@ async def _read(original: bytes, content_coding: str) -> Body:
     clear = await _maybe_clear(original, content_coding)
     if clear is None:
         return Body(original, stream=True, original=original, is_unread=True)
-    left = await _cleaned(clear) if _MARK in clear else clear
+    left = await _cleaned(clear) if may_be_cleaned(clear) else clear
     data = original if left is clear else left
     try:
         asked = orjson.loads(left)
@@ -79,10 +80,9 @@ async def _read(original: bytes, content_coding: str) -> Body:
         return Body(data, stream=True, original=original, is_unread=True)
     if not isinstance(asked, dict):
         return Body(data, original=original)
-    model = asked.get("model")
-    model = model if isinstance(model, str) else ""
+    model, user = (v if isinstance(v := asked.get(k), str) else "" for k in ("model", "user"))
     messages, tools = asked.get("messages"), _tools(asked)
-    return Body(data, bool(asked.get("stream")), model, messages, tools, original)
+    return Body(data, bool(asked.get("stream")), model, messages, tools, user, original)
 
 
 async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
@@ -94,7 +94,7 @@ async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
 
 
 async def _cleaned(data: bytes) -> bytes:
-    """Without our tool cards. In a thread where that may take a while: streams go on meanwhile."""
+    """Without what we drew. In a thread where that may take a while: streams go on meanwhile."""
     if len(data) > _THREAD_BYTES:
         return await asyncio.to_thread(cleaned, data)
     return cleaned(data)

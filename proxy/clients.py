@@ -3,9 +3,12 @@
 1. the header ``X-Lifecycle-Events: NAME``;
 2. the path profile ``/-/as/NAME/v1/...``, for clients where only the base URL can be set;
 3. the configured ``[[lifecycle.clients]]`` rules;
-4. the built-in rules: OpenAI SDKs too old for named events, by their ``x-stainless`` headers, get
-   ``plain``; Open WebUI gets ``openwebui``;
+4. the built-in rules: LobeChat gets ``quote``; OpenAI SDKs too old for named events, by their
+   ``x-stainless`` headers, get ``plain``; Open WebUI gets ``openwebui``;
 5. the configured default.
+
+In Responses streams nearly all dialects write the same. There the SDK's version decides between
+them, whatever was asked for: an old one breaks on a named event.
 """
 
 import fnmatch
@@ -29,6 +32,16 @@ _FIRST_WITH_NAMES: Final = {"python": (1, 98), "js": (5, 11)}
 # like any program that is written with aiohttp; for those its dialect is safe, too.
 _OPEN_WEBUI_PREFIX: Final = "x-openwebui-"
 _AIOHTTP: Final = re.compile(r"Python/3\.\d+ aiohttp/3\.")
+
+# LobeChat names itself in requests of some of its providers (New API, OpenRouter, Higress, Vercel
+# AI Gateway, Novita), and its user in those editions of it that have no accounts.
+_LOBE_CHAT_HEADERS: Final = {
+    "x-client": "lobehub",
+    "x-title": "lobehub",
+    "http-referer": "https://lobehub.com",
+    "x-novita-source": "lobechat",
+}
+_LOBE_CHAT_USER: Final = "DEFAULT_LOBE_CHAT_USER"
 
 _Match = Callable[[str], object]
 
@@ -54,17 +67,30 @@ class Chooser:
             for rule in rules
         ]
 
-    def choose(self, headers: Mapping[str, str], profile: str | None, route: Route = "chat") -> str:
+    def choose(
+        self, headers: Mapping[str, str], profile: str | None, route: Route = "chat", user: str = ""
+    ) -> str:
         """The name of the dialect.
 
         Args:
             headers: the request's, case-insensitive.
             profile: the NAME in ``/-/as/NAME/``.
             route: what is asked for.
+            user: as the request's body names it.
 
         Raises:
             ProxyError: ``bad_request`` for a name that is not known.
         """
+        name = self._choose(headers, profile, user)
+        is_sdk = self._builtin and "x-stainless-lang" in headers
+        if route == "responses" and is_sdk and DIALECTS[name].names_typed:
+            if _raises_on_keepalives(headers):
+                return "comment"
+            if _wraps_named_events(headers):
+                return "plain"
+        return name
+
+    def _choose(self, headers: Mapping[str, str], profile: str | None, user: str) -> str:
         asked = headers.get(HEADER)
         if asked is not None:
             return _known(asked.strip().lower(), HEADER)
@@ -75,9 +101,9 @@ class Chooser:
             if value is not None and match(value):
                 return dialect
         if self._builtin:
+            if user == _LOBE_CHAT_USER or _is_lobe_chat(headers):
+                return "quote"
             if "x-stainless-lang" in headers:
-                if route == "responses" and _raises_on_keepalives(headers):
-                    return "comment"
                 return "plain" if _wraps_named_events(headers) else self._default
             if _is_open_webui(headers):
                 return "openwebui"
@@ -112,6 +138,13 @@ def _known(name: str, place: str) -> str:
         message = f"unknown dialect {name[:40]!r} in the {place}; known are {', '.join(DIALECTS)}"
         raise ProxyError("bad_request", message, place)
     return name
+
+
+def _is_lobe_chat(headers: Mapping[str, str]) -> bool:
+    for name, value in _LOBE_CHAT_HEADERS.items():
+        if headers.get(name, "").strip().rstrip("/").lower() == value:
+            return True
+    return False
 
 
 def _is_open_webui(headers: Mapping[str, str]) -> bool:

@@ -80,15 +80,16 @@ class Handlers:
         """Everything else belongs to the upstream."""
         profile, path = clients.split_profile(_target(request))
         route = request[EXCHANGE].route
-        dialect = self._chooser.choose(request.headers, profile, route)
         if self._settings.faults.rules and (answer := await self._maybe_fault(request)):
             return answer
         match route:
             case "chat" | "responses" | "messages" as vocabulary:
-                return await self._talk(request, path, dialect, vocabulary)
+                return await self._talk(request, path, profile, vocabulary)
             case "websocket":
+                self._chooser.choose(request.headers, profile)
                 return await self._websocket(request, path)
             case _:
+                dialect = self._chooser.choose(request.headers, profile)
                 return await self._plain(request, path, dialect)
 
     async def _maybe_fault(self, request: web.Request) -> web.Response | None:
@@ -126,12 +127,13 @@ class Handlers:
         return await self._watched(tunnel.Tunnel(request, answer, head, idle_s))
 
     async def _talk(
-        self, request: web.Request, path: str, dialect: str, vocabulary: Vocabulary
+        self, request: web.Request, path: str, profile: str | None, vocabulary: Vocabulary
     ) -> web.StreamResponse:
         """A conversation; frames are added if the answer turns out to be an event stream."""
         exchange = request[EXCHANGE]
         span = clients.span(request.headers, self._settings.lifecycle.span)
         asked = await body.look(request)
+        dialect = self._chooser.choose(request.headers, profile, vocabulary, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.is_cleaned = asked.data is not asked.original
         conversation: Conversation | None = None

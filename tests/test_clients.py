@@ -121,6 +121,44 @@ def test_open_webui_gets_its_cards(given: dict[str, str], dialect: str) -> None:
         assert Chooser([], "off").choose(headers, "bare") == "bare"
 
 
+LOBE_USER = "DEFAULT_LOBE_CHAT_USER"
+NODE_4 = {"x_stainless_lang": "js", "x_stainless_package_version": "4.104.0"}
+NODE_6 = {"x_stainless_lang": "js", "x_stainless_package_version": "6.1.0"}
+
+
+@pytest.mark.parametrize("sdk", [{}, NODE_4, NODE_6])
+@pytest.mark.parametrize(
+    ("given", "user", "dialect"),
+    [
+        ({"x_client": "LobeHub"}, "", "quote"),
+        ({"x_title": "LobeHub"}, "", "quote"),
+        ({"X_Title": " lobehub "}, "", "quote"),
+        ({"http_referer": "https://lobehub.com"}, "", "quote"),
+        ({"http_referer": "https://lobehub.com/"}, "", "quote"),
+        ({"x_novita_source": "lobechat"}, "", "quote"),
+        ({}, LOBE_USER, "quote"),
+        ({"x_client": "LobeHub 2"}, "", None),
+        ({"http_referer": "https://lobehub.com.example"}, "", None),
+        ({"referer": "https://lobehub.com"}, "", None),
+        ({}, LOBE_USER.lower(), None),
+        ({"x_client": "LobeHub", "x_lifecycle_events": "off"}, LOBE_USER, "off"),
+    ],
+)
+def test_lobe_chat_gets_lines(
+    given: dict[str, str], user: str, dialect: str | None, sdk: dict[str, str]
+) -> None:
+    headers, chooser = head({**given, **sdk}), Chooser([], "chunk")
+    assert chooser.choose(headers, None, "chat", user) == (
+        dialect or ("plain" if sdk == NODE_4 else "chunk")
+    )
+    if "x_lifecycle_events" not in given:
+        assert chooser.choose(headers, "bare", "chat", user) == "bare"
+        blind = Chooser([], "chunk", builtin=False)
+        assert blind.choose(headers, None, "chat", user) == "chunk"
+        rule = Chooser([ClientRule(header="x-client", dialect="comment")], "chunk")
+        assert (rule.choose(headers, None, "chat", user) == "comment") is ("x_client" in given)
+
+
 @pytest.mark.parametrize("builtin", [True, False])
 def test_a_rule_beats_what_is_built_in(builtin: bool) -> None:
     chooser = Chooser(RULES, "chunk", builtin=builtin)
@@ -174,6 +212,24 @@ def test_an_sdk_that_raises_on_keepalives_gets_comments(
 ) -> None:
     given = {"x-stainless-lang": lang, "x-stainless-package-version": version}
     assert Chooser([], "chunk").choose(CIMultiDict(given), None, route) == dialect
+
+
+@pytest.mark.parametrize("profile", [None, *DIALECTS])
+@pytest.mark.parametrize(("version", "instead"), [("4.104.0", "plain"), ("6.45.0", "comment")])
+def test_no_profile_breaks_an_old_sdk_in_a_responses_stream(
+    profile: str | None, version: str, instead: str
+) -> None:
+    headers = head({"x_stainless_lang": "js", "x_stainless_package_version": version})
+    name = profile or "chunk"
+    typed = DIALECTS[name].names_typed
+    assert {name for name, dialect in DIALECTS.items() if not dialect.names_typed} == {
+        *("plain", "bare", "comment", "strip", "off"),
+    }
+    chosen = Chooser([], "chunk").choose(headers, profile, "responses")
+    assert chosen == (instead if typed else name)
+    assert Chooser([], "chunk", builtin=False).choose(headers, profile, "responses") == name
+    newer = head({"x_stainless_lang": "js", "x_stainless_package_version": "7.0.0"})
+    assert Chooser([], "chunk").choose(newer, profile, "responses") == name
 
 
 # --- the span ---------------------------------------------------------------------------------

@@ -444,8 +444,10 @@ async def test_the_openai_client_runs_a_tool_and_asks_again(url: str, dialect: s
     told: list[tuple[str, str]] = []
     async with openai.AsyncOpenAI(base_url=f"{url}/-/as/{dialect}/v1", api_key="sk-x") as client:
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
+        function: Any = {"type": "function", "function": {"name": "terminal", "strict": True}}
+        asked: Any = {"model": "m", "messages": messages, "tools": [function]}
         for _ in range(2):
-            async with client.chat.completions.stream(model="m", messages=messages) as stream:
+            async with client.chat.completions.stream(**asked) as stream:
                 extras = [e.chunk.model_extra async for e in stream if e.type == "chunk"]
                 told += [(extra["toolCallId"], extra["status"]) for extra in extras if extra]
                 message = (await stream.get_final_completion()).choices[0].message

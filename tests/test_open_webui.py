@@ -123,7 +123,7 @@ async def test_a_request_that_names_no_tool_can_run_none(
     assert (calls(answer.body), cards(answer.body)[0]) == ([], "terminal")
 
 
-@pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"openwebui"}))
+@pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"openwebui", "quote", "reasoning"}))
 async def test_by_default_other_clients_get_every_byte(
     upstream: Upstream, proxy: str, name: str
 ) -> None:

@@ -112,6 +112,11 @@ class Arguments:
         """Whether they are an empty object, which may stand for arguments to come."""
         return 2 <= self._size <= 4 and "".join(str(self).split()) == "{}"
 
+    @property
+    def are_settled(self) -> bool:
+        """Whether they are whole, and no placeholder."""
+        return self.complete and not self.is_placeholder
+
     def _is_open(self) -> bool:
         return self._in_string or self._depth > 0
 

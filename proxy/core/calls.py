@@ -54,6 +54,7 @@ GROWING: Final = (State.NEW, State.RUNNING)
 # What follows in its choice may change where a call stands.
 LISTENING: Final = (*GROWING, State.HANDED)
 
+
 Span = Literal["call", "execution"]
 
 

@@ -109,6 +109,14 @@ class NativeProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceFinishing:
+    """A choice's ``finish_reason`` comes: no more arguments do."""
+
+    choice: int
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceFinished:
     """A choice has its ``finish_reason``. Its calls are written; what runs them may still run."""
 
@@ -156,6 +164,7 @@ Observation = (
     | CallResumed
     | UnknownResult
     | NativeProgress
+    | ChoiceFinishing
     | ChoiceFinished
     | Substance
     | Text

@@ -1,9 +1,10 @@
-"""The history in a request: our own cards are taken out of it.
+"""The history in a request: what this proxy drew is taken out of it.
 
 A card that this proxy draws for a tool that ran behind it has an id with our ``PREFIX``. Open WebUI
 sends such cards back in the next turn as an assistant's ``tool_calls`` with a ``role: "tool"``
 message each. The backend never made those calls and must not see them. ``cleaned`` takes them
 out and joins what the cards had parted.
+Lines of the dialect ``quote`` go as well: see ``lines``.
 
 Nothing is parsed and written again: the text is cut and spliced where something goes, so every
 other byte stays as sent: blanks, number formats, escapes. Where a key is repeated the last one
@@ -15,6 +16,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from proxy.core.lines import may_hold_lines, without_lines
+
 PREFIX: Final = "htp_"
 
 # Numbers are only passed over. As floats they cannot fail; Python refuses very long integers.
@@ -24,13 +27,20 @@ _BETWEEN: Final = re.compile(r"[ \t\n\r]*[,:]?[ \t\n\r]*")
 _JOINED: Final = frozenset(("role", "content", "tool_calls"))
 
 
+def may_be_cleaned(body: bytes) -> bool:
+    """Whether a request's body may hold what we drew."""
+    return PREFIX.encode() in body or may_hold_lines(body)
+
+
 def cleaned(body: bytes) -> bytes:
-    """A chat completion's request body without our cards; the same object where it holds none.
+    """A request's body without our lines and cards; the same object where it holds none.
 
     A message of the assistant that has nothing left goes. One that lost all its calls is joined
     with the assistant's message behind it, where that loses nothing: the backend sent both as one
     answer, and strict chat templates (Mistral, Gemma) refuse two such messages in a row.
     """
+    if may_hold_lines(body):
+        body = without_lines(body)
     if PREFIX.encode() not in body:
         return body
     try:

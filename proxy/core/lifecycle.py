@@ -35,6 +35,7 @@ from proxy.core.events import (
     CallResumed,
     CallWritten,
     ChoiceFinished,
+    ChoiceFinishing,
     Counts,
     Handed,
     LifecycleEvent,
@@ -61,6 +62,8 @@ class Lifecycle:
         internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
         counts: where dropped input is counted.
         infer: what follows a call in its choice ends it: for agents that say no more of it.
+        whole_arguments: a call is announced when its arguments are complete, or must not be waited
+            for any longer.
         terms: what this stream has of its own.
     """
 
@@ -72,6 +75,7 @@ class Lifecycle:
         internal_prefix: str,
         counts: Counts,
         infer: bool = False,
+        whole_arguments: bool = False,
         terms: Terms = TERMS,
     ) -> None:
         self._presenter = presenter
@@ -80,7 +84,8 @@ class Lifecycle:
         self._counts = counts
         self._hands = terms.span == "execution"
         self._infer = infer
-        self._listens = self._hands or infer
+        self._waits = whole_arguments
+        self._listening = LISTENING if self._hands or infer else (State.NEW,) * whole_arguments
         self._runnable = terms.runnable
         self._pending = OwnPending() if terms.pending is None else terms.pending
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
@@ -110,7 +115,8 @@ class Lifecycle:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        return self._listens and any(c.state in LISTENING for c in self._calls.values())
+        states = self._listening
+        return bool(states) and any(c.state in states for c in self._calls.values())
 
     def feed(  # noqa: C901, PLR0912  one arm for each observation
         self, seen: Observation, now: float
@@ -129,6 +135,7 @@ class Lifecycle:
             case Text(choice):
                 told = self._flush(now) + self._outrun(choice, now)
                 told += self._move_on(choice, now, infer=self._infer)
+                told += self._wait_no_longer(choice, now)
             case CallWritten(key, reason):
                 told = self._written(key, reason, now)
             case CallDelta():
@@ -139,6 +146,8 @@ class Lifecycle:
                 told = self._resume(key)
             case NativeProgress():
                 told = self._native(seen, now)
+            case ChoiceFinishing(choice):
+                told = self._wait_no_longer(choice, now)
             case ChoiceFinished(choice, reason):
                 told = self._finish(choice, reason, now)
             case StreamEnded():
@@ -168,10 +177,10 @@ class Lifecycle:
             call.name = call.name or seen.name or ""
             if call.name and self._runnable is not None and call.name not in self._runnable:
                 call.hosted = True
-                # Its card shows them.
-                waits = not call.arguments.complete or call.arguments.is_placeholder
+                waits = not call.arguments.are_settled  # its card shows them
             else:
                 waits = self._hands and not call.hosted  # for the last of its arguments
+                waits = waits or (self._waits and not call.arguments.are_settled)
             if (call.id or call.arguments or seen.settled) and not waits:
                 told += self._start(call, now)
         return told
@@ -204,12 +213,20 @@ class Lifecycle:
         for call in self._calls.values():
             if call.choice != choice or call.state not in GROWING or call.native:
                 continue
-            arguments = call.arguments
-            if infer or (arguments.complete and not (by_call and arguments.is_placeholder)):
+            is_written = call.arguments.are_settled if by_call else call.arguments.complete
+            if infer or is_written:
                 told += self._start(call, now)
             if infer:
                 call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
                 told += self._complete(call, now)
+        return told
+
+    def _wait_no_longer(self, choice: int, now: float) -> list[LifecycleEvent]:
+        """The choice goes on with words: no more arguments will come, whatever they look like."""
+        told: list[LifecycleEvent] = []
+        for call in self._calls.values() if self._waits else ():
+            if call.choice == choice:
+                told += self._start(call, now)
         return told
 
     def _result(
@@ -255,8 +272,10 @@ class Lifecycle:
     def _finish(self, choice: int, reason: str, now: float) -> list[LifecycleEvent]:
         told: list[LifecycleEvent] = []
         for call in self._calls.values():
-            if call.choice == choice and not call.native:
+            if call.choice == choice:
                 told += self._start(call, now)
+        for call in self._calls.values():
+            if call.choice == choice and not call.native:
                 self._end_writing(call, *judge_finish(reason, call.arguments))
         return told
 
@@ -287,10 +306,11 @@ class Lifecycle:
     def _end(self, seen: StreamEnded, now: float) -> list[LifecycleEvent]:
         told = [] if seen.beats_finish else self._flush(now)
         for call in self._calls.values():
+            told += self._start(call, now)
+        for call in self._calls.values():
             if call.state is State.HANDED and not seen.beats_finish:
                 continue
             call.outcome, call.reason = seen.outcome, seen.reason
-            told += self._start(call, now)
             if seen.reason is None:
                 if call.arguments.unfinished:
                     call.outcome, call.reason = Outcome.CUT, "no_finish"

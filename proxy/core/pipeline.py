@@ -28,9 +28,9 @@ from proxy.core.events import (
     ToolCompleted,
 )
 from proxy.core.lifecycle import Lifecycle
-from proxy.core.observers import OBSERVERS
+from proxy.core.observers import OBSERVERS, hermes
 from proxy.core.rounds import Rounds
-from proxy.core.withheld import Withheld
+from proxy.core.withheld import Withheld, without_results
 
 _NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -99,20 +99,24 @@ class Pipeline:
         self.counts = Counts()
         self._parser = sse.Parser(options.max_event_bytes)
         self._observer = OBSERVERS[observer](self.counts)
+        self._writer = dialect.writer(observer)
         self._lifecycle = Lifecycle(
             presenter=options.presenter,
             mint=options.mint,
             internal_prefix=options.internal_prefix,
             counts=self.counts,
             infer=options.infer,
+            whole_arguments=self._writer.whole_arguments,
             terms=terms,
         )
         self._resumed = terms.resumed
         self._rounds = Rounds() if terms.merge_rounds else None
         self._withheld = None if terms.runnable is None else Withheld(terms.runnable)
-        self._encoder = dialect.encoder(observer)
+        self._edits = self._rounds is not None or self._writer.hides_results
         self._silent = dialect.is_silent
-        self._keep_native = dialect.keeps_native or not options.translate
+        keeps_native = dialect.keeps_native or not options.translate
+        self._keep_native = keeps_native and not dialect.drops_native
+        self._drop_native = dialect.drops_native
         self._envelope = envelope
         self._result_preview = options.result_preview
         self._max_event_bytes = options.max_event_bytes
@@ -122,6 +126,7 @@ class Pipeline:
         self._is_done = False  # behind [DONE]
         self._has_ended = False  # behind the end of an answer; another may follow
         self._has_ids = False
+        self._looks = True  # neither switched off nor done
 
     @property
     def between_events(self) -> bool:
@@ -248,6 +253,7 @@ class Pipeline:
             self._resume(out)
             if not self._is_done:
                 self._tell((ended,), out, now)
+                self._lead((ended,), out)
         except Exception as failure:  # see _pass_on
             self._switch_off(failure, out, now)
 
@@ -281,7 +287,8 @@ class Pipeline:
             self._is_done = isinstance(last, StreamEnded) and last.is_last
         if self._resumed:
             self._resume(out)
-        if (seen is JUST_SUBSTANCE or seen is JUST_TEXT) and not self._lifecycle.open:
+        is_plain = seen is JUST_SUBSTANCE or seen is JUST_TEXT
+        if is_plain and not (self._lifecycle.open or self._writer.attentive):
             return
         if seen and isinstance(seen[0], NativeProgress):
             self._replace(event, seen[0], out, now)
@@ -289,17 +296,24 @@ class Pipeline:
         # Of an event that is partly with the client nothing can come in front any more.
         split = 0 if self._passed else _leading(seen)
         self._tell(seen[:split], out, now)
+        if not self._passed:
+            self._lead(seen, out)
         self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
+        if self._is_done:
+            self._looks = False
 
     def _pass_raw(self, event: sse.Event, out: "_Output", *, is_skimmed: bool = False) -> None:
         out.raw_due = False
         if event.has_id:
             self._has_ids = True
+        if self._drop_native and event.name == hermes.EVENT_NAME and not self._passed:
+            out.changed = True
+            return
         raw = event.raw[self._passed :]
         gap = b"" if event.closed else _gap_after(event.raw)
-        if self._rounds is not None and not (self._passed or is_skimmed):
-            raw = self._merged(event, self._rounds)
+        if self._edits and not (self._passed or is_skimmed):
+            raw = self._edited(event)
             if raw is not event.raw:
                 out.changed = True
                 gap = gap if raw.endswith(event.raw) else self._gap_behind(raw)
@@ -307,11 +321,16 @@ class Pipeline:
         self._passed = max(0, self._passed - len(event.raw))  # pieces of a large event overlap
         self._gap = gap
 
-    def _merged(self, event: sse.Event, rounds: Rounds) -> bytes:
-        left = event if self._withheld is None else self._withheld.strip(event)
+    def _edited(self, event: sse.Event) -> bytes:
+        """What is left of an event, behind what had been kept back for it."""
+        left = without_results(event) if self._writer.hides_results else event
+        if left is not None and self._withheld is not None:
+            left = self._withheld.strip(left)
+        if self._rounds is None:
+            return b"" if left is None else left.raw
         if left is None:
-            return rounds.pass_on(event).removesuffix(event.raw)
-        return rounds.pass_on(left)
+            return self._rounds.pass_on(event).removesuffix(event.raw)
+        return self._rounds.pass_on(left)
 
     def _replace(
         self, event: sse.Event, native: NativeProgress, out: "_Output", now: float
@@ -319,7 +338,7 @@ class Pipeline:
         """Answer the upstream's own lifecycle event in its place, or pass it: one pair in all."""
         told = self._lifecycle.feed(native, now)
         ours = self._lifecycle.told_from_deltas(native.id)
-        if self._passed or self._silent or (self._keep_native and not ours):
+        if self._passed or (self._keep_native and (self._silent or not ours)):
             out.told += told
             self._pass_raw(event, out)
             return
@@ -327,7 +346,9 @@ class Pipeline:
         self._encode(told, out)
 
     def _skim(self, raw: bytes) -> bool:
-        if self._observer_off or self.is_done or self._lifecycle.attentive:
+        if not self._looks or self._has_ended:
+            return False
+        if self._lifecycle.attentive or self._writer.attentive:
             return False
         if self._rounds is not None and self._is_merging(self._rounds):
             return False
@@ -345,7 +366,7 @@ class Pipeline:
 
     def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:
         """The chat goes on without the observer; nothing may stay running for ever."""
-        self._observer_off = True
+        self._observer_off, self._looks = True, False
         self.counts.observer_failures += 1
         self.counts.failure = failure
         self._lifecycle.present_plainly()
@@ -359,6 +380,12 @@ class Pipeline:
         for observation in seen:
             if told := self._lifecycle.feed(observation, now):
                 self._encode(told, out)
+
+    def _lead(self, seen: Sequence[Observation], out: "_Output") -> None:
+        """What the dialect must have in front of what comes."""
+        if self._writer.attentive:
+            self._observer.update(self._envelope)
+            self._write(self._writer.before(seen, self._envelope), out)
 
     def _resume(self, out: "_Output") -> None:
         """What earlier streams left open is told before anything else."""
@@ -389,7 +416,7 @@ class Pipeline:
             if isinstance(event, ToolCompleted) and event.output is not None:
                 event = replace(event, output=event.output[: self._result_preview] or None)
             out.told.append(event)
-            frame = self._encoder(event, self._envelope)
+            frame = self._writer.write(event, self._envelope)
             out.frames += bool(frame)
             self._write(self.comment(frame) if frame.startswith(b":") else frame, out)
 
@@ -403,10 +430,10 @@ class Pipeline:
     def _must_hold(self, tail: bytearray) -> bool:
         if self._parser.skipping:
             return False
-        if self._rounds is not None:
+        if self._edits:
             return True
         if self._silent:
-            return False
+            return not self._keep_native and _may_be_native(tail)
         return bool(self._resumed) or self._lifecycle.open or _may_be_native(tail)
 
 

@@ -1,4 +1,4 @@
-"""Calls that the client is not asked to run, because it cannot.
+"""What a client takes for something else, and is not shown: calls that it cannot run, and results.
 
 A backend that runs tools itself may show their calls all the same, as ``delta.tool_calls`` (LiteLLM
 with MCP). Open WebUI takes every such call for one of its own: it runs it ("Tool not found"), asks
@@ -6,12 +6,15 @@ the model again, and the backend runs its tools once more, up to 256 times. A cl
 it can run in its request, so a call of any other tool is the backend's. It has a card, so its
 result need not be shown either: Open WebUI would append a ``role: "tool"`` delta to the answer.
 
-Only used together with ``rounds``, for dialects with ``merges_rounds``: it takes bytes away.
+``Withheld`` is only used together with ``rounds``, for dialects with ``merges_rounds``: it takes
+bytes away. ``without_results`` is for clients that put a result's text into the answer (LobeChat).
 """
 
 import json
 import operator
 from typing import Any, Final
+
+import orjson
 
 from proxy.core import sse
 from proxy.core.observers.json import loads
@@ -20,6 +23,45 @@ _Json = dict[str, Any]
 _Place = tuple[int, object]  # choice and index
 # Pieces of calls without a name that are kept until the name comes. No backend sends so many.
 _MAX_KEPT: Final = 4096
+
+
+def without_results(event: sse.Event) -> sse.Event | None:
+    """An event without deltas of ``role: "tool"``; None where nothing else is in it."""
+    if event.data is None or b'"tool"' not in event.data:
+        return event
+    try:
+        chunk = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return event
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    if not isinstance(choices, list):
+        return event
+    results = [c for c in choices if isinstance(c, dict) and _is_result(c.get("delta"))]
+    for choice in results:
+        choice["delta"] = {}
+    return _left(event, chunk, choices, too_deep=event) if results else event
+
+
+def _is_result(delta: object) -> bool:
+    return isinstance(delta, dict) and delta.get("role") == "tool"
+
+
+def _left(
+    event: sse.Event, chunk: _Json, choices: list[Any], *, too_deep: sse.Event | None
+) -> sse.Event | None:
+    """An event with what is left of its chunk; None if that says nothing.
+
+    Args:
+        too_deep: what to give where the encoder does not go as deep as the decoder.
+    """
+    if not chunk.get("usage") and not any(map(_says_something, choices)):
+        return None
+    try:
+        data = json.dumps(chunk, separators=(",", ":")).encode()  # lone surrogates, too
+    except RecursionError:
+        return too_deep
+    name = b"event: %b\n" % event.name if event.name else b""
+    return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
 
 
 class Withheld:
@@ -57,16 +99,7 @@ class Withheld:
         if not isinstance(choices, list):
             return event
         stripped = [self._strip_choice(c) for c in choices if isinstance(c, dict)]
-        if not any(stripped):
-            return event
-        if not chunk.get("usage") and not any(map(_says_something, choices)):
-            return None
-        try:
-            data = json.dumps(chunk, separators=(",", ":")).encode()  # lone surrogates, too
-        except RecursionError:
-            return None  # the encoder does not go as deep as the decoder
-        name = b"event: %b\n" % event.name if event.name else b""
-        return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
+        return _left(event, chunk, choices, too_deep=None) if any(stripped) else event
 
     def _strip_choice(self, choice: _Json) -> bool:
         """Take out what is withheld; whether that was anything."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from proxy.core.calls import Terms
-from proxy.core.dialects import Dialect, Encoder
+from proxy.core.dialects import Dialect, Encoder, each
 from proxy.core.events import (
     Counts,
     Envelope,
@@ -116,7 +116,7 @@ class Played(NamedTuple):
 
 def as_dialect(given: Dialect | Encoder) -> Dialect:
     """A dialect that writes with a function of the test's own, in every API."""
-    return given if isinstance(given, Dialect) else Dialect("test", given, given, given)
+    return given if isinstance(given, Dialect) else Dialect("test", *3 * (each(given),))
 
 
 def make(dialect: Dialect | Encoder, observer: str = "chat", **options: Any) -> Pipeline:

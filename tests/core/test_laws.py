@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -25,12 +25,15 @@ from proxy.core.events import (
     Outcome,
     StreamEnded,
     Text,
+    ToolCompleted,
     UnknownResult,
 )
 from proxy.core.labels import Labels
 from proxy.core.lifecycle import Lifecycle
+from proxy.core.lines import without_lines
 from proxy.core.observers import OBSERVERS
 from proxy.core.observers.chat import ChatObserver
+from proxy.core.pipeline import Pipeline
 from proxy.core.sse import Parser
 from tests.core import (
     BYTEWISE,
@@ -51,6 +54,7 @@ from tests.core import (
     segments,
     sse,
     text,
+    told,
     whatwg,
 )
 
@@ -443,6 +447,68 @@ def repetitive_streams(draw: st.DrawFn) -> list[bytes]:
     return body
 
 
+# --- dialects that write text --------------------------------------------------------------------
+
+WRITING = ("quote", "reasoning")
+
+
+def _frames(pipeline: Pipeline, body: bytes, sizes: tuple[int, ...], abort: str | None) -> Any:
+    """The output, and in it what was added."""
+    steps = [pipeline.feed(piece, 0.0) for piece in segments(body, sizes)]
+    steps.append(pipeline.eof(0.0) if abort is None else pipeline.abort(abort, 0.0))
+    assert pipeline.counts.failure is None
+    data = b"".join(step.data for step in steps)
+    added = [step.data[start:stop] for step in steps for start, stop in step.added]
+    return data, added, [event for step in steps for event in step.events]
+
+
+def _said(frames: Iterable[bytes], kind: str) -> dict[int, str]:
+    """What a page puts together of such frames, choice by choice."""
+    said: dict[int, str] = {}
+    for frame in frames:
+        for _, data in whatwg(frame):
+            try:
+                found = json.loads(data) if data.startswith(b"{") else {}
+            except ValueError:
+                continue
+            for entry in found.get("choices", ()):
+                text_of = entry["delta"].get(kind) or ""
+                said[entry["index"]] = said.get(entry["index"], "") + text_of
+    return said
+
+
+_text_streams = streams(st.one_of(_chunks, _chunks, _texts, _natives, _quiet))
+
+
+@pytest.mark.parametrize("name", WRITING)
+@given(body=_text_streams, sizes=_sizes, abort=st.sampled_from([None, "timeout"]))
+def test_a_dialect_of_text_tells_each_call_once_however_the_stream_is_cut(
+    name: str, body: bytes, sizes: tuple[int, ...], abort: str | None
+) -> None:
+    _, added, events = _frames(make(DIALECTS[name]), body, sizes, abort)
+    assert_paired(events)
+    once = _frames(make(DIALECTS[name]), body, WHOLE, abort)
+    assert (added, [told(e) for e in events]) == (once[1], [told(e) for e in once[2]])
+    shown = _said(added, "content" if name == "quote" else "reasoning_content")
+    for event in events:
+        assert f" {event.tool}" in shown[event.choice]
+    ends = sum(isinstance(event, ToolCompleted) for event in events)
+    assert sum(len(re.findall("[✓✗] [0-9.]+ s", one)) for one in shown.values()) == ends
+
+
+@given(body=_text_streams, sizes=_sizes, abort=st.sampled_from([None, "timeout"]))
+def test_quote_leaves_the_text_as_the_model_wrote_it(
+    body: bytes, sizes: tuple[int, ...], abort: str | None
+) -> None:
+    data, added, _ = _frames(make(DIALECTS["quote"]), body, sizes, abort)
+    theirs = data
+    for frame in added:
+        theirs = theirs.replace(frame, b"", 1)
+    for choice, said in _said([data], "content").items():
+        left = json.loads(without_lines(json.dumps(said).encode()))
+        assert left == _said([theirs], "content").get(choice, "")
+
+
 @settings(max_examples=300)
 @given(repetitive_streams(), st.sampled_from([None, WHOLE, (7,)]))
 def test_the_quick_look_sees_what_the_thorough_one_sees(
@@ -494,7 +560,7 @@ def observations(draw: st.DrawFn) -> list[Observation]:
 
 
 def _fed(
-    seen: list[Observation], span: Span = "call", *, infer: bool = False
+    seen: list[Observation], span: Span = "call", *, infer: bool = False, whole: bool = False
 ) -> Iterator[LifecycleEvent]:
     numbers = iter(range(1000))
     played = Played(b"", [], play(b"").counts, [])
@@ -505,22 +571,44 @@ def _fed(
         counts=played.counts,
         terms=Terms(span=span),
         infer=infer,
+        whole_arguments=whole,
     )
     for now, observation in enumerate(seen):
         yield from lifecycle.feed(observation, now)
 
 
 @settings(max_examples=400)
-@given(observations(), _spans, st.booleans())
+@given(observations(), _spans, st.booleans(), st.booleans())
 def test_the_state_machine_pairs_whatever_it_is_told(
-    seen: list[Observation], span: Span, infer: bool
+    seen: list[Observation], span: Span, infer: bool, whole: bool
 ) -> None:
-    assert_paired(_fed(seen, span, infer=infer), closed=False)
+    assert_paired(_fed(seen, span, infer=infer, whole=whole), closed=False)
 
 
 @settings(max_examples=400)
-@given(observations(), st.sampled_from([UPSTREAM_ERROR, StreamEnded()]), st.booleans())
+@given(
+    observations(),
+    st.sampled_from([UPSTREAM_ERROR, StreamEnded()]),
+    st.booleans(),
+    st.booleans(),
+)
 def test_the_state_machine_leaves_nothing_open(
-    seen: list[Observation], end: StreamEnded, infer: bool
+    seen: list[Observation], end: StreamEnded, infer: bool, whole: bool
 ) -> None:
-    assert_paired(_fed([*seen, end], infer=infer))
+    assert_paired(_fed([*seen, end], infer=infer, whole=whole))
+
+
+@given(observations())
+def test_waiting_for_arguments_changes_when_a_call_is_told_and_no_more(
+    seen: list[Observation],
+) -> None:
+    """There are as many calls in each choice. Whoever waits may learn of another name or id."""
+    ended = [
+        [
+            event.choice
+            for event in _fed([*seen, UPSTREAM_ERROR], whole=whole)
+            if isinstance(event, ToolCompleted)
+        ]
+        for whole in (False, True)
+    ]
+    assert sorted(ended[0]) == sorted(ended[1])

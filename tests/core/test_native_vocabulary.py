@@ -33,6 +33,7 @@ RUN = native(label="ls -la", emoji="💻")
 END = native("completed")
 # Those of whom the upstream's own lifecycle events are not kept.
 TRANSLATING = sorted(name for name, dialect in DIALECTS.items() if not dialect.keeps_native)
+PASSING = sorted(name for name, dialect in DIALECTS.items() if not dialect.drops_native)
 
 CONTEXTS = {
     "nothing open": (text(), text() + DONE),
@@ -210,7 +211,7 @@ NATIVE = text() + RUN + END + text() + DONE
 
 
 @pytest.mark.parametrize("sizes", SEGMENTATIONS)
-@pytest.mark.parametrize("name", sorted(DIALECTS))
+@pytest.mark.parametrize("name", PASSING)
 @pytest.mark.parametrize(
     "body",
     [
@@ -232,7 +233,7 @@ def test_native_pass_leaves_the_bytes_and_adds_nothing(
     assert sent(body, sizes, DIALECTS[name], translate=False) == body
 
 
-@pytest.mark.parametrize("name", sorted(DIALECTS))
+@pytest.mark.parametrize("name", PASSING)
 def test_native_pass_adds_frames_for_other_calls_only(name: str) -> None:
     before, after = calls(call(0, "a", "f", "{}")) + finish(), text() + DONE
     without = sent(before + text() + after, WHOLE, DIALECTS[name], translate=False)
@@ -255,25 +256,17 @@ def test_a_call_told_from_its_deltas_is_not_told_again_natively(
     assert len(places(played, head + text() + DONE)) == 2
 
 
-class Kept:
-    """A dialect that keeps what it wrote."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.frames: list[bytes] = []
-        self._dialect = dialect
-
-    def __call__(self, event: LifecycleEvent, envelope: Envelope) -> bytes:
-        self.frames.append(self._dialect.chat(event, envelope))
-        return self.frames[-1]
-
-
 @pytest.mark.parametrize("sizes", SEGMENTATIONS)
 @pytest.mark.parametrize("name", TRANSLATING)
 def test_translate_replaces_native_events_in_their_place(name: str, sizes: tuple[int, ...]) -> None:
-    kept = Kept(DIALECTS[name])
     status = EVENTS["status"]
-    data = sent(text() + RUN + status + END + text() + DONE, sizes, kept)
-    running, completed = kept.frames
+    body = text() + RUN + status + END + text() + DONE
+    pipeline = make(DIALECTS[name])
+    steps = [pipeline.feed(piece, 0.0) for piece in segments(body, sizes)]
+    frames = [step.data[start:stop] for step in steps for start, stop in step.added]
+    running, completed, *_ = *frames, b"", b""  # `strip` has none
+    assert [event.tool for step in steps for event in step.events] == ["terminal"] * 2
+    data = b"".join(step.data for step in steps)
     assert data == text() + running + status + completed + text() + DONE
     assert sent(NATIVE, sizes, DIALECTS[name]) == text() + running + completed + text() + DONE
 
@@ -282,6 +275,34 @@ def test_translate_replaces_native_events_in_their_place(name: str, sizes: tuple
 @pytest.mark.parametrize("name", sorted(DIALECTS.keys() - TRANSLATING))
 def test_who_wants_native_events_gets_them_as_they_are(name: str, sizes: tuple[int, ...]) -> None:
     assert sent(NATIVE, sizes, DIALECTS[name]) == NATIVE
+
+
+ODD = {
+    "no id": sse({"tool": "f", "status": "running"}, "hermes.tool.progress"),
+    "an unknown status": native("odd"),
+    "no JSON": sse("soon", "hermes.tool.progress"),
+    "no data": b"event: hermes.tool.progress\n\n",
+    "an orphan": END,
+}
+
+
+@pytest.mark.parametrize("sizes", SEGMENTATIONS)
+@pytest.mark.parametrize("translate", [True, False])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_strip_takes_out_all_of_them_and_adds_nothing(
+    odd: bytes, translate: bool, sizes: tuple[int, ...]
+) -> None:
+    around = text() + HEAD, EVENTS["status"] + finish() + text() + DONE
+    body = around[0] + RUN + odd + END + around[1]
+    assert sent(body, sizes, DIALECTS["strip"], translate=translate) == b"".join(around)
+
+
+def test_strip_takes_nothing_from_an_event_that_has_begun_to_pass() -> None:
+    """An event that is too large to be looked at is on its way before its end is known."""
+    large = sse({"tool": "x" * 500, "toolCallId": "a", "status": "running"}, "hermes.tool.progress")
+    pipeline = make(DIALECTS["strip"], max_event_bytes=100)
+    data = [pipeline.feed(piece, 0.0).data for piece in segments(text() + large + DONE, (50,))]
+    assert b"".join(data) == text() + large + DONE
 
 
 @pytest.mark.parametrize("translate", [True, False])

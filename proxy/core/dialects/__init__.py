@@ -1,11 +1,10 @@
 """Client vocabularies: one ``Dialect`` each, chosen by name.
 
-A dialect says how a lifecycle event is written, in each of the three APIs, and what else its
+A dialect says how lifecycle events are written, in each of the three APIs, and what else its
 clients need. Which client gets which is decided in ``proxy.clients``; why each form is as it is, in
 ``docs/dialects.md``.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +12,17 @@ from proxy.core.dialects.bare import bare
 from proxy.core.dialects.chunk import chunk, plain
 from proxy.core.dialects.comment import comment
 from proxy.core.dialects.openwebui import openwebui, openwebui_status
-from proxy.core.dialects.reasoning import reasoning
+from proxy.core.dialects.quote import Quote
+from proxy.core.dialects.reasoning import Reasoning
 from proxy.core.dialects.typed import messages, responses, responses_plain
+from proxy.core.dialects.writer import Encoder, Writer, Writing, each
 from proxy.core.events import Envelope, LifecycleEvent
 
-# Turns one lifecycle event into the bytes of one frame, or of none.
-Encoder = Callable[[LifecycleEvent, Envelope], bytes]
+__all__ = ("DIALECTS", "Dialect", "Encoder", "Writer", "Writing", "each")
+
+
+_RESPONSES: Final = each(responses)
+_MESSAGES: Final = each(messages)
 
 
 def nothing(event: LifecycleEvent, envelope: Envelope) -> bytes:
@@ -32,9 +36,9 @@ class Dialect:
 
     Attributes:
         name: as in ``X-Lifecycle-Events``.
-        chat: writes the frames of a chat completions stream.
-        responses: those of a Responses stream.
-        messages: those of a Messages stream.
+        chat: makes the writer of a chat completions stream.
+        responses: that of a Responses stream.
+        messages: that of a Messages stream.
         is_silent: nothing is ever added.
         keeps_native: lifecycle events of the upstream's own pass as they are.
         merges_rounds: its clients run every call that they see, so they are shown only calls of
@@ -42,30 +46,41 @@ class Dialect:
             (``lifecycle.merge_rounds``).
         ends_after_error: its clients throw a broken response away, error frame included. Theirs
             ends as HTTP wants it, without ``[DONE]``.
+        drops_native: they are taken out, whatever ``lifecycle.native`` says.
+        names_typed: its frames have an ``event:`` line in Responses streams.
     """
 
     name: str
-    chat: Encoder
-    responses: Encoder = responses
-    messages: Encoder = messages
+    chat: Writing
+    responses: Writing = _RESPONSES
+    messages: Writing = _MESSAGES
     is_silent: bool = False
     keeps_native: bool = False
     merges_rounds: bool = False
     ends_after_error: bool = False
+    drops_native: bool = False
+    names_typed: bool = True
 
-    def encoder(self, api: str) -> Encoder:
-        """The writer for a stream of this API: ``responses``, ``messages``, else chat."""
-        return {"responses": self.responses, "messages": self.messages}.get(api, self.chat)
+    def writer(self, api: str) -> Writer:
+        """The writer for one stream of this API: ``responses``, ``messages``, else chat."""
+        return {"responses": self.responses, "messages": self.messages}.get(api, self.chat)()
+
+
+def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:
+    """A dialect that writes the same in every API."""
+    return Dialect(name, each(encode), each(encode), each(encode), names_typed=False, **traits)
 
 
 _ALL: Final = (
-    Dialect("chunk", chunk),
-    Dialect("plain", plain, responses_plain),
-    Dialect("bare", bare, bare, bare, keeps_native=True),
-    Dialect("openwebui", openwebui, merges_rounds=True, ends_after_error=True),
-    Dialect("openwebui-status", openwebui_status),
-    Dialect("reasoning", reasoning),
-    Dialect("comment", comment, comment, comment),
-    Dialect("off", nothing, nothing, nothing, is_silent=True, keeps_native=True),
+    Dialect("chunk", each(chunk)),
+    Dialect("plain", each(plain), each(responses_plain), names_typed=False),
+    _alike("bare", bare, keeps_native=True),
+    Dialect("openwebui", each(openwebui), merges_rounds=True, ends_after_error=True),
+    Dialect("openwebui-status", each(openwebui_status)),
+    Dialect("quote", Quote),
+    Dialect("reasoning", Reasoning),
+    _alike("comment", comment),
+    _alike("strip", nothing, is_silent=True, drops_native=True),
+    _alike("off", nothing, is_silent=True, keeps_native=True),
 )
 DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in _ALL}

@@ -44,6 +44,12 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
     return fields
 
 
+def shown(event: LifecycleEvent) -> str:
+    """One line of text: emoji, tool, and what it does, where that is known."""
+    text = f"{event.emoji} {event.tool}"
+    return text if event.label == event.tool else f"{text}: {event.label}"
+
+
 def chunk_fields(event: LifecycleEvent, envelope: Envelope) -> dict[str, Any]:
     """A legal chunk with one choice that changes nothing, and the fields of the event."""
     return chunk_of(_NO_OP, envelope, lifecycle_fields(event))

@@ -7,7 +7,7 @@ chat (from 0.8 on), and a status event, drawn as a line above the answer (from 0
 
 from typing import Any, Final
 
-from proxy.core.dialects.fields import EVENT_LINE, chunk_fields, dumps
+from proxy.core.dialects.fields import EVENT_LINE, chunk_fields, dumps, shown
 from proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted, ToolRunning
 from proxy.core.history import PREFIX
 
@@ -40,19 +40,12 @@ def openwebui_status(event: LifecycleEvent, envelope: Envelope) -> bytes:
     """A status line: for Open WebUI before 0.8, which knows no cards, or by taste."""
     payload = chunk_fields(event, envelope)
     done = isinstance(event, ToolCompleted)
-    data = {"description": line(event), "done": done}
-    payload["event"] = {"type": "status", "data": data}
-    return EVENT_LINE + b"data: " + dumps(payload) + b"\n\n"
-
-
-def line(event: LifecycleEvent) -> str:
-    """One line of text: emoji, tool, and what it does, where that is known."""
-    text = f"{event.emoji} {event.tool}"
-    if event.label != event.tool:
-        text += f": {event.label}"
+    text = shown(event)
     if isinstance(event, ToolCompleted) and event.outcome in _OUTCOMES:
         text += f" ({_OUTCOMES[event.outcome].removesuffix(' after')})"
-    return text
+    data = {"description": text, "done": done}
+    payload["event"] = {"type": "status", "data": data}
+    return EVENT_LINE + b"data: " + dumps(payload) + b"\n\n"
 
 
 def _call(event: ToolRunning) -> dict[str, Any]:

@@ -1,14 +1,70 @@
-"""``reasoning``: a line in the thinking block of LobeChat, and of any page that has one."""
+"""``reasoning``: lines in the thinking block of any page that has one."""
 
-from proxy.core.dialects.fields import chunk_of, dumps
-from proxy.core.dialects.openwebui import line
-from proxy.core.events import Envelope, LifecycleEvent, ToolCompleted
+from collections.abc import Sequence
+
+from proxy.core.dialects.fields import shown
+from proxy.core.dialects.writer import Writer, end_of, piece
+from proxy.core.events import (
+    ChoiceFinished,
+    Envelope,
+    LifecycleEvent,
+    Observation,
+    StreamEnded,
+    Text,
+    ToolCompleted,
+)
+
+_ENDED = ("", 0)  # no call: the line in question is ended
 
 
-def reasoning(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """One line for each tool that begins; text cannot be taken back, so none when it ends."""
-    if isinstance(event, ToolCompleted):
-        return b""
-    delta = {"reasoning_content": f"{line(event)}\n"}
-    choice = {"index": event.choice, "delta": delta, "finish_reason": None}
-    return b"data: " + dumps(chunk_of(choice, envelope)) + b"\n\n"
+class Reasoning(Writer):
+    """A line for each tool. How it ended is added, or told on a second line if text came between.
+
+    Pages with a thinking block close it at the next text and at nothing else: LobeChat's shimmers
+    for ever where the stream ends, breaks or finishes behind such a line. A line end as text, which
+    is not visible, closes it.
+    """
+
+    whole_arguments = True
+    hides_results = True
+
+    def __init__(self) -> None:
+        super().__init__(self._write)
+        self._follows_text = False  # the model's own thoughts may stand in front of the first line
+        self._last: dict[int, tuple[str, int]] = {}  # choices where a line is the last: whose it is
+        self.attentive = True
+
+    def _write(self, event: LifecycleEvent, envelope: Envelope) -> bytes:
+        call = (event.id, event.repeat)
+        last = self._last.get(event.choice)
+        text, mark = shown(event), ""
+        self._last[event.choice] = call
+        if isinstance(event, ToolCompleted):
+            mark = end_of(event) + "\n"
+            self._last[event.choice] = _ENDED
+            text = "" if last == call else text
+        if text and last != _ENDED and (last or self._follows_text):
+            text = "\n" + text
+        self.attentive = True
+        return piece(event.choice, envelope, reasoning_content=text + mark)
+
+    def before(self, seen: Sequence[Observation], envelope: Envelope) -> bytes:
+        frames = b""
+        for one in seen:
+            match one:
+                case Text(choice):
+                    self._follows_text = True
+                    if self._last.pop(choice, _ENDED) != _ENDED:
+                        frames += piece(choice, envelope, reasoning_content="\n")
+                case ChoiceFinished(choice) if self._last.get(choice) == _ENDED:
+                    frames += self._close(choice, envelope)
+                case StreamEnded():
+                    frames += b"".join(self._close(choice, envelope) for choice in [*self._last])
+                case _:
+                    pass
+        self.attentive = bool(self._last) or not self._follows_text
+        return frames
+
+    def _close(self, choice: int, envelope: Envelope) -> bytes:
+        del self._last[choice]
+        return piece(choice, envelope, content="\n")

@@ -23,6 +23,7 @@ from proxy.core.events import (
     CallResumed,
     CallWritten,
     ChoiceFinished,
+    ChoiceFinishing,
     Counts,
     Envelope,
     Observation,
@@ -246,6 +247,7 @@ class ChatObserver:
         reason = entry.get("finish_reason")
         if isinstance(reason, str) and reason:
             self._identities.finish(choice.index)
+            seen.insert(0, ChoiceFinishing(choice.index))
             seen.append(ChoiceFinished(choice.index, reason))
 
     def _calls(
