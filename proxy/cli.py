@@ -5,20 +5,27 @@ import asyncio
 import errno
 import gc
 import importlib
+import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from proxy import __version__, config, logs, workers
+from proxy.banner import Banner, report
 from proxy.recording import commands as recordings
 from proxy.recording.cassette import CassetteError
+from proxy.settings import checks, machine
 
 T = TypeVar("T")
 
+log = logging.getLogger("proxy")
+
+_FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
+_CHECKED: Final = "TOML settings, such as config.toml (default: LIFECYCLE_PROXY_CONFIG)"
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _CURES: Final = {
@@ -45,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except (config.ConfigError, CassetteError) as error:
-        print(f"lifecycle-proxy: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"lifecycle-proxy: {line}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
         print(f"lifecycle-proxy: {_told(error)}", file=sys.stderr)
@@ -123,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         help="check a settings file",
         description="Exit code 0, or 2 with the place, the key and the cure.",
     )
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.set_defaults(run=_check)
+    check.add_argument("file", type=Path, nargs="?", metavar="FILE", help=_CHECKED)
+    check.set_defaults(run=_check, usage=check.error)
     recordings.add(commands, _run)
     return parser
 
@@ -138,24 +146,38 @@ def _serve(arguments: argparse.Namespace) -> int:
         "recording.mode": "record" if arguments.record else None,
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
-    settings = config.load(Path(file) if file else None, flags=flags)
+    loaded = config.read(Path(file) if file else None, flags=flags, also=(machine.loops,))
+    settings, banner = loaded.settings, Banner(loaded)
     if settings.faults.rules and not arguments.allow_faults:
-        raise config.ConfigError(str(file or ""), "faults", "refused without --allow-faults")
+        raise config.ConfigError(str(file or ""), "faults", _FAULTS)
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
-        return workers.Supervisor(settings, partial(_work, settings)).run()
-    return _work(settings)
+        _warn(banner, settings)
+        return workers.Supervisor(settings, partial(_work, settings), banner).run()
+    return _work(settings, banner=banner)
 
 
 def _work(
-    settings: config.Settings, sock: socket.socket | None = None, supervisor: int | None = None
+    settings: config.Settings,
+    sock: socket.socket | None = None,
+    supervisor: int | None = None,
+    banner: Banner | None = None,
 ) -> int:
     """Serve in this process."""
     from proxy import server  # behind the fork: see workers
 
     logs.configure(settings.server.log_format, background=True)
-    _run(server.serve(settings, sock, supervisor=supervisor))
+    if banner is not None:
+        _warn(banner, settings)
+    _run(server.serve(settings, sock, supervisor=supervisor, announce=banner))
     return 0
+
+
+def _warn(banner: Banner, settings: config.Settings) -> None:
+    """What a person would overlook, in the log where no terminal shows it."""
+    if not banner.is_shown:
+        for one in checks.warnings(settings):
+            log.warning("%s: %s", one.key, one.text)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -165,12 +187,31 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    # What "env:NAME" names is looked up; settings of the environment are not the file's.
-    own = config.ENV_PREFIX
-    environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
-    config.load(arguments.file, environ=environ)
-    print(f"{arguments.file}: ok")
+    file = arguments.file or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
+    if not file:
+        arguments.usage("FILE is missing: name the settings file, such as config.toml")
+    loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
+    settings = loaded.settings
+    if settings.recording.mode in ("replay", "once", "new_episodes"):
+        from proxy.recording import studio
+
+        studio.opened(settings.recording)
+    print(f"{file}: ok")
+    for line in report(loaded):
+        print(line)
+    for text in _warnings(settings):
+        print(f"lifecycle-proxy: warning: {text}", file=sys.stderr)
     return 0
+
+
+def _warnings(settings: config.Settings) -> Iterator[str]:
+    for one in checks.warnings(settings):
+        yield f"{one.key}: {one.text}"
+    if settings.faults.rules:
+        yield f"faults: {_FAULTS}"
+    if machine.in_use(settings):
+        who = "another program, or the proxy that is running now"
+        yield f"server.listen: something listens on {settings.server.listen} already: {who}"
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

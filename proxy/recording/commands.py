@@ -4,16 +4,12 @@ import argparse
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from proxy import config
 from proxy.recording.cassette import CassetteError, load
-from proxy.recording.fault_rules import FaultSettings
 
 Run = Callable[[Coroutine[Any, Any, int]], int]
 _Commands = Any  # argparse has no public name for it
@@ -110,24 +106,12 @@ def _replay(arguments: argparse.Namespace, run: Run) -> int:
             speed=arguments.speed,
             max_gap_ms=arguments.max_gap,
             rules=rules,
-            faults=None if arguments.faults is None else _faults(arguments.faults),
+            faults=None if arguments.faults is None else config.read_faults(arguments.faults),
         )
     except ValueError:
         problem = f"{arguments.speed:g} is no speed, such as 10, or 0 for at once"
         raise config.ConfigError("--speed", "", problem) from None
     return run(replay.serve_replay(arguments.paths, arguments.listen, options))
-
-
-def _faults(file: Path) -> FaultSettings:
-    try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-        if "faults" not in tree:
-            raise config.ConfigError(str(file), "faults", "there is no such table in the file")
-        return msgspec.convert(tree["faults"], FaultSettings)
-    except OSError as error:
-        raise config.ConfigError(str(file), "", error.strerror or str(error)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise config.ConfigError(str(file), "faults", str(error)) from None
 
 
 def _ms(text: str) -> float:

@@ -148,10 +148,13 @@ def _settings(mark: Mark, given: dict[str, Any], plan: Plan) -> Settings:
     try:
         return config.load(environ=environ, flags=own | given)
     except ConfigError as error:
-        wrote = "upstream" if mark.upstream else "lifecycle_proxy_upstream"
-        key = wrote if error.key == "upstream.url" else error.key
-        problem = ": ".join(filter(None, ("lifecycle_proxy", key, error.problem)))
-    pytest.fail(problem, pytrace=False)
+        problems = error.problems
+    wrote = "upstream" if mark.upstream else "lifecycle_proxy_upstream"
+    told = [
+        f"lifecycle_proxy: {wrote if one.key == 'upstream.url' else one.key}: {one.text}"
+        for one in problems
+    ]
+    pytest.fail("\n".join(told), pytrace=False)
 
 
 def _is_live(key: str) -> bool:

@@ -227,9 +227,9 @@ def test_what_is_no_speed(speed: str, file: Path, capsys: pytest.CaptureFixture[
     ("content", "problem"),
     [
         (None, "No such file or directory"),
-        ("[faults", "Expected ']'"),
-        ("", "faults: there is no such table in the file"),
-        ("[[rules]]\nkind = 'reset'", "faults: there is no such table in the file"),
+        ("[faults", "not valid TOML: expected ']'"),
+        ("", "faults: there is no table [faults] in this file"),
+        ("[[rules]]\nkind = 'reset'", "faults: there is no table [faults] in this file"),
         ("[[faults.rules]]\nkind = 'rest'", "did you mean reset?"),
         ("[[faults.rules]]\nkind = 'reset'", "reset needs byte"),
         ("[faults]\nsede = 1", "sede"),
@@ -381,7 +381,7 @@ def test_drift_where_nobody_answers(file: Path, capsys: pytest.CaptureFixture[st
 
 def test_drift_of_whom(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = fails(capsys, "drift", str(file), "--upstream", "nonsense")
-    assert told.startswith("--upstream: upstream.url: 'nonsense' is not a base URL")
+    assert told.startswith('--upstream: upstream.url: "nonsense" is not a base URL')
     told = fails(capsys, "drift", str(file), "--upstream", "http://x", "--api-key", "env:NO_SUCH")
     assert "NO_SUCH is not set" in told
 
@@ -447,7 +447,7 @@ def test_serve_records_nowhere(tmp_path: Path) -> None:
 def test_one_cassette_and_several_workers(tmp_path: Path) -> None:
     done = run("serve", *LISTEN, "--workers", "2", "--record", str(tmp_path / "a.jsonl"))
     assert done.returncode == 2
-    assert "--record: recording.path: one cassette, but several workers" in done.stderr
+    assert "is one file, for 2 workers; name a folder, or set workers to 1" in done.stderr
 
 
 async def test_faults_are_refused_unless_they_are_allowed(
@@ -458,13 +458,11 @@ async def test_faults_are_refused_unless_they_are_allowed(
     to = ("--upstream", f"{upstream.origin}/v1")
     done = run("serve", *LISTEN, *to, "--config", str(file))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"lifecycle-proxy: {file}: faults: refused without --allow-faults\n"
+    why = "faults: refused without --allow-faults, since they break answers on purpose\n"
+    assert done.stderr == f"lifecycle-proxy: {file}: {why}"
     rules = '[{kind = "status_500"}]'
     done = run("serve", *LISTEN, LIFECYCLE_PROXY_FAULTS__RULES=rules)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "lifecycle-proxy: faults: refused without --allow-faults\n",
-    )
+    assert (done.returncode, done.stderr) == (2, f"lifecycle-proxy: {why}")
     with serving(*LISTEN, *to, "--allow-faults", "--config", str(file)) as (_, url, _):
         answer = await chat(url)
     assert (answer.status, answer.json()["error"]["type"]) == (500, "server_error")
