@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy import __version__, config, logs, workers
+from proxy import __version__, config, logs, usage, workers
 from proxy.banner import Banner, report
 from proxy.recording import commands as recordings
 from proxy.recording.cassette import CassetteError
@@ -75,20 +75,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lifecycle-proxy",
         description="A reverse proxy that adds tool lifecycle events to OpenAI-compatible streams.",
-        epilog="Times are in seconds. "
-        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage.",
+        epilog="lifecycle-proxy COMMAND --help has the options, with units, defaults and examples. "
+        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage or settings.",
     )
     parser.add_argument("--version", action="version", version=f"lifecycle-proxy {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_serve(commands)
+    _add_demo(commands)
+    _add_check(commands)
+    recordings.add(commands, _run)
+    return parser
 
-    serve = commands.add_parser("serve", help="run the proxy", description="Run the proxy.")
+
+def _add_serve(commands: Any) -> None:
+    serve = usage.add(
+        commands,
+        "serve",
+        brief="run the proxy",
+        description="Run the proxy until SIGTERM or SIGINT: then open streams may end, for "
+        "server.drain_timeout_s (30 seconds); a second signal ends it at once.\n"
+        "Flags beat the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
+        "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which beats the file, which beats the defaults.",
+        examples="--upstream http://127.0.0.1:11434/v1\n"
+        "--upstream http://127.0.0.1:8000/v1 --listen 127.0.0.1:9000 --record recordings\n"
+        "--config config.toml",
+    )
     serve.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML settings (see config.example.toml)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML settings, as in config.example.toml (default: LIFECYCLE_PROXY_CONFIG, or none)",
     )
     serve.add_argument(
         "--upstream",
         metavar="URL",
-        help="base URL of the backend, as an OpenAI SDK is given it "
+        help="base URL of the backend, including /v1, as in OpenAI(base_url=...) "
         "(default: http://127.0.0.1:11434/v1)",
     )
     serve.add_argument(
@@ -97,25 +118,30 @@ def _parser() -> argparse.ArgumentParser:
         help="where clients connect; port 0 picks a free one (default: 127.0.0.1:8787)",
     )
     serve.add_argument(
-        "--workers", type=int, metavar="N", help="processes sharing the port (default: 1)"
+        "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
     )
     serve.add_argument(
         "--record",
         metavar="DIR",
-        help="record the traffic into this folder (or one cassette, NAME.jsonl), keys left out",
+        help="write prompts and answers into this folder, or into one file, NAME.jsonl; keys are "
+        "redacted (default: nothing is written)",
     )
     serve.add_argument(
         "--allow-faults",
         action="store_true",
-        help="break answers on purpose, as [faults] says; without it such settings are refused",
+        help="break answers on purpose, as [faults] says; without this, such settings are refused",
     )
     serve.set_defaults(run=_serve)
 
-    demo = commands.add_parser(
+
+def _add_demo(commands: Any) -> None:
+    demo = usage.add(
+        commands,
         "demo",
-        help="see it work, with no backend of your own",
+        brief="see it work, without a backend",
         description="Start a scripted upstream and the proxy, and print one conversation with two "
         "parallel tool calls as a client sees it.",
+        examples="\n--once",
     )
     demo.add_argument(
         "--listen",
@@ -126,15 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="end after the conversation")
     demo.set_defaults(run=_demo)
 
-    check = commands.add_parser(
+
+def _add_check(commands: Any) -> None:
+    check = usage.add(
+        commands,
         "check-config",
-        help="check a settings file",
-        description="Exit code 0, or 2 with the place, the key and the cure.",
+        brief="check a settings file, and say what is in force",
+        description="Check FILE and the environment as serve would on this machine. Exit code 0 "
+        "and what is in force; or 2 and all mistakes, each with its place, key and cure.",
+        examples="config.toml",
     )
     check.add_argument("file", type=Path, nargs="?", metavar="FILE", help=_CHECKED)
-    check.set_defaults(run=_check, usage=check.error)
-    recordings.add(commands, _run)
-    return parser
+    check.set_defaults(run=_check, fail=check.error)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -189,7 +218,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     file = arguments.file or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     if not file:
-        arguments.usage("FILE is missing: name the settings file, such as config.toml")
+        arguments.fail("FILE is missing: name the settings file, such as config.toml")
     loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
     settings = loaded.settings
     if settings.recording.mode in ("replay", "once", "new_episodes"):

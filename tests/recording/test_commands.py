@@ -172,6 +172,8 @@ async def test_replay_plays_until_a_signal(file: Path) -> None:
     assert (code, out) == (0, "")
     assert (missed.status, missed.json()["error"]["code"]) == (404, "no_recording")
     assert "no recording for GET /v1/models; nearest: one" in errors
+    played = f"lifecycle-proxy: POST {CHAT}: played one, the same request byte for byte"
+    assert errors.splitlines()[:2] == [played, played]
     assert "Traceback" not in errors
 
 
@@ -200,6 +202,18 @@ async def test_replay_by_order_in_a_loop(tmp_path: Path) -> None:
     assert bodies == [b"one", b"two", b"one"]
 
 
+async def test_replay_says_when_it_answers_another_question(file: Path) -> None:
+    body = b'{"model":"other","stream":true,"messages":[{"role":"user","content":"Who?"}]}'
+    with replaying(str(file), "--speed", "0") as (process, url, _):
+        assert (await ask(url, "POST", CHAT, body=body)).body == STREAM
+        process.terminate()
+        _, _, errors = ended(process)
+    assert errors == (
+        f"lifecycle-proxy: POST {CHAT}: played one, the next one of this path, whatever was "
+        "asked; asked: chat other: Who?; recorded: chat m\n"
+    )
+
+
 def test_replay_takes_strict_or_loop(capsys: pytest.CaptureFixture[str]) -> None:
     told = misused(capsys, "replay", "x", "--strict", "--loop")
     assert "argument --loop: not allowed with argument --strict" in told
@@ -214,13 +228,13 @@ def test_forms_of_max_gap(given: str, ms: float) -> None:
 @pytest.mark.parametrize("given", ["", "ms", "-1", "1m", "1.s", "1e3", "nan", "1 s"])
 def test_what_is_no_gap(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = misused(capsys, "replay", "x", f"--max-gap={given}")
-    assert f"{given!r} is no duration, such as 200, 200ms or 1.5s" in told
+    assert f"{given!r} is not a duration, such as 200, 200ms or 1.5s" in told
 
 
 @pytest.mark.parametrize("speed", ["-1", "nan"])
 def test_what_is_no_speed(speed: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = fails(capsys, "replay", str(file), f"--speed={speed}")
-    assert told == f"--speed: {speed} is no speed, such as 10, or 0 for at once\n"
+    assert told == f"--speed: {speed} is not a speed, such as 10, or 0 for at once\n"
 
 
 @pytest.mark.parametrize(
