@@ -785,3 +785,43 @@ def test_the_page_shows_a_test_that_runs(pytester: pytest.Pytester, backend: Bac
     run(pytester, "--record-mode=none").assert_outcomes(passed=1)
     assert len(backend.asked) == 1
     assert "openai" in sys.modules
+
+
+# --- a first run without an upstream --------------------------------------------------------------
+
+SWALLOWED = """
+import urllib.error
+import urllib.request
+import pytest
+
+def ask(lifecycle_proxy):
+    url = f"{lifecycle_proxy.base_url}/chat/completions"
+    urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=5)
+
+def test_swallows(lifecycle_proxy):
+    with pytest.raises(urllib.error.HTTPError):
+        ask(lifecycle_proxy)
+
+def test_fails(lifecycle_proxy):
+    ask(lifecycle_proxy)
+
+@pytest.mark.lifecycle_proxy(side="client")
+def test_of_the_client(lifecycle_proxy):
+    with pytest.raises(urllib.error.HTTPError):
+        ask(lifecycle_proxy)
+"""
+
+
+def test_a_run_that_finds_no_upstream_fails_and_says_what_to_do(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=SWALLOWED)
+    result = run(pytester, upstream="http://127.0.0.1:9/v1")
+    result.assert_outcomes(passed=1, failed=2)
+    said = [
+        "nothing was recorded: the upstream http://127.0.0.1:9/v1 could not be reached",
+        "this run records, so it asks the upstream: start it, or name another by @pytest.mark.*",
+        "or by lifecycle_proxy_upstream = http://... in the ini file",
+    ]
+    result.stdout.fnmatch_lines(["*_ test_swallows _*", *said])
+    result.stdout.fnmatch_lines(["*_ test_fails _*", "*- Captured lifecycle-proxy call -*", *said])
+    # What the client got, a 502, is what that cassette is for.
+    assert cassettes(pytester) == ["cassettes/test_it/test_of_the_client.jsonl"]
