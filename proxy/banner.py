@@ -1,12 +1,13 @@
 """What is in force, for people: at the start of ``serve``, and from ``check-config``."""
 
+import io
 import os
 import queue
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ class Banner:
         settings = self._loaded.settings
         lines = list(self._lines()) if self.is_shown else []
         lines.append(f"listening on {where} -> {settings.upstream_base}")
-        print("\n".join(lines), file=self._stream, flush=True)
+        write(lines, self._stream)
 
     def _lines(self) -> Iterator[str]:
         settings = self._loaded.settings
@@ -90,6 +91,13 @@ def report(loaded: Loaded) -> Iterator[str]:
         yield _line("" if number else "changed", text)
     if len(changed) > _MOST_CHANGED:
         yield _line("", f"and {len(changed) - _MOST_CHANGED} more")
+
+
+def write(lines: Iterable[str], stream: TextIO) -> None:
+    """Write lines. A character that the stream cannot take (in a path) is no reason to fail."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    print("\n".join(lines), file=stream, flush=True)
 
 
 def coloured(stream: TextIO) -> bool:
@@ -208,8 +216,8 @@ def _connected(settings: Settings, limit_s: float) -> str:
         return f"its certificate is not accepted: {error.verify_message}"
     except ssl.SSLError:
         return "cannot connect with TLS: is it http:// instead of https://?"
-    except OSError as error:
-        return f"cannot connect: {(error.strerror or str(error)).lower()}"
+    except (OSError, ValueError) as error:  # ValueError: a name that no name server takes
+        return f"cannot connect: {(getattr(error, 'strerror', None) or str(error)).lower()}"
     return ""
 
 

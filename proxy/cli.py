@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from proxy import __version__, config, logs, usage, workers
-from proxy.banner import Banner, report
+from proxy.banner import Banner, report, write
 from proxy.recording import commands as recordings
 from proxy.recording.cassette import CassetteError
+from proxy.recording.terminal import printable
 from proxy.settings import checks, machine
 
 T = TypeVar("T")
@@ -51,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (config.ConfigError, CassetteError) as error:
-        for line in str(error).splitlines():
-            print(f"lifecycle-proxy: {line}", file=sys.stderr)
+    except config.ConfigError as error:
+        for problem in error.problems:
+            print(f"lifecycle-proxy: {printable(str(problem))}", file=sys.stderr)
+        return _EXIT_USAGE
+    except CassetteError as error:
+        print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
         print(f"lifecycle-proxy: {_told(error)}", file=sys.stderr)
@@ -225,11 +229,9 @@ def _check(arguments: argparse.Namespace) -> int:
         from proxy.recording import studio
 
         studio.opened(settings.recording)
-    print(f"{file}: ok")
-    for line in report(loaded):
-        print(line)
+    write([f"{file}: ok", *report(loaded)], sys.stdout)
     for text in _warnings(settings):
-        print(f"lifecycle-proxy: warning: {text}", file=sys.stderr)
+        print(f"lifecycle-proxy: warning: {printable(text)}", file=sys.stderr)
     return 0
 
 

@@ -172,9 +172,10 @@ def test_tls(tmp_path: Path) -> None:
         (socket.gaierror(-2, "x"), "cannot connect: there is no such host; check the name"),
         (OSError(113, "No route to host"), "cannot connect: no route to host"),
         (OSError("odd"), "cannot connect: odd"),
+        (UnicodeError("label too long"), "cannot connect: label too long"),
     ],
 )
-def test_other_failures(raised: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures(raised: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise raised
 

@@ -254,8 +254,8 @@ MISTAKES = [
             '"https://a.example" (line 2)\n'
             'server.cors_origins[1]: "https://a.example:443/" can never match: browsers send '
             '"https://a.example" (line 2)\n'
-            'server.cors_origins[2]: "http://[" can never match: not an origin, such as '
-            "https://chat.example (line 2)\n"
+            'server.cors_origins[2]: "http://[" can never match: it is not an origin, such '
+            "as https://chat.example (line 2)\n"
             'server.cors_origins[3]: "https://*.a.example" can never match: write exact '
             'origins, or "*" alone for all (line 2)\n'
             'server.cors_origins[4]: "https://a.example/x" can never match: browsers send '
@@ -521,3 +521,45 @@ def test_good_rules_and_origins_are_not_warned_of(
         )
     file.write_text(text)
     assert checked(file, capsys)[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        ("https://a.example ", 'browsers send "https://a.example"'),
+        ("https://me@a.example", 'browsers send "https://a.example"'),
+        ("https://a.example:", 'browsers send "https://a.example"'),
+        ("https://[::1]:03000", 'browsers send "https://[::1]:3000"'),
+        ("https://m\u00fcnchen.example", 'browsers send "https://xn--mnchen-3ya.example"'),
+        ("https://a.example,https://b.example", "it is not an origin"),
+        ("https://", "it is not an origin"),
+        ("file:///x", "it is not an origin"),
+        ("", "it is not an origin"),
+        ("https://[::1]:3000", ""),
+        ("tauri://localhost", ""),
+        ("http://a.example:443/", ""),
+    ],
+)
+def test_origins_are_as_browsers_send_them(
+    file: Path, capsys: pytest.CaptureFixture[str], origin: str, why: str
+) -> None:
+    file.write_text(f"[server]\nlisten = '127.0.0.1:0'\ncors_origins = ['{origin}']", "utf-8")
+    _, err = checked(file, capsys, 2 if why else 0)
+    assert why in err
+
+
+def test_nothing_in_a_file_writes_to_the_terminal(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text('[server]\n"\\u001b[2J\\n\\u202e" = 1\nlisten = "\\u009b\\u202e"\n')
+    _, err = checked(file, capsys, 2)
+    assert len(err.splitlines()) == 2
+    assert all(line.isprintable() for line in err.splitlines())
+
+
+def test_a_path_that_standard_output_cannot_take_is_no_reason_to_fail(tmp_path: Path) -> None:
+    file = tmp_path / "\u00e4.toml"
+    file.write_text("[server]\nlisten = '127.0.0.1:0'")
+    done = run("check-config", str(file), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{tmp_path}/\\xe4.toml: ok\n")

@@ -28,19 +28,22 @@ def origins(given: Sequence[str]) -> Found:
 
 def _no_origin(text: str) -> str:
     """Why, or "" for one that a browser may send."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        return "not an origin, such as https://chat.example"
+    example = "it is not an origin, such as https://chat.example"
     if "*" in text:
         return 'write exact origins, or "*" alone for all'
-    if "://" not in text or not url.netloc:
-        return f"an origin begins with its scheme; write {quoted(f'https://{text}')}"
-    host = url.netloc.rpartition("@")[2].lower()
-    if port is not None and port == _PORTS.get(url.scheme):
-        host = host.removesuffix(f":{port}")
-    right = f"{url.scheme}://{host}"
+    try:
+        url = urlsplit(text.strip())
+        host, port = (url.hostname or "").encode("idna").decode(), url.port
+    except ValueError:  # UnicodeError, too
+        return example
+    if "://" not in text:
+        right = quoted(f"https://{text.strip()}")
+        return f"an origin begins with its scheme; write {right}" if text.strip() else example
+    if not host or re.search(r"[\s,]", host):
+        return example
+    where = f"[{host}]" if ":" in host else host
+    has_port = port is not None and port != _PORTS.get(url.scheme)
+    right = f"{url.scheme}://{where}{f':{port}' if has_port else ''}"
     return "" if text.rstrip("/") == right else f"browsers send {quoted(right)}"
 
 
