@@ -6,10 +6,13 @@ The first 32 were tried by newcomers. Each text is whole: place, key, value, cur
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import trustme
 
 from proxy import cli
+from proxy.settings.plain import mismatch
 from tests.commands import run
 
 FAULTS = (
@@ -563,3 +566,49 @@ def test_a_path_that_standard_output_cannot_take_is_no_reason_to_fail(tmp_path: 
     done = run("check-config", str(file), PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert done.stdout.startswith(f"{tmp_path}/\\xe4.toml: ok\n")
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+def test_certificates_that_cannot_be_used(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = trustme.CA()
+    one, other = ca.issue_cert("localhost"), ca.issue_cert("localhost")
+    cert, key, ca_file = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    one.cert_chain_pems[0].write_to_path(str(cert))
+    ca.cert_pem.write_to_path(str(ca_file))
+
+    def refusal(server: str, upstream: str = "") -> str:
+        file.write_text(f"[server]\nlisten = '127.0.0.1:0'\n{server}\n[upstream]\n{upstream}")
+        return checked(file, capsys, 2)[1]
+
+    pair = f"tls_cert = '{cert}'\ntls_key = '{key}'"
+    assert f"server.tls_cert: cannot be used: {key}: No such file or directory" in refusal(pair)
+    other.private_key_pem.write_to_path(str(key))
+    problem = f"cannot be used: {cert}, {key}: the key does not belong to the certificate (line 3)"
+    assert problem in refusal(pair)
+    problem = f"cannot be used: {cert}: not a PEM file with a certificate, and its key where"
+    assert problem in refusal(f"tls_cert = '{cert}'")
+    problem = "upstream.ca_file: cannot be used: FILE: there is no certificate in it (line 5)"
+    assert problem in refusal("", f"ca_file = '{file}'")
+    one.private_key_pem.write_to_path(str(key))
+    file.write_text(
+        f"[server]\nlisten = '127.0.0.1:0'\n{pair}\n[upstream]\nca_file = '{ca_file}'\n"
+        "url = 'https://a.example'"
+    )
+    out, err = checked(file, capsys)
+    assert "  listen     https://127.0.0.1:0 (this machine only, no key needed)\n" in out
+    assert err == ""
+
+
+def test_a_key_that_is_empty(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("[server]\napi_keys = ['a', '']")
+    _, err = checked(file, capsys, 2)
+    assert "server.api_keys: a key must not be empty (line 2)" in err
+
+
+def test_several_types_are_named() -> None:
+    said = mismatch(1, bool | Literal["auto"], "lifecycle.merge_rounds", default=False)
+    assert said == '1 is not true or false, or "auto"'

@@ -26,6 +26,7 @@ _ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|responses|messa
 _MAX_PORT: Final = 65535
 _TLS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
+    "NO_CERTIFICATE": "there is no certificate in it",
     "PEM": "not a PEM file with a certificate, and its key where tls_key names none",
 }
 
