@@ -10,17 +10,18 @@ from proxy.recording.cassette import Exchange
 
 _LONGEST: Final = 300
 _SPACE: Final = re.compile(r"\s+")
+_ROUTES: Final = ("chat", "responses", "messages")
 _GOOD: Final = ("", "done", "eof")
 
 
 def line(exchange: Exchange) -> str:
     """What was asked: of a chat its model and the user's last words, else method and path."""
-    request = exchange.request
-    what = exchange.route if exchange.route in _ROUTES else f"{request.method} {request.target}"
-    return ": ".join(filter(None, (f"{what} {model(exchange)}".strip(), asked(exchange))))
-
-
-_ROUTES: Final = ("chat", "responses", "messages")
+    request, named = exchange.request, model(exchange)
+    if exchange.route != "chat" or not named:
+        is_short = exchange.route in _ROUTES
+        what = exchange.route if is_short else f"{request.method} {request.target}"
+        named = f"{what} {named}".strip()
+    return ": ".join(filter(None, (named, asked(exchange))))
 
 
 def model(exchange: Exchange) -> str:

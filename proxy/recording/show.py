@@ -21,7 +21,7 @@ from proxy.recording.timeline import Bar, Frame
 
 _SHORTEST_ID: Final = 8
 _LEAST_WIDTH: Final = 40
-_TOOLS_WIDTH: Final = 24
+_TOOLS_WIDTH: Final = 20
 _BOLD: Final = "\x1b[1m"
 _DIM: Final = "\x1b[2m"
 _OURS: Final = "\x1b[36m"
@@ -126,7 +126,7 @@ def _list(
     paper: Paper, numbered: Sequence[tuple[int, Exchange]], ids: dict[str, str]
 ) -> Iterator[str]:
     rows = [_row(number, exchange, ids[exchange.id]) for number, exchange in numbered]
-    heads = ("#", "id", "time (UTC)", "status", "ended", "ms", "events", "tools", "request")
+    heads = ("#", "id", "UTC", "status", "ended", "ms", "events", "tools", "request")
     numeric = {0, 3, 5, 6}
     widths = [max(columns(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
     widths[7] = min(widths[7], _TOOLS_WIDTH)
@@ -148,7 +148,7 @@ def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
     return (
         str(number),
         printable(short_id),
-        printable(exchange.ts[11:23]),
+        printable(exchange.ts[11:19]),
         str(exchange.client.status or "-"),
         printable(_ended(exchange)),
         f"{timeline.end_ms(exchange):.0f}",

@@ -210,7 +210,7 @@ async def test_replay_says_when_it_answers_another_question(file: Path) -> None:
         _, _, errors = ended(process)
     assert errors == (
         f"lifecycle-proxy: POST {CHAT}: played one, the next one of this path, whatever was "
-        "asked; asked: chat other: Who?; recorded: chat m\n"
+        "asked; asked: other: Who?; recorded: m\n"
     )
 
 

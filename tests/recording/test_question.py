@@ -71,7 +71,7 @@ def test_a_body_that_cannot_be_read(tmp_path: Path) -> None:
             "chat",
             "/v1/chat/completions",
             {"model": "m", "messages": [USER]},
-            "chat m: List my files",
+            "m: List my files",
         ),
         ("responses", "/v1/responses", {"model": "m", "input": "a"}, "responses m: a"),
         ("other", "/v1/embeddings", {"model": "m", "input": "a"}, "POST /v1/embeddings m: a"),

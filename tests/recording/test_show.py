@@ -31,10 +31,10 @@ def rendered(path: Path, **options: object) -> list[str]:
 
 def test_the_list(path: Path) -> None:
     lines = rendered(path)
-    assert " ".join(lines[0].split()) == "# id time (UTC) status ended ms events tools request"
-    row = "1 agent-0001 06:00:01.250 200 done 2857 65+5 web_search, terminal chat m"
+    assert " ".join(lines[0].split()) == "# id UTC status ended ms events tools request"
+    row = "1 agent-0001 06:00:01 200 done 2857 65+5 web_search, terminal m"
     assert lines[1].split() == row.split()
-    assert " ".join(lines[3].split()) == "3 zz 06:00:01.250 200 done 13 1 - GET /v1/models"
+    assert " ".join(lines[3].split()) == "3 zz 06:00:01 200 done 13 1 - GET /v1/models"
     assert lines[4] == "65+5: 65 events, and 5 that the proxy added"
 
 
@@ -131,8 +131,8 @@ def test_rows_are_told_apart(tmp_path: Path) -> None:
     broken = Tape("e2").request(b"{}").head(1).end("upstream_error", error="upstream_protocol")
     path = write(tmp_path / "one.jsonl", *tapes, broken)
     lines = rendered(path, width=120, colour=True)
-    assert lines[1].endswith("-            chat qwen3: List my files")
-    assert lines[2].endswith("terminal x2  chat qwen3: 1 tool result for: List my files")
+    assert lines[1].endswith("-            qwen3: List my files")
+    assert lines[2].endswith("terminal x2  qwen3: 1 tool result for: List my files")
     assert lines[3].startswith("\x1b[31m3  e2 ")
     assert "\x1b[31m" not in "".join(lines[1:3])
     assert "   qwen3: 1 tool result for: List my files" in rendered(path)
