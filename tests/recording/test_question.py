@@ -1,6 +1,7 @@
 """What a request was, in a line."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ def test_a_body_that_cannot_be_read(tmp_path: Path) -> None:
         Tape("c").request(deep),
     )
     assert question.line(one) == question.line(other) == "chat"
-    assert question.line(deeper) == "chat"
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(700)  # other tests raise it
+    try:
+        assert question.line(deeper) == "chat"
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize(
