@@ -1,9 +1,11 @@
 """What is said at the start, on a terminal, and what is not said elsewhere."""
 
+import asyncio
 import io
 import os
 import pty
 import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,9 +19,10 @@ from typing import Any
 import pytest
 import trustme
 
-from proxy import __version__, config
+from proxy import __version__, config, server
 from proxy.banner import Banner, probe
 from tests.commands import COMMAND, LISTEN, ended, environment
+from tests.fakes import ask
 
 DEAD = "http://127.0.0.1:9/v1"
 
@@ -256,3 +259,21 @@ def test_elsewhere_warnings_are_logged_once(workers: str) -> None:
         code, out, err = ended(process)
     assert (code, out) == (0, "")
     assert err.count("other machines can reach 0.0.0.0:0 and use the upstream") == 1
+
+
+async def test_connections_are_taken_before_anything_is_said() -> None:
+    """The probe may take half a second: clients do not wait for it."""
+    loop, over = asyncio.get_running_loop(), threading.Event()
+    asked: asyncio.Future[str] = loop.create_future()
+
+    def announce(where: str) -> None:
+        loop.call_soon_threadsafe(asked.set_result, where)
+        over.wait(10)
+
+    settings = config.load(environ={}, flags={"server.listen": "127.0.0.1:0"})
+    task = asyncio.create_task(server.serve(settings, announce=announce))
+    url = await asyncio.wait_for(asked, 5)
+    assert (await ask(url, "GET", "/-/healthy")).status == 200
+    os.kill(os.getpid(), signal.SIGTERM)
+    over.set()
+    await asyncio.wait_for(task, 5)
