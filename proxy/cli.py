@@ -26,6 +26,12 @@ T = TypeVar("T")
 log = logging.getLogger("proxy")
 
 _FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
+_SERVE: Final = (
+    "Run the proxy until SIGTERM or SIGINT: then open streams may end, for "
+    "server.drain_timeout_s (30 seconds); a second signal ends it at once.\n"
+    "Flags beat the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
+    "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which beats the file, which beats the defaults."
+)
 _CHECKED: Final = "TOML settings, such as config.toml (default: LIFECYCLE_PROXY_CONFIG)"
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
@@ -96,10 +102,7 @@ def _add_serve(commands: Any) -> None:
         commands,
         "serve",
         brief="run the proxy",
-        description="Run the proxy until SIGTERM or SIGINT: then open streams may end, for "
-        "server.drain_timeout_s (30 seconds); a second signal ends it at once.\n"
-        "Flags beat the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
-        "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which beats the file, which beats the defaults.",
+        description=_SERVE,
         examples="--upstream http://127.0.0.1:11434/v1\n"
         "--upstream http://127.0.0.1:8000/v1 --listen 127.0.0.1:9000 --record recordings\n"
         "--config config.toml",

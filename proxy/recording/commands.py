@@ -74,6 +74,17 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         metavar="MS",
         help="longest wait between two reads: milliseconds, or 200ms, 1.5s (default: no limit)",
     )
+    _add_matching(parser)
+    parser.add_argument(
+        "--faults",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with [faults]: break answers on purpose",
+    )
+    parser.set_defaults(run=lambda arguments: _replay(arguments, run))
+
+
+def _add_matching(parser: argparse.ArgumentParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--loop",
@@ -92,13 +103,6 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         help="always play the next recording of the same method and path, whatever query and body "
         "say",
     )
-    parser.add_argument(
-        "--faults",
-        type=Path,
-        metavar="FILE",
-        help="TOML file with [faults]: break answers on purpose",
-    )
-    parser.set_defaults(run=lambda arguments: _replay(arguments, run))
 
 
 def _replay(arguments: argparse.Namespace, run: Run) -> int:
