@@ -6,13 +6,11 @@ The first 32 were tried by newcomers. Each text is whole: place, key, value, cur
 import os
 import socket
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import trustme
 
 from proxy import cli
-from proxy.settings.plain import mismatch
 from tests.commands import run
 
 FAULTS = (
@@ -607,8 +605,3 @@ def test_a_key_that_is_empty(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     file.write_text("[server]\napi_keys = ['a', '']")
     _, err = checked(file, capsys, 2)
     assert "server.api_keys: a key must not be empty (line 2)" in err
-
-
-def test_several_types_are_named() -> None:
-    said = mismatch(1, bool | Literal["auto"], "lifecycle.merge_rounds", default=False)
-    assert said == '1 is not true or false, or "auto"'
