@@ -5,20 +5,34 @@ import asyncio
 import errno
 import gc
 import importlib
+import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from proxy import __version__, config, logs, workers
+from proxy import __version__, config, logs, usage, workers
+from proxy.banner import Banner, report, write
 from proxy.recording import commands as recordings
 from proxy.recording.cassette import CassetteError
+from proxy.recording.terminal import printable
+from proxy.settings import checks, machine
 
 T = TypeVar("T")
 
+log = logging.getLogger("proxy")
+
+_FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
+_SERVE: Final = (
+    "Run the proxy until SIGTERM or SIGINT: then open streams may end, for "
+    "server.drain_timeout_s (30 seconds); a second signal ends it at once.\n"
+    "Flags beat the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
+    "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which beats the file, which beats the defaults."
+)
+_CHECKED: Final = "TOML settings, such as config.toml (default: LIFECYCLE_PROXY_CONFIG)"
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _CURES: Final = {
@@ -44,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (config.ConfigError, CassetteError) as error:
+    except config.ConfigError as error:
+        for problem in error.problems:
+            print(f"lifecycle-proxy: {printable(str(problem))}", file=sys.stderr)
+        return _EXIT_USAGE
+    except CassetteError as error:
         print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
@@ -67,20 +85,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lifecycle-proxy",
         description="A reverse proxy that adds tool lifecycle events to OpenAI-compatible streams.",
-        epilog="Times are in seconds. "
-        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage.",
+        epilog="lifecycle-proxy COMMAND --help has the options, with units, defaults and examples. "
+        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage or settings.",
     )
     parser.add_argument("--version", action="version", version=f"lifecycle-proxy {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_serve(commands)
+    _add_demo(commands)
+    _add_check(commands)
+    recordings.add(commands, _run)
+    return parser
 
-    serve = commands.add_parser("serve", help="run the proxy", description="Run the proxy.")
+
+def _add_serve(commands: Any) -> None:
+    serve = usage.add(
+        commands,
+        "serve",
+        brief="run the proxy",
+        description=_SERVE,
+        examples="--upstream http://127.0.0.1:11434/v1\n"
+        "--upstream http://127.0.0.1:8000/v1 --listen 127.0.0.1:9000 --record recordings\n"
+        "--config config.toml",
+    )
     serve.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML settings (see config.example.toml)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML settings, as in config.example.toml (default: LIFECYCLE_PROXY_CONFIG, or none)",
     )
     serve.add_argument(
         "--upstream",
         metavar="URL",
-        help="base URL of the backend, as an OpenAI SDK is given it "
+        help="base URL of the backend, including /v1, as in OpenAI(base_url=...) "
         "(default: http://127.0.0.1:11434/v1)",
     )
     serve.add_argument(
@@ -89,25 +125,30 @@ def _parser() -> argparse.ArgumentParser:
         help="where clients connect; port 0 picks a free one (default: 127.0.0.1:8787)",
     )
     serve.add_argument(
-        "--workers", type=int, metavar="N", help="processes sharing the port (default: 1)"
+        "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
     )
     serve.add_argument(
         "--record",
         metavar="DIR",
-        help="record the traffic into this folder (or one cassette, NAME.jsonl), keys left out",
+        help="write prompts and answers into this folder, or into one file, NAME.jsonl; keys are "
+        "redacted (default: nothing is written)",
     )
     serve.add_argument(
         "--allow-faults",
         action="store_true",
-        help="break answers on purpose, as [faults] says; without it such settings are refused",
+        help="break answers on purpose, as [faults] says; without this, such settings are refused",
     )
     serve.set_defaults(run=_serve)
 
-    demo = commands.add_parser(
+
+def _add_demo(commands: Any) -> None:
+    demo = usage.add(
+        commands,
         "demo",
-        help="see it work, with no backend of your own",
+        brief="see it work, without a backend",
         description="Start a scripted upstream and the proxy, and print one conversation with two "
         "parallel tool calls as a client sees it.",
+        examples="\n--once",
     )
     demo.add_argument(
         "--listen",
@@ -118,15 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="end after the conversation")
     demo.set_defaults(run=_demo)
 
-    check = commands.add_parser(
+
+def _add_check(commands: Any) -> None:
+    check = usage.add(
+        commands,
         "check-config",
-        help="check a settings file",
-        description="Exit code 0, or 2 with the place, the key and the cure.",
+        brief="check a settings file, and say what is in force",
+        description="Check FILE and the environment as serve would on this machine. Exit code 0 "
+        "and what is in force; or 2 and all mistakes, each with its place, key and cure.",
+        examples="config.toml",
     )
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.set_defaults(run=_check)
-    recordings.add(commands, _run)
-    return parser
+    check.add_argument("file", type=Path, nargs="?", metavar="FILE", help=_CHECKED)
+    check.set_defaults(run=_check, fail=check.error)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -138,24 +182,38 @@ def _serve(arguments: argparse.Namespace) -> int:
         "recording.mode": "record" if arguments.record else None,
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
-    settings = config.load(Path(file) if file else None, flags=flags)
+    loaded = config.read(Path(file) if file else None, flags=flags, also=(machine.loops,))
+    settings, banner = loaded.settings, Banner(loaded)
     if settings.faults.rules and not arguments.allow_faults:
-        raise config.ConfigError(str(file or ""), "faults", "refused without --allow-faults")
+        raise config.ConfigError(str(file or ""), "faults", _FAULTS)
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
-        return workers.Supervisor(settings, partial(_work, settings)).run()
-    return _work(settings)
+        _warn(banner, settings)
+        return workers.Supervisor(settings, partial(_work, settings), banner).run()
+    return _work(settings, banner=banner)
 
 
 def _work(
-    settings: config.Settings, sock: socket.socket | None = None, supervisor: int | None = None
+    settings: config.Settings,
+    sock: socket.socket | None = None,
+    supervisor: int | None = None,
+    banner: Banner | None = None,
 ) -> int:
     """Serve in this process."""
     from proxy import server  # behind the fork: see workers
 
     logs.configure(settings.server.log_format, background=True)
-    _run(server.serve(settings, sock, supervisor=supervisor))
+    if banner is not None:
+        _warn(banner, settings)
+    _run(server.serve(settings, sock, supervisor=supervisor, announce=banner))
     return 0
+
+
+def _warn(banner: Banner, settings: config.Settings) -> None:
+    """What a person would overlook, in the log where no terminal shows it."""
+    if not banner.is_shown:
+        for one in checks.warnings(settings):
+            log.warning("%s: %s", one.key, one.text)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -165,12 +223,29 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    # What "env:NAME" names is looked up; settings of the environment are not the file's.
-    own = config.ENV_PREFIX
-    environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
-    config.load(arguments.file, environ=environ)
-    print(f"{arguments.file}: ok")
+    file = arguments.file or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
+    if not file:
+        arguments.fail("FILE is missing: name the settings file, such as config.toml")
+    loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
+    settings = loaded.settings
+    if settings.recording.mode in ("replay", "once", "new_episodes"):
+        from proxy.recording import studio
+
+        studio.opened(settings.recording)
+    write([f"{file}: ok", *report(loaded)], sys.stdout)
+    for text in _warnings(settings):
+        print(f"lifecycle-proxy: warning: {printable(text)}", file=sys.stderr)
     return 0
+
+
+def _warnings(settings: config.Settings) -> Iterator[str]:
+    for one in checks.warnings(settings):
+        yield f"{one.key}: {one.text}"
+    if settings.faults.rules:
+        yield f"faults: {_FAULTS}"
+    if machine.in_use(settings):
+        who = "another program, or the proxy that is running now"
+        yield f"server.listen: something listens on {settings.server.listen} already: {who}"
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

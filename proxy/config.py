@@ -1,54 +1,35 @@
 """Settings from a TOML file, the environment and flags, each checked before anything starts.
 
-Flags beat the environment, which beats the file, which beats the defaults. Whatever is wrong is
-refused with the place it came from, the key and what would be right.
+Flags beat the environment, which beats the file, which beats the defaults. All that is wrong is
+refused at once, each mistake with the place it came from, the key and what would be right.
 """
 
-import difflib
 import os
-import re
 import ssl
-import tomllib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from proxy.core.calls import Span
-from proxy.core.dialects import DIALECTS
 from proxy.recording.fault_rules import FaultSettings
+from proxy.settings import checks
+from proxy.settings.names import ENV_PREFIX
+from proxy.settings.reading import Note
+from proxy.settings.sources import ConfigError, Problem, Sources
+
+__all__ = ("ENV_PREFIX", "ConfigError", "Loaded", "Problem", "Settings", "load", "read")
 
 Mode = typing.Literal["off", "record", "once", "new_episodes", "replay"]
 Merge = bool | typing.Literal["auto"]
 Seconds = Annotated[float, Meta(ge=0)]
-_Place = Callable[[str], str]
 Count = Annotated[int, Meta(ge=0)]
-
-ENV_PREFIX: Final = "LIFECYCLE_PROXY_"
-_FLAGS: Final = {
-    "upstream.url": "--upstream",
-    "server.listen": "--listen",
-    "server.workers": "--workers",
-    "recording.path": "--record",
-    "recording.mode": "--record",
-}
-# Short names beside TABLE__KEY.
-_ENV_SHORT: Final = {"UPSTREAM": "UPSTREAM__URL", "LISTEN": "SERVER__LISTEN"}
-# Kubernetes puts such variables into every pod beside a service that is named lifecycle-proxy.
-_ENV_FOREIGN: Final = re.compile(r"(PORT|SERVICE)(_|$)")
-
-
-class ConfigError(Exception):
-    """A setting that is not acceptable. The text names place, key and cure."""
-
-    def __init__(self, place: str, key: str, problem: str) -> None:
-        super().__init__(": ".join(part for part in (place, key, problem) if part))
-        self.key = key
-        self.problem = problem
+Check = Callable[["Settings"], Iterator[tuple[str, str]]]  # keys and what is wrong with them
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,6 +153,22 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return f"{url.scheme}://{url.netloc}"
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where they come from.
+
+    Attributes:
+        file: the file, if there is one.
+        variables: the environment variables that set something, in order.
+        flags: the flags that do.
+    """
+
+    settings: Settings
+    file: Path | None
+    variables: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
 def load(
     file: Path | None = None,
     *,
@@ -188,39 +185,69 @@ def load(
     Raises:
         ConfigError: a key, type or value is wrong, or the file cannot be read.
     """
-    tree: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    return read(file, environ=environ, flags=flags).settings
+
+
+def read(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    also: Sequence[Check] = (),
+) -> Loaded:
+    """As ``load``, with where the settings come from.
+
+    Args:
+        also: more checks, where the addresses are right.
+    """
     environ = os.environ if environ is None else environ
+    sources = Sources(Settings)
     if file is not None:
-        tree = _read(file)
-        _check_keys(tree, Settings, str(file))
-    for key, value, place in _from_environment(environ):
-        _set(tree, places, key, value, place)
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _set(tree, places, key, value, _FLAGS.get(key, key))
-    place = str(file) if file else ""
-    settings: Settings = _convert(tree, Settings, place, places)
-    _check_values(settings, lambda key: places.get(key, place))
-    return _with_secrets(settings, environ, lambda key: places.get(key, place))
+        sources.read_file(file)
+    sources.read_environment(environ)
+    sources.read_flags(flags or {})
+    settings = _finished(sources, environ, also)
+    return Loaded(settings, file, tuple(sources.variables), tuple(sources.flags))
 
 
-def _with_secrets(settings: Settings, environ: Mapping[str, str], place: _Place) -> Settings:
-    """``env:NAME`` replaced by what that variable holds."""
+def read_faults(file: Path) -> FaultSettings:
+    """``[faults]`` of a file. The other tables are not looked at.
 
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    sources = Sources(Settings)
+    sources.read_file(file, only="faults")
+    return _finished(sources, {}).faults
+
+
+def _finished(sources: Sources, environ: Mapping[str, str], also: Sequence[Check] = ()) -> Settings:
+    """The settings, with ``env:NAME`` replaced by what that variable holds.
+
+    Raises:
+        ConfigError: anything was wrong.
+    """
+    settings = Settings(**sources.tree)
+    for check in (checks.problems, *also):
+        if check is checks.problems or not sources.has_problem("server.listen", "upstream.url"):
+            for key, text in check(settings):
+                sources.note(key, text)
+    settings = _with_secrets(settings, environ, sources.note)
+    sources.check()
+    return settings
+
+
+def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) -> Settings:
     def secret(text: str, key: str) -> str:
         if not text.startswith("env:"):
             return text
         value = environ.get(text[4:], "")
         if not value:
-            problem = f"the environment variable {text[4:]} is not set, or is empty"
-            raise ConfigError(place(key), key, problem)
+            note(key, f"the environment variable {text[4:]} is not set, or is empty")
         return value
 
-    keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
-    if not all(keys):
-        raise ConfigError(place("server.api_keys"), "server.api_keys", "a key must not be empty")
     replace = msgspec.structs.replace
+    keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
     api_key = secret(settings.upstream.api_key, "upstream.api_key")
     return replace(
         settings,
@@ -229,214 +256,10 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str], place: _Place)
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(file), "", error.strerror or str(error)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), "", f"not TOML: {error}") from None
-
-
-def _check_keys(tree: Mapping[str, Any], table: type[Struct], place: str, path: str = "") -> None:
-    """Refuse unknown keys, with the nearest known one as the cure."""
-    known = _fields(table)
-    for key, value in tree.items():
-        if key not in known:
-            raise ConfigError(place, path + key, _unknown(key, known))
-        inner = _struct_in(known[key])
-        if inner is None:
-            continue
-        for number, item in enumerate(value if isinstance(value, list) else [value]):
-            suffix = f"[{number}]." if isinstance(value, list) else "."
-            if isinstance(item, Mapping):
-                _check_keys(item, inner, place, path + key + suffix)
-
-
-def _unknown(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown key ({cure})"
-
-
-def _fields(table: type[Struct]) -> dict[str, Any]:
-    return {field.name: field.type for field in msgspec.structs.fields(table)}
-
-
-def _struct_in(kind: Any) -> type[Struct] | None:
-    for candidate in (kind, *typing.get_args(kind)):
-        if isinstance(candidate, type(Struct)):
-            return candidate
-    return None
-
-
-def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    found = []
-    for variable, text in sorted(environ.items()):
-        name = variable.removeprefix(ENV_PREFIX)
-        if name in (variable, "CONFIG") or _ENV_FOREIGN.match(name):
-            continue
-        table, _, key = _ENV_SHORT.get(name, name).lower().partition("__")
-        place = f"environment {variable}"
-        tables = _fields(Settings)
-        if table not in tables:
-            raise ConfigError(place, table, _unknown(table, tables))
-        keys = _fields(tables[table])
-        if key not in keys:
-            raise ConfigError(place, f"{table}.{key}", _unknown(key, keys))
-        found.append((f"{table}.{key}", _from_text(text, keys[key], place, key), place))
-    return found
-
-
-def _from_text(text: str, kind: Any, place: str, key: str) -> Any:
-    """A value given as text: lists by comma, or any list or table as TOML writes it."""
-    if text[:1] in ("[", "{"):
-        try:
-            return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(place, key, f"not a TOML value: {error}") from None
-    if typing.get_origin(kind) is list:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return _convert(text, kind, place, {}, key=key, strict=False)
-
-
-def _set(tree: dict[str, Any], places: dict[str, str], key: str, value: Any, place: str) -> None:
-    table, _, name = key.partition(".")
-    if not isinstance(tree.setdefault(table, {}), dict):
-        return  # reported by the conversion
-    tree[table][name] = value
-    places[key] = place
-
-
-def _convert(
-    value: Any,
-    kind: Any,
-    place: str,
-    places: Mapping[str, str],
-    *,
-    key: str = "",
-    strict: bool = True,
-) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError as error:
-        problem, _, where = str(error).partition(" - at ")
-        key = where.strip("`").removeprefix("$.") or key
-        problem = problem.replace("`", "").removeprefix("Object ")
-        if known := _values(kind, where.strip("`").removeprefix("$")):
-            problem += f" (known are {', '.join(known)})"
-        raise ConfigError(
-            places.get(key.partition("[")[0], place), key, problem[:1].lower() + problem[1:]
-        ) from None
-
-
-def _values(kind: Any, where: str) -> list[str]:
-    """The values of an enum, by its place in a type; none for anything else.
-
-    ``bool`` beside an enum adds its own two.
-    """
-    for name in where.split(".")[1:]:
-        table = _struct_in(kind)
-        kind = None if table is None else _fields(table).get(name.partition("[")[0])
-    kinds = (kind, *typing.get_args(kind))
-    enums = [one for one in kinds if typing.get_origin(one) is typing.Literal]
-    values = [str(value) for one in enums for value in typing.get_args(one)]
-    return [*values, "true", "false"] if values and bool in kinds else values
-
-
-def _check_values(settings: Settings, place: _Place) -> None:
-    """What types cannot say."""
-    listen = settings.server.listen
-    host, colon, port = listen.rpartition(":")
-    unix = listen.startswith("unix:/")
-    if not unix and not (
-        colon and host and port.isascii() and port.isdigit() and int(port) < 65536
-    ):
-        problem = (
-            f"{listen!r} is not HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one), "
-            "nor unix:/PATH"
-        )
-        raise ConfigError(place("server.listen"), "server.listen", problem)
-    _check_url(settings.upstream.url, place("upstream.url"))
-    _check_tls(settings, place)
-    _check_recording(settings, place)
-    _check_dialect(settings.lifecycle.dialect, place("lifecycle.dialect"), "lifecycle.dialect")
-    for number, rule in enumerate(settings.lifecycle.clients):
-        key = f"lifecycle.clients[{number}].dialect"
-        _check_dialect(rule.dialect, place("lifecycle.clients"), key)
-
-
-def _check_url(text: str, place: str) -> None:
-    try:
-        url = urlsplit(text)
-        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        good = False
-    if text.startswith("unix:/"):
-        return
-    if (
-        not good
-        or not text.isprintable()
-        or " " in text
-        or url.query
-        or url.fragment
-        or url.username is not None
-    ):
-        problem = (
-            f"{text!r} is not a base URL, such as http://127.0.0.1:11434/v1 "
-            "nor unix:/PATH (no query, no user name; a key is upstream.api_key)"
-        )
-        raise ConfigError(place, "upstream.url", problem)
-
-
-def _check_tls(settings: Settings, place: _Place) -> None:
-    """Whether the files can be used. They are read again where they are."""
-    server, upstream = settings.server, settings.upstream
-    if server.tls_cert:
-        key = "server.tls_cert"
-        try:
-            server_context(settings)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(place(key), key, f"cannot be used: {error}") from None
-    if upstream.ca_file:
-        key = "upstream.ca_file"
-        try:
-            ssl.create_default_context(cafile=upstream.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(place(key), key, f"cannot be used: {error}") from None
-
-
 def server_context(settings: Settings) -> ssl.SSLContext | None:
     """TLS towards clients; None where no certificate is configured.
 
     Raises:
         OSError: the certificate or the key cannot be read, or do not belong together.
     """
-    if not settings.server.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.server.tls_cert, settings.server.tls_key or None)
-    return context
-
-
-def _check_recording(settings: Settings, place: _Place) -> None:
-    own = settings.recording
-    is_one = own.path.endswith((".jsonl", ".jsonl.gz"))
-    if own.mode != "off" and is_one and settings.server.workers > 1:
-        problem = "one cassette, but several workers; give a folder"
-        raise ConfigError(place("recording.path"), "recording.path", problem)
-    _check_patterns(own, place("recording.redact_patterns"))
-
-
-def _check_patterns(recording: Recording, place: str) -> None:
-    for number, pattern in enumerate(recording.redact_patterns):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            key = f"recording.redact_patterns[{number}]"
-            raise ConfigError(place, key, f"no regular expression: {error}") from None
-
-
-def _check_dialect(name: str, place: str, key: str) -> None:
-    if name not in DIALECTS:
-        raise ConfigError(place, key, f"unknown dialect {name!r} (known are {', '.join(DIALECTS)})")
+    return checks.server_context(settings.server)

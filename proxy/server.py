@@ -73,7 +73,11 @@ async def stop(runner: Runner, drain_s: float) -> None:
 
 
 async def serve(
-    settings: Settings, sock: socket.socket | None = None, *, supervisor: int | None = None
+    settings: Settings,
+    sock: socket.socket | None = None,
+    *,
+    supervisor: int | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until a signal says stop; a second one ends the process at once.
 
@@ -81,7 +85,8 @@ async def serve(
         settings: everything.
         sock: a bound socket; None binds one.
         supervisor: a socket's descriptor: a byte is sent when connections are taken, and its end
-            is the order to stop. None where nobody supervises: then people and systemd are told.
+            is the order to stop. None where nobody supervises: then systemd is notified.
+        announce: is called with the URL once connections are taken, in a thread: it may wait.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     runner: Runner | None = None
@@ -97,11 +102,12 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     runner, where = await start(settings, sock)
     if supervisor is None:
-        print(f"listening on {where} -> {settings.upstream_base}", flush=True)
         notify("READY=1")
     else:
         os.write(supervisor, b"r")
         loop.add_reader(supervisor, asked.set)
+    if announce is not None:
+        await asyncio.to_thread(announce, where)
     await asked.wait()
     if supervisor is None:
         notify("STOPPING=1")

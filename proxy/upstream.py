@@ -47,8 +47,6 @@ class Upstream:
 
     async def start(self) -> None:
         """Make the sessions, on the running loop."""
-        if not self._settings.upstream.verify_tls:
-            log.warning("upstream.verify_tls is off: whoever is in between can read every key")
         self._pooled = self._session(pooled=True)
         self._fresh = self._session(pooled=False)
 

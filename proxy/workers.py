@@ -35,11 +35,13 @@ class Supervisor:
     Args:
         settings: ``server.workers`` and ``server.listen``.
         work: what each worker does.
+        announce: is called with the URL once connections are taken.
     """
 
-    def __init__(self, settings: Settings, work: Work) -> None:
+    def __init__(self, settings: Settings, work: Work, announce: Callable[[str], None]) -> None:
         self._settings = settings
         self._work = work
+        self._announce = announce
         self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
         self._stopping = False
         self._code = 0
@@ -68,9 +70,8 @@ class Supervisor:
             for _ in range(self._settings.server.workers):
                 self._start(holder)
             if all(line.recv(1) for line in list(self._workers.values())):
-                where = url(holder, self._settings)
-                print(f"listening on {where} -> {self._settings.upstream_base}", flush=True)
                 notify("READY=1")
+                self._announce(url(holder, self._settings))
             else:
                 self._stop(signal.SIGTERM)  # one could not even start; its exit code says why
             self._supervise(holder)

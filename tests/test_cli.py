@@ -124,9 +124,9 @@ def test_a_failure_names_the_file_and_the_cure(
 
 def test_wrong_settings_are_a_failure_of_usage(tmp_path: Path) -> None:
     for arguments, message in (
-        (["--upstream", "nonsense"], "--upstream: upstream.url: 'nonsense' is not a base URL"),
+        (["--upstream", "nonsense"], '--upstream: upstream.url: "nonsense" is not a base URL'),
         (["--config", str(tmp_path / "none")], "No such file"),
-        (["--listen", "nonsense"], "--listen: server.listen: 'nonsense' is not HOST:PORT"),
+        (["--listen", "nonsense"], '--listen: server.listen: "nonsense" is not HOST:PORT'),
     ):
         done = run("serve", *arguments)
         assert (done.returncode, done.stdout) == (2, "")
@@ -163,8 +163,10 @@ def test_help_names_the_commands_and_the_defaults(
 def test_check_config_looks_up_the_keys_that_it_names(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[upstream]\napi_key = "env:THE_KEY"\n')
-    ours = {"LIFECYCLE_PROXY_SERVER__WORKERS": "no number"}  # not the file's fault
-    assert run("check-config", str(file), THE_KEY="sk-1", **ours).returncode == 0
+    done = run("check-config", str(file), THE_KEY="sk-1")
+    assert done.returncode == 0
+    assert "(with upstream.api_key)" in done.stdout
+    assert "sk-1" not in done.stdout
     assert "THE_KEY is not set" in run("check-config", str(file)).stderr
 
 
@@ -174,33 +176,74 @@ def test_the_version_is_printed() -> None:
     assert re.fullmatch(r"lifecycle-proxy \d+\.\d+\S*\n", done.stdout)
 
 
-def test_check_config_accepts_a_good_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_check_config_says_what_is_in_force(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        "[server]\nheartbeat_s = 5\napi_keys = ['sk-1', 'sk-2']\nlisten = '127.0.0.1:0'\n"
+        "[lifecycle.emoji]\nx = 'y'\n[recording]\nmode = 'record'\npath = '/tmp/rec'\n"
+    )
+    done = run("check-config", str(file), LIFECYCLE_PROXY_UPSTREAM="http://h:1/v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"{file}: ok\n"
+        f"  settings   {file}, LIFECYCLE_PROXY_UPSTREAM\n"
+        "  listen     http://127.0.0.1:0 (this machine only, 2 keys)\n"
+        "  upstream   http://h:1/v1 (with the clients' own key)\n"
+        "  events     dialect chunk, Open WebUI and old OpenAI SDKs are recognised\n"
+        "  recording  prompts and answers are written to /tmp/rec\n"
+        "  changed    server.heartbeat_s = 5\n"
+        "             lifecycle.emoji = a table\n"
+    )
+
+
+def test_check_config_names_so_many_changes_and_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config.toml"
-    file.write_text("[server]\nheartbeat_s = 5\n")
+    file.write_text("[server]\nheartbeat_s = 5\ndrain_timeout_s = 5\nworkers = 2\n")
+    monkeypatch.setattr("proxy.banner._MOST_CHANGED", 2)
     assert cli.main(["check-config", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: ok\n"
+    assert capsys.readouterr().out.endswith(
+        "  changed    server.workers = 2\n"
+        "             server.drain_timeout_s = 5\n             and 1 more\n"
+    )
 
 
 def test_check_config_refuses_a_bad_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config.toml"
-    file.write_text("[upstream]\nconect_timeout_s = 5\n")
+    file.write_text("[upstream]\nconect_timeout_s = 5\n[server]\nworkers = 0\n")
     assert cli.main(["check-config", str(file)]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert streams.err == (
         f"lifecycle-proxy: {file}: upstream.conect_timeout_s: "
-        "unknown key (did you mean connect_timeout_s?)\n"
+        "unknown key (did you mean connect_timeout_s?) (line 2)\n"
+        f"lifecycle-proxy: {file}: server.workers: "
+        "0 is not a whole number from 1 to 1024 (line 4)\n"
     )
 
 
-def test_check_config_looks_at_the_file_alone(tmp_path: Path) -> None:
+def test_check_config_looks_at_the_environment_as_serve_does(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("")
-    assert run("check-config", str(file), LIFECYCLE_PROXY_NONSENSE="1").returncode == 0
+    done = run("check-config", str(file), LIFECYCLE_PROXY_WORKERS="1")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "lifecycle-proxy: environment LIFECYCLE_PROXY_WORKERS: no setting has this name "
+        "(did you mean LIFECYCLE_PROXY_SERVER__WORKERS?)\n"
+    )
+
+
+def test_check_config_without_a_file_takes_that_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[server]\nworkers = 2\n")
+    done = run("check-config", LIFECYCLE_PROXY_CONFIG=str(file))
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"{file}: ok")
+    done = run("check-config")
+    assert done.returncode == 2
+    assert "FILE is missing: name the settings file, such as config.toml" in done.stderr
 
 
 def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:

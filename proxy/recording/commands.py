@@ -4,21 +4,17 @@ import argparse
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from proxy import config
+from proxy import config, usage
 from proxy.recording.cassette import CassetteError, load
-from proxy.recording.fault_rules import FaultSettings
 
 Run = Callable[[Coroutine[Any, Any, int]], int]
 _Commands = Any  # argparse has no public name for it
 
-_CASSETTE = "a cassette, or a folder of them"
+_CASSETTE = "a recording (NAME.jsonl), or a folder of them"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
 
 
@@ -38,12 +34,18 @@ def add(commands: _Commands, run: Run) -> None:
 
 
 def _add_replay(commands: _Commands, run: Run) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "replay",
-        help="recordings as a server",
-        description="Play recordings: byte for byte, read by read, at their time. A request that "
-        "no recording answers gets a 404 that says what differs from the nearest one. No "
-        "connection is opened to anywhere.",
+        brief="serve recordings instead of a backend",
+        description="Answer requests from recordings, byte for byte and at their recorded times. "
+        "No connection is opened to anywhere. Standard error says what was played, and how it was "
+        "found: as the same request, as the same conversation, or, if nothing fits, as the next "
+        "recording of the same method and path. --strict leaves out the last: such a request gets "
+        "a 404 that says what differs from the nearest recording.",
+        examples="recordings\n"
+        "recordings --strict --speed 0\n"
+        "one.jsonl --side client --listen 127.0.0.1:9000 --max-gap 200ms",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_CASSETTE)
     parser.add_argument(
@@ -56,46 +58,51 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         "--side",
         choices=("upstream", "client"),
         default="upstream",
-        help="what the upstream sent, or what the client got (default: %(default)s)",
+        help="play what the upstream sent (in the place of the backend) or what the client got "
+        "(in the place of the proxy) (default: %(default)s)",
     )
     parser.add_argument(
         "--speed",
         type=float,
         default=1.0,
         metavar="X",
-        help="10 is ten times as fast, 0 at once (default: 1)",
+        help="times as fast as recorded: 10 is ten times, 0 at once (default: 1)",
     )
     parser.add_argument(
         "--max-gap",
         type=_ms,
         metavar="MS",
-        help="no wait is longer than this, in milliseconds, or as 200ms, 1.5s (default: no limit)",
+        help="longest wait between two reads: milliseconds, or 200ms, 1.5s (default: no limit)",
     )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--loop",
-        action="store_true",
-        help="begin again behind the last recording of a request, instead of repeating it",
-    )
-    again.add_argument(
-        "--strict",
-        action="store_true",
-        help="play each recording once (the last of a GET again), and match no other way than by "
-        "what is asked",
-    )
-    parser.add_argument(
-        "--order",
-        action="store_true",
-        help="match by order alone: the next recording of the same method and path, whatever the "
-        "query and the body",
-    )
+    _add_matching(parser)
     parser.add_argument(
         "--faults",
         type=Path,
         metavar="FILE",
-        help="a TOML file with [faults]: break what is played",
+        help="TOML file with [faults]: break answers on purpose",
     )
     parser.set_defaults(run=lambda arguments: _replay(arguments, run))
+
+
+def _add_matching(parser: argparse.ArgumentParser) -> None:
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--loop",
+        action="store_true",
+        help="after the last recording of a request play its first one again, not the last",
+    )
+    again.add_argument(
+        "--strict",
+        action="store_true",
+        help="play each recording once (of a GET the last one again), and only to the request that "
+        "it was recorded for",
+    )
+    parser.add_argument(
+        "--order",
+        action="store_true",
+        help="always play the next recording of the same method and path, whatever query and body "
+        "say",
+    )
 
 
 def _replay(arguments: argparse.Namespace, run: Run) -> int:
@@ -110,43 +117,43 @@ def _replay(arguments: argparse.Namespace, run: Run) -> int:
             speed=arguments.speed,
             max_gap_ms=arguments.max_gap,
             rules=rules,
-            faults=None if arguments.faults is None else _faults(arguments.faults),
+            faults=None if arguments.faults is None else config.read_faults(arguments.faults),
         )
     except ValueError:
-        problem = f"{arguments.speed:g} is no speed, such as 10, or 0 for at once"
+        problem = f"{arguments.speed:g} is not a speed, such as 10, or 0 for at once"
         raise config.ConfigError("--speed", "", problem) from None
     return run(replay.serve_replay(arguments.paths, arguments.listen, options))
-
-
-def _faults(file: Path) -> FaultSettings:
-    try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-        if "faults" not in tree:
-            raise config.ConfigError(str(file), "faults", "there is no such table in the file")
-        return msgspec.convert(tree["faults"], FaultSettings)
-    except OSError as error:
-        raise config.ConfigError(str(file), "", error.strerror or str(error)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise config.ConfigError(str(file), "faults", str(error)) from None
 
 
 def _ms(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration, such as 200, 200ms or 1.5s")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 200, 200ms or 1.5s")
     return float(found[1]) * (1000 if found[2] == "s" else 1)
 
 
 def _add_show(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "show",
-        help="a recording in the terminal",
-        description="The exchanges of a recording, their frames on a time line, a bar per tool.",
+        brief="show a recording in the terminal",
+        description="List the exchanges of a recording; then, for each, its events with their "
+        "times in milliseconds, and a bar for each tool. In colour on a terminal, unless NO_COLOR "
+        "is set.",
+        examples="recordings\none.jsonl --exchange ex_9f2c --side upstream",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
-    parser.add_argument("--exchange", default="", metavar="ID", help="only this one")
     parser.add_argument(
-        "--side", choices=("upstream", "client"), default="client", help="(default: %(default)s)"
+        "--exchange",
+        default="",
+        metavar="ID",
+        help="show this one only; the beginning of its id is enough",
+    )
+    parser.add_argument(
+        "--side",
+        choices=("upstream", "client"),
+        default="client",
+        help="show what the upstream sent, or what the client got (default: %(default)s)",
     )
     parser.set_defaults(run=_show)
 
@@ -159,17 +166,21 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _add_export(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "export",
-        help="a recording as a page, or as HAR",
-        description="Write a recording as one self-contained page, or as HAR 1.2.",
+        brief="write a recording as a page, or as HAR",
+        description="Write a recording as one HTML page that needs nothing else, or as HAR 1.2.",
+        examples="recordings --html -o recordings.html\none.jsonl --har > one.har",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
     form = parser.add_mutually_exclusive_group(required=True)
-    form.add_argument("--html", dest="form", action="store_const", const="html", help="a page")
+    form.add_argument(
+        "--html", dest="form", action="store_const", const="html", help="one HTML page"
+    )
     form.add_argument("--har", dest="form", action="store_const", const="har", help="HAR 1.2")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="(default: standard output)"
+        "-o", "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
     )
     parser.add_argument(
         "--side",
@@ -192,10 +203,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _add_scan(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "scan",
-        help="look for secrets in old recordings",
-        description="Exit code 0 if nothing looks like a secret, 1 if something does.",
+        brief="look for secrets in old recordings",
+        description="Look for keys, tokens and passwords in recordings, and say where they are. "
+        "Exit code 0 if nothing looks like a secret, 1 if something does.",
+        examples="recordings tests/cassettes",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
     parser.set_defaults(run=_scan)
@@ -208,16 +222,19 @@ def _scan(arguments: argparse.Namespace) -> int:
 
 
 def _add_drift(commands: _Commands, run: Run) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "drift",
-        help="ask a live upstream again, and compare",
-        description="Compare shapes, tools, finish and usage, not wording. Exit code 0 identical, "
-        "3 benign, 1 breaking.",
+        brief="ask a live backend again, and compare",
+        description="Send the recorded requests again, and compare shapes, tools, finish reasons "
+        "and usage, not wording. Exit code 0 identical, 3 benign, 1 breaking.",
+        examples="recordings --upstream http://127.0.0.1:11434/v1\n"
+        "one.jsonl --upstream https://api.example/v1 --api-key env:API_KEY",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
-    parser.add_argument("--upstream", required=True, metavar="URL", help="whom to ask")
+    parser.add_argument("--upstream", required=True, metavar="URL", help="base URL, including /v1")
     parser.add_argument(
-        "--api-key", metavar="KEY", help="its key; env:NAME reads it from the environment"
+        "--api-key", metavar="KEY", help="the key to send; env:NAME reads the variable NAME"
     )
     parser.set_defaults(run=lambda arguments: run(_drift(arguments)))
 
@@ -235,12 +252,15 @@ async def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _add_import(commands: _Commands) -> None:
-    parser = commands.add_parser(
+    parser = usage.add(
+        commands,
         "import",
-        help="make a cassette of a vcrpy cassette or a HAR",
-        description="vcrpy's YAML (read with the safe loader) and JSON, and HAR 1.2.",
+        brief="make a recording of a vcrpy cassette or a HAR",
+        description="Read vcrpy's YAML (with the safe loader; needs PyYAML) or JSON, or HAR 1.2, "
+        "and write a recording.",
+        examples="chat.yaml chat.jsonl\nsession.har session.jsonl.gz",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file of one of these kinds")
     parser.add_argument("target", type=Path, metavar="TARGET", help="NAME.jsonl or NAME.jsonl.gz")
     parser.set_defaults(run=_import)
 

@@ -22,6 +22,12 @@ _OURS: Final = ("upstream.url", "server.listen", "server.workers", "recording.mo
 # A replay needs none of these, and a machine that only plays may not have them.
 _LIVE: Final = ("api_key", "ca_file", "server_name", "verify_tls", "use_proxy_env")
 _LAST_BYTES_S: Final = 1.0  # of an answer that the test has read: its end is still recorded
+_UNREACHABLE: Final = (
+    "nothing was recorded: the upstream {url} could not be reached\n"
+    "this run records, so it asks the upstream: start it, or name another "
+    'by @pytest.mark.lifecycle_proxy(upstream="http://...")\n'
+    "or by lifecycle_proxy_upstream = http://... in the ini file"
+)
 _RULES: Final = ("stages", "volatile", "loop", "strict", "clean")
 
 
@@ -78,6 +84,7 @@ def record(plan: Plan) -> Iterator[LifecycleProxy]:
     settings = _settings(plan.mark, plan.mark.settings, plan)
     take = inprocess.Take(plan.cassette, adds=plan.adds)
     settings = take.recording(settings, plan.mode)
+    plan.watch.look = lambda: _look(plan, take, settings)
     try:
         with (
             inprocess.looping() as loop,
@@ -86,6 +93,12 @@ def record(plan: Plan) -> Iterator[LifecycleProxy]:
             yield LifecycleProxy(url, [], plan.cassette, plan.mode, take.exchanges)
     finally:
         take.close(plan.mark.side, passed=plan.watch.passed)
+
+
+def _look(plan: Plan, take: inprocess.Take, settings: Settings) -> None:
+    """Say that the upstream is not there. A test that expects no answer would pass, once."""
+    if take.is_unreachable(plan.mark.side):
+        plan.watch.untold.append(_UNREACHABLE.format(url=settings.upstream.url))
 
 
 @contextmanager
@@ -148,10 +161,13 @@ def _settings(mark: Mark, given: dict[str, Any], plan: Plan) -> Settings:
     try:
         return config.load(environ=environ, flags=own | given)
     except ConfigError as error:
-        wrote = "upstream" if mark.upstream else "lifecycle_proxy_upstream"
-        key = wrote if error.key == "upstream.url" else error.key
-        problem = ": ".join(filter(None, ("lifecycle_proxy", key, error.problem)))
-    pytest.fail(problem, pytrace=False)
+        problems = error.problems
+    wrote = "upstream" if mark.upstream else "lifecycle_proxy_upstream"
+    told = [
+        f"lifecycle_proxy: {wrote if one.key == 'upstream.url' else one.key}: {one.text}"
+        for one in problems
+    ]
+    pytest.fail("\n".join(told), pytrace=False)
 
 
 def _is_live(key: str) -> bool:

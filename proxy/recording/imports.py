@@ -27,8 +27,7 @@ from proxy.recording.redaction import Clear, ExchangeRedaction, Redaction
 from proxy.routes import maybe_vocabulary
 
 _NO_YAML: Final = (
-    "this is YAML, and PyYAML is not installed: pip install 'lifecycle-proxy[yaml]', "
-    "or convert it to JSON"
+    "this is YAML, and PyYAML is not installed: pip install PyYAML, or convert it to JSON"
 )
 _VCR: Final = re.compile(r"^(?:http_)?interactions\s*:", re.MULTILINE)
 _PYTHON_TAG: Final = "python/"

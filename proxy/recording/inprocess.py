@@ -33,6 +33,7 @@ _PATIENCE_S: Final = 30.0
 _WRITTEN_S: Final = 0.1  # the recorder writes twenty times a second
 _UNDER_WAY_S: Final = 2.0
 _POLL_S: Final = 0.02
+_UNREACHABLE: Final = "upstream_unreachable"
 
 
 class Loop:
@@ -158,6 +159,12 @@ class Take:
             if all(one.is_complete for one in found) or time.monotonic() > limit:
                 return found
             time.sleep(_POLL_S)
+
+    def is_unreachable(self, side: SideName) -> bool:
+        """Whether something new cannot be played since the upstream could not be reached."""
+        time.sleep(_WRITTEN_S)
+        new = (one for one in self._found() if one.id not in self._before)
+        return bool(playable((one for one in new if one.error == _UNREACHABLE), side)[1])
 
     def close(self, side: SideName, *, passed: bool) -> bool:
         """Keep what is new, if the test has passed, or else if all of it can be played.

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -48,11 +49,13 @@ class Watch:
         passed: whether its own code ended well.
         untold: misses that fail it, as text.
         cure: what to do about them.
+        look: is called when its own code has ended, and may add to ``untold``.
     """
 
     passed: bool = False
     untold: list[str] = field(default_factory=list)
     cure: str = ""
+    look: Callable[[], None] = lambda: None
 
     def text(self) -> str:
         """What was missed since this was last asked; "" for nothing."""

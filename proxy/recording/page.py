@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any, Final
 
 from proxy import __version__
-from proxy.recording import timeline
+from proxy.recording import question, timeline
 from proxy.recording.cassette import Exchange, Headers, Request, Side
 
 Json = dict[str, Any]
@@ -112,6 +112,8 @@ def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
     told: Json = {
         "id": exchange.id,
         "ts": exchange.ts,
+        "line": question.line(exchange),
+        "bad": question.is_bad(exchange),
         "route": exchange.route,
         "ended": exchange.ended,
         "error": exchange.error,

@@ -79,11 +79,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if watch is not None and (text := watch.text()):
-            item.add_report_section("call", "lifecycle-proxy", text)
+        if watch is not None:
+            watch.look()
+            if text := watch.text():
+                item.add_report_section("call", "lifecycle-proxy", text)
         raise
     if watch is not None:
         watch.passed = True
+        watch.look()
         watch.fail()
 
 

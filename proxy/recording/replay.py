@@ -23,6 +23,7 @@ from aiohttp import web
 from proxy import config
 from proxy.gate import Handler
 from proxy.protocol import Protocol
+from proxy.recording import notes
 from proxy.recording.cassette import CassetteError, Exchange, Request, SideName, load
 from proxy.recording.fault_rules import FaultSettings
 from proxy.recording.faults import Faults
@@ -66,7 +67,9 @@ class Options:
         session: whose request it is; recordings are given out to each on its own. By default it
             is told by the credential and the headers in which clients name a conversation.
         transform: what is played instead of a schedule: faults. Times are as played.
-        on_miss: told of each miss. By default the log is.
+        on_miss: is called with each miss. By default it is logged.
+        on_found: is called with each recording that is played, and the request. By default one
+            that was found by its order alone is logged.
         faults: which hit what is played, by the number of the request.
     """
 
@@ -78,6 +81,7 @@ class Options:
     session: Callable[[web.Request], str] = _by_headers
     transform: Callable[[Schedule], Schedule] | None = None
     on_miss: Callable[[Miss], None] | None = None
+    on_found: Callable[[Found, Request], None] | None = None
     faults: FaultSettings | None = None
 
     def __post_init__(self) -> None:
@@ -180,7 +184,9 @@ async def serve_replay(
         OSError: it cannot be bound.
     """
     own = options or Options()
-    own = own if own.on_miss else replace(own, on_miss=print_miss)
+    own = replace(
+        own, on_miss=own.on_miss or notes.print_miss, on_found=own.on_found or notes.print_found
+    )
     good, refused = playable((e for path in paths for e in load(path)), own.side)
     for exchange_id, reason in refused:
         print(f"lifecycle-proxy: {exchange_id} is left out: {reason}", file=sys.stderr)
@@ -200,11 +206,6 @@ async def serve_replay(
     await asked.wait()
     await stop_replay(runner)
     return 0
-
-
-def print_miss(miss: Miss) -> None:
-    """A miss, on stderr."""
-    print(f"lifecycle-proxy: {miss.text()}", file=sys.stderr, flush=True)
 
 
 class _Replay:
@@ -229,8 +230,7 @@ class _Replay:
         found = self._library.find(asked, self._options.session(request))
         if isinstance(found, Miss):
             return self._missed(found)
-        if found.stage == "order":
-            log.info("%s stands in for %s by its order alone", found.exchange.id, asked.method)
+        (self._options.on_found or notes.log_found)(found, asked)
         return await self._play(request, found, start)
 
     async def _play(self, request: web.Request, found: Found, start: float) -> web.StreamResponse:

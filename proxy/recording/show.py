@@ -7,19 +7,21 @@ print is escaped.
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
 
-from proxy.recording import cassette, timeline
+from proxy.recording import cassette, question, timeline
 from proxy.recording.cassette import CassetteError, Exchange, SideName
 from proxy.recording.terminal import Paper, columns, padded, printable, size
 from proxy.recording.timeline import Bar, Frame
 
 _SHORTEST_ID: Final = 8
 _LEAST_WIDTH: Final = 40
+_TOOLS_WIDTH: Final = 20
 _BOLD: Final = "\x1b[1m"
 _DIM: Final = "\x1b[2m"
 _OURS: Final = "\x1b[36m"
@@ -124,17 +126,20 @@ def _list(
     paper: Paper, numbered: Sequence[tuple[int, Exchange]], ids: dict[str, str]
 ) -> Iterator[str]:
     rows = [_row(number, exchange, ids[exchange.id]) for number, exchange in numbered]
-    heads = ("#", "id", "time (UTC)", "request", "status", "ended", "ms", "frames", "tools")
-    numeric = {0, 4, 6, 7, 8}
+    heads = ("#", "id", "UTC", "status", "ended", "ms", "events", "tools", "request")
+    numeric = {0, 3, 5, 6}
     widths = [max(columns(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
-    spare = paper.width - sum(widths) - 2 * (len(widths) - 1)
-    widths[3] = max(12, widths[3] + min(0, spare))
-    for row in (heads, *rows):
+    widths[7] = min(widths[7], _TOOLS_WIDTH)
+    colours = [_COLOURS["error"] if question.is_bad(one) else "" for _, one in numbered]
+    for row, colour in zip((heads, *rows), (_BOLD, *colours), strict=True):
         cells = (
             f"{cell:>{widths[at]}}" if at in numeric else padded(cell, widths[at])
             for at, cell in enumerate(row)
         )
-        yield paper.line("  ".join(cells), _BOLD if row is heads else "")
+        yield paper.line("  ".join(cells), colour)
+    if example := next((row[6] for row in rows if "+" in row[6]), ""):
+        told, added = example.split("+")
+        yield paper.line(f"{example}: {told} events, and {added} that the proxy added", _DIM)
 
 
 def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
@@ -143,14 +148,20 @@ def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
     return (
         str(number),
         printable(short_id),
-        printable(exchange.ts[11:23]),
-        printable(f"{exchange.request.method} {exchange.request.target}"),
+        printable(exchange.ts[11:19]),
         str(exchange.client.status or "-"),
         printable(_ended(exchange)),
         f"{timeline.end_ms(exchange):.0f}",
         f"{len(frames) - ours}+{ours}" if ours else str(len(frames)),
-        str(len(timeline.bars(exchange))),
+        printable(_tools(exchange)),
+        printable(question.line(exchange)),
     )
+
+
+def _tools(exchange: Exchange) -> str:
+    """The names of the tools, each once, with how often it was called."""
+    counts = Counter(bar.tool for bar in timeline.bars(exchange))
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items()) or "-"
 
 
 def _ended(exchange: Exchange) -> str:
@@ -164,14 +175,16 @@ def _exchange(paper: Paper, number: int, exchange: Exchange, side: SideName) -> 
     request = exchange.request
     yield paper.line(f"{number}  {exchange.id}  {exchange.ts}  {exchange.route}", _BOLD)
     yield paper.line(f"   {request.method} {request.target}  {size(len(request.body or b''))}")
+    if words := question.asked(exchange):
+        yield paper.line(f"   {question.model(exchange) or 'asked'}: {words}")
     told = exchange.side(side)
     frames = timeline.frames(told)
     ours = sum(frame.ours for frame in frames)
-    head = f"{told.status} {told.reason}".strip() if told.status else "no head"
+    head = f"{told.status} {told.reason}".strip() if told.status else "no answer"
     end = f"{told.end} at {told.end_ms:.1f} ms" if told.end else "no end"
     yield paper.line(
         f"   {side}: {head} at {told.ms:.1f} ms, {size(len(told.body))}, "
-        f"{len(frames)} frames ({ours} ours), {end}; {_ended(exchange)}"
+        f"{len(frames)} events ({ours} added by the proxy), {end}; {_ended(exchange)}"
     )
     for what in filter(None, (exchange.error, exchange.omitted and f"omitted: {exchange.omitted}")):
         yield paper.line(f"   {what}", _COLOURS["error"])

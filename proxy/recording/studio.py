@@ -57,7 +57,7 @@ class Studio:
         self._runner: Runner | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._played: Upstream | None = None
-        self._mode, self._exchanges = _opened(settings.recording)
+        self._mode, self._exchanges = opened(settings.recording)
 
     def upstream(self) -> Upstream:
         """Where requests go: to the upstream, or, if nothing else may be asked, to the replay."""
@@ -210,7 +210,7 @@ class Studio:
                 raise ProxyError("bad_request", message, HEADER)
 
 
-def _opened(own: Recording) -> tuple[Mode, list[Exchange]]:
+def opened(own: Recording) -> tuple[Mode, list[Exchange]]:
     """The mode that a start comes to, and what there is to play."""
     place = Path(own.path)
     if own.mode not in ("replay", "once", "new_episodes"):

@@ -172,6 +172,8 @@ async def test_replay_plays_until_a_signal(file: Path) -> None:
     assert (code, out) == (0, "")
     assert (missed.status, missed.json()["error"]["code"]) == (404, "no_recording")
     assert "no recording for GET /v1/models; nearest: one" in errors
+    played = f"lifecycle-proxy: POST {CHAT}: played one, the same request byte for byte"
+    assert errors.splitlines()[:2] == [played, played]
     assert "Traceback" not in errors
 
 
@@ -200,6 +202,18 @@ async def test_replay_by_order_in_a_loop(tmp_path: Path) -> None:
     assert bodies == [b"one", b"two", b"one"]
 
 
+async def test_replay_says_when_it_answers_another_question(file: Path) -> None:
+    body = b'{"model":"other","stream":true,"messages":[{"role":"user","content":"Who?"}]}'
+    with replaying(str(file), "--speed", "0") as (process, url, _):
+        assert (await ask(url, "POST", CHAT, body=body)).body == STREAM
+        process.terminate()
+        _, _, errors = ended(process)
+    assert errors == (
+        f"lifecycle-proxy: POST {CHAT}: played one, the next one of this path, whatever was "
+        "asked; asked: other: Who?; recorded: m\n"
+    )
+
+
 def test_replay_takes_strict_or_loop(capsys: pytest.CaptureFixture[str]) -> None:
     told = misused(capsys, "replay", "x", "--strict", "--loop")
     assert "argument --loop: not allowed with argument --strict" in told
@@ -214,22 +228,22 @@ def test_forms_of_max_gap(given: str, ms: float) -> None:
 @pytest.mark.parametrize("given", ["", "ms", "-1", "1m", "1.s", "1e3", "nan", "1 s"])
 def test_what_is_no_gap(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = misused(capsys, "replay", "x", f"--max-gap={given}")
-    assert f"{given!r} is no duration, such as 200, 200ms or 1.5s" in told
+    assert f"{given!r} is not a duration, such as 200, 200ms or 1.5s" in told
 
 
 @pytest.mark.parametrize("speed", ["-1", "nan"])
 def test_what_is_no_speed(speed: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = fails(capsys, "replay", str(file), f"--speed={speed}")
-    assert told == f"--speed: {speed} is no speed, such as 10, or 0 for at once\n"
+    assert told == f"--speed: {speed} is not a speed, such as 10, or 0 for at once\n"
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (None, "No such file or directory"),
-        ("[faults", "Expected ']'"),
-        ("", "faults: there is no such table in the file"),
-        ("[[rules]]\nkind = 'reset'", "faults: there is no such table in the file"),
+        ("[faults", "not valid TOML: expected ']'"),
+        ("", "faults: there is no table [faults] in this file"),
+        ("[[rules]]\nkind = 'reset'", "faults: there is no table [faults] in this file"),
         ("[[faults.rules]]\nkind = 'rest'", "did you mean reset?"),
         ("[[faults.rules]]\nkind = 'reset'", "reset needs byte"),
         ("[faults]\nsede = 1", "sede"),
@@ -381,7 +395,7 @@ def test_drift_where_nobody_answers(file: Path, capsys: pytest.CaptureFixture[st
 
 def test_drift_of_whom(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = fails(capsys, "drift", str(file), "--upstream", "nonsense")
-    assert told.startswith("--upstream: upstream.url: 'nonsense' is not a base URL")
+    assert told.startswith('--upstream: upstream.url: "nonsense" is not a base URL')
     told = fails(capsys, "drift", str(file), "--upstream", "http://x", "--api-key", "env:NO_SUCH")
     assert "NO_SUCH is not set" in told
 
@@ -447,7 +461,7 @@ def test_serve_records_nowhere(tmp_path: Path) -> None:
 def test_one_cassette_and_several_workers(tmp_path: Path) -> None:
     done = run("serve", *LISTEN, "--workers", "2", "--record", str(tmp_path / "a.jsonl"))
     assert done.returncode == 2
-    assert "--record: recording.path: one cassette, but several workers" in done.stderr
+    assert "is one file, for 2 workers; name a folder, or set workers to 1" in done.stderr
 
 
 async def test_faults_are_refused_unless_they_are_allowed(
@@ -458,13 +472,11 @@ async def test_faults_are_refused_unless_they_are_allowed(
     to = ("--upstream", f"{upstream.origin}/v1")
     done = run("serve", *LISTEN, *to, "--config", str(file))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"lifecycle-proxy: {file}: faults: refused without --allow-faults\n"
+    why = "faults: refused without --allow-faults, since they break answers on purpose\n"
+    assert done.stderr == f"lifecycle-proxy: {file}: {why}"
     rules = '[{kind = "status_500"}]'
     done = run("serve", *LISTEN, LIFECYCLE_PROXY_FAULTS__RULES=rules)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "lifecycle-proxy: faults: refused without --allow-faults\n",
-    )
+    assert (done.returncode, done.stderr) == (2, f"lifecycle-proxy: {why}")
     with serving(*LISTEN, *to, "--allow-faults", "--config", str(file)) as (_, url, _):
         answer = await chat(url)
     assert (answer.status, answer.json()["error"]["type"]) == (500, "server_error")

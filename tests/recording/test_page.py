@@ -74,6 +74,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
     assert exchange["forwarded"]["same"] is True
     assert exchange["forwarded"]["body"] == ""
     assert exchange["cut"] is False
+    assert (exchange["line"], exchange["bad"]) == ("m", False)
 
 
 def test_the_policy_allows_our_script_and_style_and_no_network(tmp_path: Path) -> None:

@@ -629,15 +629,21 @@ def test_an_option_of_that_name_that_takes_no_mode_is_left_alone(
         ("'http://127.0.0.1:9'", "*the mark takes names only*"),
         ("casette='x.jsonl'", "*the mark has no 'casette' (did you mean cassette?)*"),
         ("cassette='x.yaml'", "*cassette 'x.yaml' must be NAME.jsonl*"),
-        ("**{'lifecycle.spam': 'call'}", "lifecycle_proxy: *unknown field spam"),
+        (
+            "**{'lifecycle.spam': 'call'}",
+            "lifecycle_proxy: lifecycle.spam: unknown key (did you mean span?)",
+        ),
         ("**{'recording.mode': 'off'}", "*recording.mode is the fixture's to set*"),
         ("side='server'", "lifecycle_proxy: side: unknown side 'server' (known are upstream, *"),
         ("stages=('exact', 'fuzzy')", "lifecycle_proxy: stages: unknown stage 'fuzzy' (known *"),
         ("stages=7", "lifecycle_proxy: stages must be a tuple *, not 7"),
         ("speed='fast'", "lifecycle_proxy: speed must be a number *, not 'fast'"),
         ("speed=-1", "lifecycle_proxy: speed must be a number *, not -1"),
-        ("upstream='ftp://x'", "lifecycle_proxy: upstream: 'ftp://x' is not a base URL, *"),
-        ("**{'lifecycle.span': 'x'}", "lifecycle_proxy: lifecycle.span: invalid enum value 'x'*"),
+        ("upstream='ftp://x'", 'lifecycle_proxy: upstream: "ftp://x" is not a base URL, *'),
+        (
+            "**{'lifecycle.span': 'x'}",
+            'lifecycle_proxy: lifecycle.span: unknown value "x" (known are call, e*',
+        ),
     ],
 )
 @pytest.mark.parametrize("mode", ["none", "record"])
@@ -661,7 +667,7 @@ def test_an_upstream_of_the_ini_file_is_named_so(pytester: pytest.Pytester) -> N
     pytester.makepyfile(test_it=ONE)
     result = run(pytester, "-o", "lifecycle_proxy_upstream=ftp://x")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["lifecycle_proxy: lifecycle_proxy_upstream: 'ftp://x' is *"])
+    result.stdout.fnmatch_lines(['lifecycle_proxy: lifecycle_proxy_upstream: "ftp://x" is *'])
 
 
 def test_an_unknown_mode_in_the_ini_file_is_refused(pytester: pytest.Pytester) -> None:
@@ -779,3 +785,43 @@ def test_the_page_shows_a_test_that_runs(pytester: pytest.Pytester, backend: Bac
     run(pytester, "--record-mode=none").assert_outcomes(passed=1)
     assert len(backend.asked) == 1
     assert "openai" in sys.modules
+
+
+# --- a first run without an upstream --------------------------------------------------------------
+
+SWALLOWED = """
+import urllib.error
+import urllib.request
+import pytest
+
+def ask(lifecycle_proxy):
+    url = f"{lifecycle_proxy.base_url}/chat/completions"
+    urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=5)
+
+def test_swallows(lifecycle_proxy):
+    with pytest.raises(urllib.error.HTTPError):
+        ask(lifecycle_proxy)
+
+def test_fails(lifecycle_proxy):
+    ask(lifecycle_proxy)
+
+@pytest.mark.lifecycle_proxy(side="client")
+def test_of_the_client(lifecycle_proxy):
+    with pytest.raises(urllib.error.HTTPError):
+        ask(lifecycle_proxy)
+"""
+
+
+def test_a_run_that_finds_no_upstream_fails_and_says_what_to_do(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=SWALLOWED)
+    result = run(pytester, upstream="http://127.0.0.1:9/v1")
+    result.assert_outcomes(passed=1, failed=2)
+    said = [
+        "nothing was recorded: the upstream http://127.0.0.1:9/v1 could not be reached",
+        "this run records, so it asks the upstream: start it, or name another by @pytest.mark.*",
+        "or by lifecycle_proxy_upstream = http://... in the ini file",
+    ]
+    result.stdout.fnmatch_lines(["*_ test_swallows _*", *said])
+    result.stdout.fnmatch_lines(["*_ test_fails _*", "*- Captured lifecycle-proxy call -*", *said])
+    # What the client got, a 502, is what that cassette is for.
+    assert cassettes(pytester) == ["cassettes/test_it/test_of_the_client.jsonl"]

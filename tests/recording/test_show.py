@@ -1,6 +1,7 @@
 """The recording on the terminal."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -30,18 +31,19 @@ def rendered(path: Path, **options: object) -> list[str]:
 
 def test_the_list(path: Path) -> None:
     lines = rendered(path)
-    assert " ".join(lines[0].split()) == "# id time (UTC) request status ended ms frames tools"
-    row = "1 agent-0001 06:00:01.250 POST /v1/chat/completions 200 done 2857 65+5 2"
+    assert " ".join(lines[0].split()) == "# id UTC status ended ms events tools request"
+    row = "1 agent-0001 06:00:01 200 done 2857 65+5 web_search, terminal m"
     assert lines[1].split() == row.split()
-    assert " ".join(lines[3].split()) == "3 zz 06:00:01.250 GET /v1/models 200 done 13 1 0"
+    assert " ".join(lines[3].split()) == "3 zz 06:00:01 200 done 13 1 - GET /v1/models"
+    assert lines[4] == "65+5: 65 events, and 5 that the proxy added"
 
 
 def test_one_exchange(path: Path) -> None:
     lines = rendered(path, exchange_id="agent-0002")
     assert lines[1].split()[:2] == ["2", "agent-0002"]
     assert sum("agent-0001" in line for line in lines) == 0
-    head = "   client: 200 OK at 82.5 ms, 11.3 KiB, 70 frames (5 ours), eof at 2857.0 ms; done"
-    assert head in lines
+    head = "   client: 200 OK at 82.5 ms, 11.3 KiB, 70 events (5 added by the proxy)"
+    assert f"{head}, eof at 2857.0 ms; done" in lines
     assert (
         '+      422.0      160 B  hermes.tool.progress running web_search "Oslo weather"' in lines
     )
@@ -51,7 +53,10 @@ def test_one_exchange(path: Path) -> None:
 
 def test_the_other_side(path: Path) -> None:
     lines = rendered(path, exchange_id="agent-0001", side="upstream")
-    assert any("upstream: 200 OK at 82.5 ms, 10.7 KiB, 65 frames (0 ours)" in x for x in lines)
+    assert any(
+        line.startswith("   upstream: 200 OK at 82.5 ms, 10.7 KiB, 65 events (0 added")
+        for line in lines
+    )
     assert not any(line.startswith("+") for line in lines)
     assert any(line.startswith("   terminal  df -h") for line in lines), "the bars stay"
 
@@ -104,9 +109,33 @@ def test_incomplete_and_omitted(tmp_path: Path) -> None:
     left_out = Tape("out").request(None, route="websocket").end("", omitted="a WebSocket")
     path = write(tmp_path / "one.jsonl", cut, left_out)
     lines = rendered(path)
-    assert lines[1].split()[-5:] == ["-", "incomplete", "0", "0", "0"]
-    assert "   client: no head at 0.0 ms, 0 B, 0 frames (0 ours), no end; incomplete" in lines
+    assert lines[1].split()[-6:] == ["-", "incomplete", "0", "0", "-", "chat"]
+    said = (
+        "   client: no answer at 0.0 ms, 0 B, 0 events (0 added by the proxy), no end; incomplete"
+    )
+    assert said in lines
     assert "   omitted: a WebSocket" in lines
+
+
+def test_rows_are_told_apart(tmp_path: Path) -> None:
+    first = {"model": "qwen3", "messages": [{"role": "user", "content": "List\nmy  files"}]}
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "terminal"}}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "a b"}
+    second = {**first, "messages": [*first["messages"], call, result]}
+    tapes = []
+    for number, body in enumerate((first, second)):
+        tape = Tape(f"e{number}").request(json.dumps(body).encode()).head(1)
+        for at in range(2 * number):
+            tape.read(2, frame(f"c{at}", "running")).read(3, frame(f"c{at}", "completed"))
+        tapes.append(tape.end())
+    broken = Tape("e2").request(b"{}").head(1).end("upstream_error", error="upstream_protocol")
+    path = write(tmp_path / "one.jsonl", *tapes, broken)
+    lines = rendered(path, width=120, colour=True)
+    assert lines[1].endswith("-            qwen3: List my files")
+    assert lines[2].endswith("terminal x2  qwen3: 1 tool result for: List my files")
+    assert lines[3].startswith("\x1b[31m3  e2 ")
+    assert "\x1b[31m" not in "".join(lines[1:3])
+    assert "   qwen3: 1 tool result for: List my files" in rendered(path)
 
 
 def test_colour(path: Path) -> None:

@@ -1,0 +1,29 @@
+"""How the help of a command looks: what it does, its options, examples to paste."""
+
+import argparse
+import textwrap
+from typing import Any, Final
+
+_WIDTH: Final = 78
+
+
+def add(
+    commands: Any, name: str, *, brief: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    Args:
+        commands: of argparse's ``add_subparsers``, which has no public type.
+        brief: a few words for the list of all commands.
+        description: what it does; a paragraph for each line.
+        examples: a command line for each line, without the name of the program.
+    """
+    lines = (f"  lifecycle-proxy {name} {line}".rstrip() for line in examples.splitlines())
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=brief,
+        description="\n".join(textwrap.fill(line, _WIDTH) for line in description.splitlines()),
+        epilog="\n".join(("examples:", *lines)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
