@@ -23,8 +23,9 @@ from proxy.core.pipeline import Options, Pipeline
 from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
+from proxy.mischief import PLAN, response_of
 from proxy.recording.faults import Faults
-from proxy.recording.studio import Studio, raw
+from proxy.recording.studio import Studio
 from proxy.registry import Conversation, Store, scope_of
 from proxy.relay import Relay
 from proxy.stream import StreamRelay
@@ -94,12 +95,12 @@ class Handlers:
 
     async def _maybe_fault(self, request: web.Request) -> web.Response | None:
         """The faults that hit a request; an answer, where the upstream is not to be asked."""
-        plan = request[EXCHANGE].plan = self._faults.pick(next(self._numbers))
+        plan = request[PLAN] = self._faults.pick(next(self._numbers))
         if plan.latency_ms:
             await asyncio.sleep(plan.latency_ms / 1000)
         if plan.answer is None:
             return None
-        return responses.faulty(plan.answer)
+        return response_of(plan.answer)
 
     async def _plain(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
@@ -234,12 +235,14 @@ class Handlers:
             return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
         self._studio.begin(request, data if original is None else original, sent)
-        if exchange.tape is None:
+        listeners = exchange.listeners
+        if not listeners.follow_bytes:
             return await self._upstream.open(request.method, url, sent, data, exchange)
-        target = url.raw_path_qs
-        exchange.tape.forwarded(target, tuple(sent.items()), self._studio.changed(request, data))
+        changed = data if isinstance(data, bytes) and exchange.is_cleaned else None
+        listeners.on_forwarded(exchange, url.raw_path_qs, tuple(sent.items()), changed)
         answer = await self._upstream.open(request.method, url, sent, data, exchange)
-        exchange.tape.head("upstream", answer.status, answer.reason or "", raw(answer.raw_headers))
+        reason, own = answer.reason or "", headers.raw(answer.raw_headers)
+        listeners.on_head(exchange, "upstream", answer.status, reason, own)
         return answer
 
     def _headers(

@@ -21,7 +21,7 @@ from typing import Final, Literal, TextIO
 
 import orjson
 
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, Listener
 
 Format = Literal["auto", "text", "json"]
 
@@ -209,11 +209,23 @@ def configure(
     root.setLevel(level)
 
 
-def access(exchange: Exchange) -> None:
-    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens.
+class AccessLog(Listener):
+    """A line for each exchange that is over; a failure of the upstream is a warning.
 
-    A failure of the upstream is a warning.
+    Args:
+        all_of_them: else only failures of the upstream.
     """
+
+    def __init__(self, *, all_of_them: bool) -> None:
+        self._all_of_them = all_of_them
+
+    def on_end(self, exchange: Exchange) -> None:
+        if self._all_of_them or exchange.cause:
+            access(exchange)
+
+
+def access(exchange: Exchange) -> None:
+    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens."""
     level = logging.WARNING if exchange.cause else logging.INFO
     if not _ACCESS.isEnabledFor(level):
         return

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from proxy.recording.cassette import Headers
+from proxy.exchange import Headers
 from proxy.recording.damage import Break, Damage, Delay, Pass
 from proxy.recording.fault_rules import KINDS, Fault, FaultSettings
 from proxy.recording.playback import Schedule, ScheduleEnd

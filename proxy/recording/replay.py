@@ -21,10 +21,11 @@ from typing import Any, Final, get_args
 from aiohttp import web
 
 from proxy import config
+from proxy.exchange import SideName
 from proxy.gate import Handler
 from proxy.protocol import Protocol
 from proxy.recording import notes
-from proxy.recording.cassette import CassetteError, Exchange, Request, SideName, load
+from proxy.recording.cassette import CassetteError, Exchange, Request, load
 from proxy.recording.fault_rules import FaultSettings
 from proxy.recording.faults import Faults
 from proxy.recording.matching import Found, Library, Rules
