@@ -13,8 +13,8 @@ from proxy import responses
 from proxy.auth import Keys
 from proxy.config import Settings
 from proxy.connect import PushingProtocol
-from proxy.exchange import Listener
-from proxy.gate import Gate, Handler
+from proxy.exchange import Handler, Listener
+from proxy.gate import Gate
 from proxy.handlers import Handlers
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics

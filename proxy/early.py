@@ -12,11 +12,11 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.connection import break_connection, end_properly, head_of
 from proxy.core.dialects import DIALECTS
 from proxy.detect import Begun
 from proxy.errors import ProxyError, error_frame
 from proxy.exchange import EXCHANGE, SideEnd
-from proxy.relay import break_connection, end_properly, head_of
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16

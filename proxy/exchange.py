@@ -6,7 +6,7 @@ and the bytes go on.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -206,4 +206,5 @@ class Exchange:
         self.ended, self.error, self.cause = _FAILED.get(code, "upstream_error"), code, cause
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,14 +12,12 @@ from aiohttp import HttpVersion11, web
 
 from proxy import responses
 from proxy.auth import Keys
-from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
+from proxy.connection import break_connection, head_of
 from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Exchange, Listener, Listeners, Route
-from proxy.relay import break_connection, head_of
-from proxy.routes import maybe_vocabulary
-from proxy.tunnel import is_upgrade
+from proxy.exchange import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
+from proxy.routes import PROFILE_PREFIX, is_upgrade, maybe_vocabulary
 
 log = logging.getLogger("proxy")
 
@@ -27,8 +25,6 @@ _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")
 OWN_PREFIX: Final = "/-/"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:

@@ -5,14 +5,15 @@ import itertools
 import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy import body, clients, detect, early, headers, responses, tunnel
+from proxy import body, clients, detect, early, headers, responses, routes, tunnel
 from proxy.auth import Keys
+from proxy.client_scope import scope_of
 from proxy.config import Settings
 from proxy.core import followup
 from proxy.core.calls import Terms
@@ -25,14 +26,28 @@ from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
 from proxy.mischief import PLAN, response_of
 from proxy.recording.faults import Faults
-from proxy.recording.studio import Studio
-from proxy.registry import Conversation, Store, scope_of
+from proxy.registry import Conversation, Store
 from proxy.relay import Relay
 from proxy.stream import StreamRelay
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
+_Data = bytes | AsyncIterator[bytes] | None
 _CAPABILITIES: Final = "/v1/capabilities"
+
+
+class Recordings(Protocol):
+    """What keeps exchanges, and plays those that were kept."""
+
+    def begin(self, request: web.Request, data: _Data, sent: CIMultiDict[str]) -> None:
+        """Keep this exchange, if that is wanted; ``sent`` are the headers for the upstream."""
+        ...
+
+    async def maybe_played(
+        self, request: web.Request, path: str, sent: CIMultiDict[str], data: _Data
+    ) -> aiohttp.ClientResponse | None:
+        """A recording's answer, if the upstream is not to be asked."""
+        ...
 
 
 class Handlers:
@@ -44,7 +59,7 @@ class Handlers:
         watch: looks after the open streams.
         keys: puts the upstream's key into requests.
         store: calls that clients run.
-        studio: records what it is asked to.
+        recordings: keeps what it is asked to, and may answer in the upstream's place.
     """
 
     def __init__(  # noqa: PLR0917  what it stands between
@@ -54,9 +69,9 @@ class Handlers:
         watch: Watch,
         keys: Keys,
         store: Store,
-        studio: Studio,
+        recordings: Recordings,
     ) -> None:
-        self._studio = studio
+        self._recordings = recordings
         self._faults = Faults(settings.faults.rules, settings.faults.seed)
         self._numbers = itertools.count(1)
         own = settings.lifecycle
@@ -79,7 +94,7 @@ class Handlers:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Everything else belongs to the upstream."""
-        profile, path = clients.split_profile(_target(request))
+        profile, path = routes.split_profile(_target(request))
         route = request[EXCHANGE].route
         if self._settings.faults.rules and (answer := await self._maybe_fault(request)):
             return answer
@@ -231,10 +246,10 @@ class Handlers:
         data: bytes | AsyncIterator[bytes] | None,
         original: bytes | AsyncIterator[bytes] | None = None,
     ) -> aiohttp.ClientResponse:
-        if (played := await self._studio.maybe_played(request, path, sent, data)) is not None:
+        if (played := await self._recordings.maybe_played(request, path, sent, data)) is not None:
             return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
-        self._studio.begin(request, data if original is None else original, sent)
+        self._recordings.begin(request, data if original is None else original, sent)
         listeners = exchange.listeners
         if not listeners.follow_bytes:
             return await self._upstream.open(request.method, url, sent, data, exchange)

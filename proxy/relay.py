@@ -7,8 +7,6 @@ falls behind stops the reading from the upstream. When to give up is decided in 
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 from contextlib import suppress
 from typing import Final, cast
@@ -18,9 +16,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.connect import PushingProtocol
+from proxy.connection import break_connection, end_properly, head_of
 from proxy.detect import Begun
 from proxy.errors import ProxyError, cause_of
-from proxy.exchange import EXCHANGE, Headers, SideEnd
+from proxy.exchange import EXCHANGE, SideEnd
 from proxy.mischief import PLAN, Mischief
 
 log = logging.getLogger("proxy")
@@ -350,35 +349,6 @@ class Relay:
 
     def _client_gone(self) -> None:
         """Nobody is left to get anything."""
-
-
-def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
-    """Status, reason and headers, as they go out."""
-    return response.status, response.reason or "", tuple(response.headers.items())
-
-
-async def end_properly(request: web.Request, response: web.StreamResponse) -> None:
-    """End the message as HTTP wants it, though the upstream's was broken."""
-    exchange = request[EXCHANGE]
-    exchange.listeners.on_side_end(exchange, "client", "eof")
-    with suppress(ConnectionError):  # the client is gone: nobody is left to see an end
-        await response.write_eof()
-
-
-def break_connection(request: web.Request, *, delimited: bool) -> None:
-    """Close behind what has been written, without the end of the message.
-
-    Args:
-        delimited: chunks or a length tell the client that something is missing. Where the end of
-            the connection is the end of the body, only a reset can be told from a proper one.
-    """
-    transport, exchange = request.transport, request[EXCHANGE]
-    exchange.listeners.on_side_end(exchange, "client", "cut" if delimited else "reset")
-    if transport is None:
-        return
-    if not delimited and (sock := transport.get_extra_info("socket")) is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.close()
 
 
 def _rest(content: aiohttp.StreamReader) -> bytes:
