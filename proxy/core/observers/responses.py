@@ -147,7 +147,7 @@ class ResponsesObserver:
             status = response.get("status")
             state = status if isinstance(status, str) and status in _ENDS else "completed"
         if state == "created" and (self._has_ended or before not in (None, response.get("id"))):
-            return self._begin_anew()
+            return self._begin_anew() or JUST_SUBSTANCE
         if state not in _ENDS:
             return NOTHING
         seen: Seen = NOTHING
