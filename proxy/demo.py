@@ -43,7 +43,7 @@ The model is called "demo"; {key}.
   --listen 0.0.0.0:{port}, and use http://host.docker.internal:{port}/v1 there.
 
 In front of your own backend:
-  lifecycle-proxy serve --upstream http://127.0.0.1:11434/v1
+  {command} serve --upstream http://127.0.0.1:11434/v1
 """
 _NEXT_SOCKET: Final = """
 The demo stays up: try this, and ask anything. Ctrl-C ends it.
@@ -145,7 +145,10 @@ def _invitation(url: str, settings: config.Settings) -> str:
     sdk_key, key = "any", "any API key will do"
     if settings.server.api_keys:
         sdk_key, key = "KEY", "KEY is one of server.api_keys"
-    return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=urlsplit(url).port)
+    started = sys.argv[0]  # in a clone it is not on the PATH
+    command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
+    port = urlsplit(url).port
+    return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
 
 
 def _base(url: str) -> str:

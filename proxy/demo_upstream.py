@@ -39,7 +39,7 @@ class Tool:
 
 QUESTION: Final = "Can we have the party in the garden on Saturday?"
 ANSWER: Final = "Yes. It will be dry and 21 °C, and 14 guests are coming."
-_SAME: Final = " (This backend is a script: it gives this answer to every question.)"
+_SAME: Final = "\n\n(This backend is a script: it gives this answer to every question.)"
 # Texts, and the tools that run at the same time.
 SCRIPT: Final[tuple[str | tuple[Tool, ...], ...]] = (
     "Let me look at the weather and at the guest list. ",

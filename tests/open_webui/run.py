@@ -30,6 +30,8 @@ _TIME: Final = re.compile(r"\b\d+\.\d s\b|[^|]*\b\d+:\d\d [AP]M$")
 _START_S: Final = 600.0  # Open WebUI fills a new database first
 _DRIVE_S: Final = 300.0
 _ENV: Final = "LIFECYCLE_PROXY_"
+# Of its script: to any other question it adds that it is one.
+_DEMO_QUESTION: Final = "Can we have the party in the garden on Saturday?"
 _SHOWN: Final = 500  # characters of a page
 _OPEN_WEBUI_ENV: Final = {
     "WEBUI_SECRET_KEY": "local-test",
@@ -144,7 +146,7 @@ async def native(bench: Bench) -> None:
 
 async def demo(bench: Bench) -> None:
     """``lifecycle-proxy demo``: two tools at once, of which one fails, and a third."""
-    turns, _ = await bench.converse("demo", "Can we have the party on Saturday?", "and again")
+    turns, _ = await bench.converse("demo", _DEMO_QUESTION, "and again")
     for turn in turns:
         _spins(bench, turn)
         _clean(bench, turn, "14 guests are coming", crosses=1)
