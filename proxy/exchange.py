@@ -8,7 +8,7 @@ and the bytes go on.
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from aiohttp import web
 
@@ -35,8 +35,22 @@ _ID_PREFIXES: Final[dict[Vocabulary, str]] = {
 _FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
+_OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
+
+
 class Listener:
-    """Follows exchanges. A method for each happening; none may block, and all do nothing here."""
+    """Follows exchanges. A method for each happening; none may block, and all do nothing here.
+
+    Attributes:
+        follows_bytes: it overrides one of those that are told of bytes and headers.
+    """
+
+    follows_bytes: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = (getattr(cls, name) is not getattr(Listener, name) for name in _OF_BYTES)
+        cls.follows_bytes = any(own)
 
     def on_request(self, exchange: "Exchange") -> None:
         """A request has come."""
@@ -74,9 +88,6 @@ class Listener:
         """The exchange is over."""
 
 
-_OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
-
-
 class Listeners(Listener):
     """All listeners of one exchange, told in order.
 
@@ -92,7 +103,7 @@ class Listeners(Listener):
     ) -> None:
         self._all: list[Listener] = []
         self._failed = failed
-        # Whether anybody wants to know of bytes and headers, which costs something to tell.
+        # Whether anybody wants to know of bytes and headers: to gather them costs something.
         self.follow_bytes = False
         for listener in all_of_them:
             self.add(listener)
@@ -100,9 +111,7 @@ class Listeners(Listener):
     def add(self, listener: Listener) -> None:
         """One more, from now on."""
         self._all.append(listener)
-        kind = type(listener)
-        overrides = (getattr(kind, name) is not getattr(Listener, name) for name in _OF_BYTES)
-        self.follow_bytes = self.follow_bytes or any(overrides)
+        self.follow_bytes = self.follow_bytes or listener.follows_bytes
 
     def on_request(self, exchange: "Exchange") -> None:
         self._each(lambda one: one.on_request(exchange))
