@@ -125,6 +125,12 @@ def result_of(name: str, content: str) -> bytes:
     return chunk(told | ({"is_error": True} if content.startswith("Error") else {}))
 
 
+async def diebefore(asked: Json) -> AsyncIterator[bytes]:
+    """Dies before it has answered: see ``Backend.handle``."""
+    raise ConnectionResetError
+    yield b""
+
+
 async def diestart(asked: Json) -> AsyncIterator[bytes]:
     """Dies behind its headers, before the first byte of the body."""
     await asyncio.sleep(1)
@@ -204,8 +210,8 @@ async def dieown(asked: Json) -> AsyncIterator[bytes]:
 SCRIPTS: Final = {
     script.__name__: script
     for script in (
-        *(agent, mcp, native, parallel, diestart, dietext, diecall, dierun, dieagent, dieafter),
-        *(diefinish, dieown),
+        *(agent, mcp, native, parallel, diebefore, diestart, dietext, diecall, dierun, dieagent),
+        *(dieafter, diefinish, dieown),
     )
 }
 
@@ -228,8 +234,9 @@ class Backend:
         if name in self.real:
             return await self.real[name].handle(request)
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await answer.prepare(request)
         try:
+            if name != "diebefore":
+                await answer.prepare(request)
             async for piece in SCRIPTS[name](asked):
                 await answer.write(piece)
         except ConnectionResetError:

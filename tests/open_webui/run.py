@@ -198,6 +198,13 @@ async def _dies(bench: Bench, model: str, said: str, card: str = "") -> None:
     bench.check("htp_" not in json.dumps(got), "no card in what the backend got")
 
 
+async def diebefore(bench: Bench) -> None:
+    """The backend dies before it has answered."""
+    turns, _ = await bench.converse("diebefore", "hi", "and again")
+    for turn in turns:
+        bench.check("the upstream" in turn["done"], "the error")
+
+
 async def diestart(bench: Bench) -> None:
     """The backend dies before the first byte of its body."""
     await _dies(bench, "diestart", "")
@@ -295,8 +302,8 @@ def _shown(turn: Json) -> list[str]:
 _CASES: Final = {
     case.__name__: case
     for case in (
-        *(demo, agent, parallel, native, mcp, diestart, dietext, diecall, dierun, dieagent),
-        *(dieafter, diefinish, dieown, api, replayed),
+        *(demo, agent, parallel, native, mcp, diebefore, diestart, dietext, diecall, dierun),
+        *(dieagent, dieafter, diefinish, dieown, api, replayed),
     )
 }
 
