@@ -459,7 +459,9 @@ class _Output:
 
 
 def _leading(seen: Sequence[Observation]) -> int:
-    """How many of them stand in front of the event."""
+    """How many of them stand in front of the event: all, if it is an end. Clients stop there."""
+    if seen and isinstance(seen[-1], StreamEnded):
+        return len(seen)
     for position, observation in enumerate(seen):
         if not observation.before:
             return position

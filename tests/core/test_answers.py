@@ -419,8 +419,10 @@ def test_a_block_that_was_told_adds_nothing(
 @pytest.mark.parametrize("sizes", _SIZES)
 @pytest.mark.parametrize("end", [b"", DONE])
 def test_an_open_call_ends_as_the_last_snapshot_says(end: bytes, sizes: tuple[int, ...]) -> None:
-    played = play(R_BROKEN + ended({**MADE, "id": None}) + end, sizes, observer="responses")
+    body = R_BROKEN + ended({**MADE, "id": None}) + end
+    played = play(body, sizes, observer="responses")
     assert (played.told, pairs(played)) == (ONE, ['a f {"x":1}'])
+    assert places(played, body)[1] == len(R_BROKEN)
     played = play(M_BROKEN + whole(use(input={"x": 1})) + end, sizes, observer="messages")
     assert (played.told, pairs(played)) == (ONE, ['a f {"x": 1}'])
     cut = ended(function('{"x', "incomplete"), status="incomplete")
@@ -436,6 +438,7 @@ def test_calls_of_the_last_snapshot_alone_are_told_there(sizes: tuple[int, ...])
     played = play(body, sizes, observer="responses")
     assert sorted(pairs(played)) == ['a f {"x":1}', 'b f {"y":2}', "w web_search web_search"]
     assert_paired(played.events)
+    assert places(played, body)[-1] < body.rindex(b"event: response.completed") + 1
     assert play(ended(MADE), sizes, observer="responses").told == ONE
 
 
