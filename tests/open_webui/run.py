@@ -82,10 +82,11 @@ class Bench:
         self.check(seen.get("reloaded") == _last(seen), "the same page after it is loaded again")
         return seen["turns"], got
 
-    async def drive(self, model: str, name: str, *turns: str) -> Json:
+    async def drive(self, model: str, name: str, *turns: str, picture: bool = False) -> Json:
         """Talk to a model; return what the page showed."""
         job = {"url": self.url, "model": model, "turns": turns, "out": f"{self.args.out}/{name}"}
         job |= {"playwright": self.args.playwright, "chromium": self.args.chromium}
+        job["picture"] = picture
         command = [*shlex.split(self.args.driver), json.dumps(job)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         try:
@@ -266,6 +267,12 @@ async def api(bench: Bench) -> None:
     bench.check(got == sent, f"the same bytes ({len(got)}, {len(sent)})")
 
 
+async def picture(bench: Bench) -> None:
+    """The picture of the README: three tools, of which one has failed and one still runs."""
+    question = "Will it rain in Oslo? How full is the disk? And what do my notes say?"
+    await bench.drive("parallel", "readme", question, picture=True)
+
+
 async def replayed(bench: Bench) -> None:
     """The same chat three times: live, and played, as the whole proxy and as what is behind it."""
     relay, model = bench.relays[-1], "hermes-agent" if bench.args.hermes else "agent-recorded"
@@ -303,7 +310,7 @@ _CASES: Final = {
     case.__name__: case
     for case in (
         *(demo, agent, parallel, native, mcp, diebefore, diestart, dietext, diecall, dierun),
-        *(dieagent, dieafter, diefinish, dieown, api, replayed),
+        *(dieagent, dieafter, diefinish, dieown, api, replayed, picture),
     )
 }
 
