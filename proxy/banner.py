@@ -141,7 +141,7 @@ def _events(settings: Settings) -> str:
     if own.clients:
         parts.append(f"{_count(len(own.clients), 'client rule')} before it")
     if own.builtin_clients:
-        parts.append("Open WebUI and old OpenAI SDKs are recognised")
+        parts.append("Open WebUI, LobeChat and old OpenAI SDKs are recognised")
     return ", ".join(parts)
 
 

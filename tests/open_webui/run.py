@@ -84,9 +84,9 @@ class Bench:
 
     async def drive(self, model: str, name: str, *turns: str, picture: bool = False) -> Json:
         """Talk to a model; return what the page showed."""
-        job = {"url": self.url, "model": model, "turns": turns, "out": f"{self.args.out}/{name}"}
+        job: Json = {"url": self.url, "model": model, "turns": turns, "picture": picture}
+        job["out"] = f"{self.args.out}/{name}"
         job |= {"playwright": self.args.playwright, "chromium": self.args.chromium}
-        job["picture"] = picture
         command = [*shlex.split(self.args.driver), json.dumps(job)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         try:
