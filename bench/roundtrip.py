@@ -28,7 +28,8 @@ from typing import Any, Final
 from running import Running, command, listening, proxy
 
 from proxy.core import sse
-from proxy.recording.cassette import Exchange, SideName, load
+from proxy.exchange import SideName
+from proxy.recording.cassette import Exchange, load
 
 _PAD: Final = re.compile(rb"@@PAD:(\d+)@@")  # the corpus' way to write a large line
 _MOST_PIECES: Final = 40

@@ -1,6 +1,7 @@
 """The only place where the parts meet."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from typing import Final
@@ -12,13 +13,17 @@ from proxy import responses
 from proxy.auth import Keys
 from proxy.config import Settings
 from proxy.connect import PushingProtocol
-from proxy.gate import Gate, Handler
+from proxy.exchange import Handler, Listener
+from proxy.gate import Gate
 from proxy.handlers import Handlers
+from proxy.logs import AccessLog
 from proxy.metrics import Metrics
 from proxy.own import OwnPaths
 from proxy.recording.studio import Studio
 from proxy.registry import MemoryStore
 from proxy.watch import Watch
+
+log = logging.getLogger("proxy")
 
 _COUNT_S: Final = 5.0
 
@@ -37,7 +42,8 @@ def create_app(settings: Settings) -> web.Application:
     studio = Studio(settings, metrics.recording_lost)
     upstream = studio.upstream()
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
-    gate = Gate(settings, keys, metrics)
+    access_log = AccessLog(all_of_them=settings.server.access_log)
+    gate = Gate(settings, keys, [metrics, access_log], _Failures(metrics))
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
     handlers = Handlers(settings, upstream, watch, keys, store, studio)
     own = OwnPaths(settings, upstream, gate, metrics)
@@ -65,6 +71,21 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(responses.drop_added)
     app.on_response_prepare.append(gate.mark)
     return app
+
+
+class _Failures:
+    """Counts listeners that raised; the first of each kind is said in the log."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._said: set[str] = set()
+
+    def __call__(self, listener: Listener, failure: Exception) -> None:
+        name = type(listener).__name__
+        self._metrics.listener_failed(name)
+        if name not in self._said:
+            self._said.add(name)
+            log.error("%s failed; said once, the traffic goes on", name, exc_info=failure)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from proxy import __version__
 from proxy.config import Loaded, Settings
-from proxy.recording.terminal import printable
+from proxy.core.printable import printable
 from proxy.settings import checks
 from proxy.settings.machine import is_open
 from proxy.settings.plain import shown

@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 
 from proxy import __version__, config, logs, usage, workers
 from proxy.banner import Banner, report, write
+from proxy.core.printable import printable
 from proxy.recording import commands as recordings
 from proxy.recording.cassette import CassetteError
-from proxy.recording.terminal import printable
 from proxy.settings import checks, machine
 
 T = TypeVar("T")
@@ -189,8 +189,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
         _warn(banner, settings)
-        return workers.Supervisor(settings, partial(_work, settings), banner).run()
+        return workers.Supervisor(settings, partial(_work, settings), banner, _forget).run()
     return _work(settings, banner=banner)
+
+
+def _forget(pid: int) -> None:
+    """Take the gauges of a worker that ended out of the sums."""
+    from proxy.metrics import forget_worker  # only after the supervisor has named a directory
+
+    forget_worker(pid)
 
 
 def _work(

@@ -24,7 +24,6 @@ from proxy.exchange import Route
 
 HEADER: Final = "X-Lifecycle-Events"
 SPAN_HEADER: Final = "X-Lifecycle-Span"
-PROFILE_PREFIX: Final = "/-/as/"
 # The first versions that leave a named event alone (read in the packages; the ones before wrap it).
 _FIRST_WITH_NAMES: Final = {"python": (1, 98), "js": (5, 11)}
 
@@ -123,14 +122,6 @@ def span(headers: Mapping[str, str], default: Span) -> Span:
         case name:
             message = f"unknown span {name[:40]!r}; known are call, execution"
             raise ProxyError("bad_request", message, SPAN_HEADER)
-
-
-def split_profile(path: str) -> tuple[str | None, str]:
-    """``/-/as/NAME/v1/x`` as NAME and ``/v1/x``; any other path as it is."""
-    if not path.startswith(PROFILE_PREFIX):
-        return None, path
-    name, slash, rest = path[len(PROFILE_PREFIX) :].partition("/")
-    return name, slash + rest or "/"
 
 
 def _known(name: str, place: str) -> str:

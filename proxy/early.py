@@ -12,12 +12,11 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.connection import break_connection, end_properly, head_of
 from proxy.core.dialects import DIALECTS
 from proxy.detect import Begun
 from proxy.errors import ProxyError, error_frame
-from proxy.exchange import EXCHANGE
-from proxy.recording.cassette import SideEnd
-from proxy.relay import break_connection, end_properly, head_of
+from proxy.exchange import EXCHANGE, SideEnd
 from proxy.stream import HEARTBEAT
 
 _ERROR_BODY_BYTES: Final = 1 << 16
@@ -92,10 +91,9 @@ async def tell_refusal(
         return
     finally:
         answer.close()
-        if exchange.tape is not None:
-            if body:
-                exchange.tape.passed(body, b"", (), time.monotonic())
-            exchange.tape.ends("upstream", end)
+        if body:
+            exchange.listeners.on_chunk(exchange, body, b"", (), time.monotonic())
+        exchange.listeners.on_side_end(exchange, "upstream", end)
     error = _refusal(answer.status, body)
     await _tell(request, head, error)
 
@@ -147,11 +145,9 @@ async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str,
 
 async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
     """Something of ours, the head in front of the first."""
-    tape = request[EXCHANGE].tape
+    exchange = request[EXCHANGE]
     if not head.prepared:
         await head.prepare(request)
-        if tape is not None:
-            tape.head("client", *head_of(head))
-    if tape is not None:
-        tape.sent(data)
+        exchange.listeners.on_head(exchange, "client", *head_of(head))
+    exchange.listeners.on_write(exchange, data, ((0, len(data)),))
     await head.write(data)

@@ -1,14 +1,18 @@
-"""One request and its answer, as metrics and the access log see it. Filled in along the way."""
+"""One request and its response, and the port of everything that follows it.
+
+An exchange tells its listeners what happens: metrics, the access log, the recorder. Whoever moves
+the bytes knows none of them. A listener that raises is switched off for that exchange and counted,
+and the bytes go on.
+"""
 
 import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from aiohttp import web
 
 from proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
-from proxy.recording.faults import Plan
-from proxy.recording.recorder import Tape
 
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
 Vocabulary = Literal["chat", "responses", "messages"]
@@ -17,12 +21,126 @@ Route = Vocabulary | Literal["websocket", "own", "other"]
 # without its [DONE]; cut by the upstream, the client, a time limit or our own shutdown; or answered
 # by an error of ours.
 Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+Headers = tuple[tuple[str, str], ...]
+Added = tuple[tuple[int, int], ...]
+SideName = Literal["upstream", "client"]
+# How the bytes of a side ended: properly; by a reset; closed before all was there; by a limit of
+# the proxy's; because the client was gone. "" where they never began, or it was not recorded.
+SideEnd = Literal["eof", "reset", "cut", "timeout", "gone", ""]
 _ID_PREFIXES: Final[dict[Vocabulary, str]] = {
     "chat": "chatcmpl-",
     "responses": "resp_",
     "messages": "msg_",
 }
 _FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
+
+
+class Listener:
+    """Follows exchanges. A method for each happening; none may block, and all do nothing here."""
+
+    def on_request(self, exchange: "Exchange") -> None:
+        """A request has come."""
+
+    def on_forwarded(
+        self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
+    ) -> None:
+        """The upstream is sent the request; ``body`` only where it differs from the client's."""
+
+    def on_head(
+        self, exchange: "Exchange", side: SideName, status: int, reason: str, headers: Headers
+    ) -> None:
+        """Status and headers of the response, as the upstream sent them or the client gets them."""
+
+    def on_chunk(
+        self, exchange: "Exchange", read: bytes, written: bytes, added: Added, now: float
+    ) -> None:
+        """One read from the upstream, and what the client was written for it.
+
+        Args:
+            added: where in ``written`` frames of the proxy's own stand, as (start, stop).
+            now: seconds on the monotonic clock.
+        """
+
+    def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
+        """What the client was written besides: a heartbeat, an error, an answer of our own."""
+
+    def on_side_end(self, exchange: "Exchange", side: SideName, end: SideEnd) -> None:
+        """One side has come to an end. Else how the exchange ends says how each side did."""
+
+    def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
+        """Tool calls that began or ended."""
+
+    def on_end(self, exchange: "Exchange") -> None:
+        """The exchange is over."""
+
+
+_OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
+
+
+class Listeners(Listener):
+    """All listeners of one exchange, told in order.
+
+    Args:
+        all_of_them: in this order.
+        failed: called with a listener that raised, and what it raised.
+    """
+
+    def __init__(
+        self,
+        all_of_them: Iterable[Listener] = (),
+        failed: Callable[[Listener, Exception], None] = lambda *_: None,
+    ) -> None:
+        self._all: list[Listener] = []
+        self._failed = failed
+        # Whether anybody wants to know of bytes and headers, which costs something to tell.
+        self.follow_bytes = False
+        for listener in all_of_them:
+            self.add(listener)
+
+    def add(self, listener: Listener) -> None:
+        """One more, from now on."""
+        self._all.append(listener)
+        kind = type(listener)
+        overrides = (getattr(kind, name) is not getattr(Listener, name) for name in _OF_BYTES)
+        self.follow_bytes = self.follow_bytes or any(overrides)
+
+    def on_request(self, exchange: "Exchange") -> None:
+        self._each(lambda one: one.on_request(exchange))
+
+    def on_forwarded(
+        self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
+    ) -> None:
+        self._each(lambda one: one.on_forwarded(exchange, target, headers, body))
+
+    def on_head(
+        self, exchange: "Exchange", side: SideName, status: int, reason: str, headers: Headers
+    ) -> None:
+        self._each(lambda one: one.on_head(exchange, side, status, reason, headers))
+
+    def on_chunk(
+        self, exchange: "Exchange", read: bytes, written: bytes, added: Added, now: float
+    ) -> None:
+        self._each(lambda one: one.on_chunk(exchange, read, written, added, now))
+
+    def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
+        self._each(lambda one: one.on_write(exchange, data, added))
+
+    def on_side_end(self, exchange: "Exchange", side: SideName, end: SideEnd) -> None:
+        self._each(lambda one: one.on_side_end(exchange, side, end))
+
+    def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
+        self._each(lambda one: one.on_lifecycle(exchange, events))
+
+    def on_end(self, exchange: "Exchange") -> None:
+        self._each(lambda one: one.on_end(exchange))
+
+    def _each(self, tell: Callable[[Listener], None]) -> None:
+        for listener in tuple(self._all):
+            try:
+                tell(listener)
+            except Exception as failure:  # whatever it was, it is not the exchange's
+                self._all.remove(listener)
+                self._failed(listener, failure)
 
 
 @dataclass(slots=True)
@@ -42,10 +160,8 @@ class Exchange:
         frames: lifecycle frames that were written.
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
-        told: the lifecycle events that the client was told.
-        plan: the faults that hit it, where faults are allowed.
         is_cleaned: something was taken out of the request's body.
-        tape: records it; None where nobody does.
+        listeners: follow it.
     """
 
     request_id: str
@@ -72,10 +188,8 @@ class Exchange:
     oversized: int = 0
     retries: int = 0
     token: str = ""
-    told: list[LifecycleEvent] = field(default_factory=list)
-    plan: Plan | None = None
     is_cleaned: bool = False
-    tape: Tape | None = None
+    listeners: Listeners = field(default_factory=Listeners)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -92,4 +206,5 @@ class Exchange:
         self.ended, self.error, self.cause = _FAILED.get(code, "upstream_error"), code, cause
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

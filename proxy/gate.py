@@ -4,23 +4,20 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import HttpVersion11, web
 
-from proxy import logs, responses
+from proxy import responses
 from proxy.auth import Keys
-from proxy.clients import PROFILE_PREFIX
 from proxy.config import Settings
+from proxy.connection import break_connection, head_of
 from proxy.cors import Cors, is_preflight
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE, Exchange, Route
-from proxy.metrics import Metrics
-from proxy.relay import break_connection, head_of
-from proxy.routes import maybe_vocabulary
-from proxy.tunnel import is_upgrade
+from proxy.exchange import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
+from proxy.routes import PROFILE_PREFIX, is_upgrade, maybe_vocabulary
 
 log = logging.getLogger("proxy")
 
@@ -29,8 +26,6 @@ _OPEN: Final = ("/-/healthy", "/-/ready")
 OWN_PREFIX: Final = "/-/"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Gate:
     """Stands around all handlers.
@@ -38,26 +33,33 @@ class Gate:
     Args:
         settings: ``[server]``: which browsers may call, and whether exchanges are logged.
         keys: who is let in.
-        metrics: counts.
+        listeners: follow every exchange.
+        failed: called with one that raised.
     """
 
-    def __init__(self, settings: Settings, keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        listeners: Sequence[Listener],
+        failed: Callable[[Listener, Exception], None],
+    ) -> None:
         self.draining = False  # no new requests: the process is about to end
         self._expired = False  # nor any more patience with the old ones
         self._active: dict[asyncio.Task[Any], Exchange] = {}
         self._idle = asyncio.Event()
         self._keys = keys
         self._cors = Cors(settings.server.cors_origins)
-        self._logs = settings.server.access_log
-        self._record_failed = False
-        self._metrics = metrics
+        self.listeners = list(listeners)
+        self._failed = failed
 
     async def around(
         self, request: web.Request, own: Handler, forward: Handler
     ) -> web.StreamResponse:
         """The middleware."""
         exchange = request[EXCHANGE] = _exchange(request)
-        self._metrics.opened(exchange.route)
+        exchange.listeners = Listeners(self.listeners, self._failed)
+        exchange.listeners.on_request(exchange)
         task = asyncio.current_task()
         assert task is not None
         self._active[task] = exchange
@@ -92,20 +94,7 @@ class Gate:
             del self._active[task]
             if not self._active:
                 self._idle.set()
-            self._record(exchange)
-
-    def _record(self, exchange: Exchange) -> None:
-        """Count and log. Whatever happens there, the answer goes out."""
-        if exchange.tape is not None:
-            exchange.tape.end(exchange.ended, exchange.error, exchange.told)
-        try:
-            self._metrics.closed(exchange)
-            if self._logs or exchange.cause:
-                logs.access(exchange)
-        except Exception:
-            if not self._record_failed:
-                log.exception("metrics or logs failed; said once")
-            self._record_failed = True
+            exchange.listeners.on_end(exchange)
 
     async def drained(self, limit_s: float) -> bool:
         """Wait until the last request has been answered; False where the limit comes first."""
@@ -151,12 +140,16 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
 
 async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     """Answers of ours are recorded, too; those of the upstream have been by now."""
-    tape = request[EXCHANGE].tape
-    if tape is not None and isinstance(response, web.Response):
+    exchange = request[EXCHANGE]
+    listeners = exchange.listeners
+    if listeners.follow_bytes and isinstance(response, web.Response):
         with suppress(ConnectionError):  # the client is gone; whoever sends the body finds out
             await response.prepare(request)  # what aiohttp adds to the head is recorded, too
-        body = b"" if request.method == "HEAD" else response.body
-        tape.answered(*head_of(response), body if isinstance(body, bytes) else b"")
+        body = response.body if isinstance(response.body, bytes) else b""
+        listeners.on_head(exchange, "client", *head_of(response))
+        if request.method != "HEAD":
+            listeners.on_write(exchange, body, ((0, len(body)),))
+        listeners.on_side_end(exchange, "client", "eof")
     return response
 
 

@@ -5,14 +5,15 @@ import itertools
 import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy import body, clients, detect, early, headers, responses, tunnel
+from proxy import body, clients, detect, early, headers, responses, routes, tunnel
 from proxy.auth import Keys
+from proxy.client_scope import scope_of
 from proxy.config import Settings
 from proxy.core import followup
 from proxy.core.calls import Terms
@@ -23,15 +24,30 @@ from proxy.core.pipeline import Options, Pipeline
 from proxy.detect import Begun
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE, Exchange, Vocabulary
+from proxy.mischief import PLAN, response_of
 from proxy.recording.faults import Faults
-from proxy.recording.studio import Studio, raw
-from proxy.registry import Conversation, Store, scope_of
+from proxy.registry import Conversation, Store
 from proxy.relay import Relay
 from proxy.stream import StreamRelay
 from proxy.upstream import Upstream
 from proxy.watch import Watch
 
+_Data = bytes | AsyncIterator[bytes] | None
 _CAPABILITIES: Final = "/v1/capabilities"
+
+
+class Recordings(Protocol):
+    """What keeps exchanges, and plays those that were kept."""
+
+    def begin(self, request: web.Request, data: _Data, sent: CIMultiDict[str]) -> None:
+        """Keep this exchange, if that is wanted; ``sent`` are the headers for the upstream."""
+        ...
+
+    async def maybe_played(
+        self, request: web.Request, path: str, sent: CIMultiDict[str], data: _Data
+    ) -> aiohttp.ClientResponse | None:
+        """A recording's answer, if the upstream is not to be asked."""
+        ...
 
 
 class Handlers:
@@ -43,7 +59,7 @@ class Handlers:
         watch: looks after the open streams.
         keys: puts the upstream's key into requests.
         store: calls that clients run.
-        studio: records what it is asked to.
+        recordings: keeps what it is asked to, and may answer in the upstream's place.
     """
 
     def __init__(  # noqa: PLR0917  what it stands between
@@ -53,9 +69,9 @@ class Handlers:
         watch: Watch,
         keys: Keys,
         store: Store,
-        studio: Studio,
+        recordings: Recordings,
     ) -> None:
-        self._studio = studio
+        self._recordings = recordings
         self._faults = Faults(settings.faults.rules, settings.faults.seed)
         self._numbers = itertools.count(1)
         own = settings.lifecycle
@@ -78,7 +94,7 @@ class Handlers:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Everything else belongs to the upstream."""
-        profile, path = clients.split_profile(_target(request))
+        profile, path = routes.split_profile(_target(request))
         route = request[EXCHANGE].route
         if self._settings.faults.rules and (answer := await self._maybe_fault(request)):
             return answer
@@ -94,12 +110,12 @@ class Handlers:
 
     async def _maybe_fault(self, request: web.Request) -> web.Response | None:
         """The faults that hit a request; an answer, where the upstream is not to be asked."""
-        plan = request[EXCHANGE].plan = self._faults.pick(next(self._numbers))
+        plan = request[PLAN] = self._faults.pick(next(self._numbers))
         if plan.latency_ms:
             await asyncio.sleep(plan.latency_ms / 1000)
         if plan.answer is None:
             return None
-        return responses.faulty(plan.answer)
+        return response_of(plan.answer)
 
     async def _plain(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
         """Streamed both ways, nothing added, nothing looked at."""
@@ -230,16 +246,18 @@ class Handlers:
         data: bytes | AsyncIterator[bytes] | None,
         original: bytes | AsyncIterator[bytes] | None = None,
     ) -> aiohttp.ClientResponse:
-        if (played := await self._studio.maybe_played(request, path, sent, data)) is not None:
+        if (played := await self._recordings.maybe_played(request, path, sent, data)) is not None:
             return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
-        self._studio.begin(request, data if original is None else original, sent)
-        if exchange.tape is None:
+        self._recordings.begin(request, data if original is None else original, sent)
+        listeners = exchange.listeners
+        if not listeners.follow_bytes:
             return await self._upstream.open(request.method, url, sent, data, exchange)
-        target = url.raw_path_qs
-        exchange.tape.forwarded(target, tuple(sent.items()), self._studio.changed(request, data))
+        changed = data if isinstance(data, bytes) and exchange.is_cleaned else None
+        listeners.on_forwarded(exchange, url.raw_path_qs, tuple(sent.items()), changed)
         answer = await self._upstream.open(request.method, url, sent, data, exchange)
-        exchange.tape.head("upstream", answer.status, answer.reason or "", raw(answer.raw_headers))
+        reason, own = answer.reason or "", headers.raw(answer.raw_headers)
+        listeners.on_head(exchange, "upstream", answer.status, reason, own)
         return answer
 
     def _headers(

@@ -1,9 +1,11 @@
 """Which headers cross the proxy. Pure functions; order and duplicates are kept."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from multidict import CIMultiDict
+
+from proxy.exchange import Headers
 
 # RFC 9110 section 7.6.1, and what older software sends.
 HOP_BY_HOP: Final = frozenset(
@@ -53,3 +55,11 @@ def _listed(headers: Mapping[str, str]) -> frozenset[str]:
         return frozenset()
     values = (value for name, value in headers.items() if name.lower() == "connection")
     return frozenset(part.strip().lower() for value in values for part in value.split(","))
+
+
+def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Headers as they came: in order, with duplicates, in their case."""
+    return tuple(
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+        for name, value in headers
+    )

@@ -21,7 +21,8 @@ from typing import Final, Literal, TextIO
 
 import orjson
 
-from proxy.exchange import Exchange
+from proxy.core.printable import printable
+from proxy.exchange import Exchange, Listener
 
 Format = Literal["auto", "text", "json"]
 
@@ -99,9 +100,9 @@ class TextFormatter(logging.Formatter):
         if self._coloured and record.levelname in _COLOURS:
             level = f"{_COLOURS[record.levelname]}{level}{_PLAIN}"
         message = f"{record.name}: {record.getMessage()}"
-        line = f"{clock}.{int(record.msecs):03d} {level} {_escaped(message)}"
+        line = f"{clock}.{int(record.msecs):03d} {level} {printable(message)}"
         for key, value in _extras(record).items():
-            line += f" {_escaped(key)}={_shown(value)}"
+            line += f" {printable(key)}={_shown(value)}"
         if record.exc_info:
             line += _indented(self.formatException(record.exc_info))
         if record.stack_info:
@@ -209,11 +210,23 @@ def configure(
     root.setLevel(level)
 
 
-def access(exchange: Exchange) -> None:
-    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens.
+class AccessLog(Listener):
+    """A line for each exchange that is over; a failure of the upstream is a warning.
 
-    A failure of the upstream is a warning.
+    Args:
+        all_of_them: else only failures of the upstream.
     """
+
+    def __init__(self, *, all_of_them: bool) -> None:
+        self._all_of_them = all_of_them
+
+    def on_end(self, exchange: Exchange) -> None:
+        if self._all_of_them or exchange.cause:
+            access(exchange)
+
+
+def access(exchange: Exchange) -> None:
+    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens."""
     level = logging.WARNING if exchange.cause else logging.INFO
     if not _ACCESS.isEnabledFor(level):
         return
@@ -256,13 +269,6 @@ def _dump(entry: dict[str, object]) -> str:
     return json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
 
 
-def _escaped(text: str) -> str:
-    """One line, with an escape sequence in the place of each character that does not print."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _shown(value: object) -> str:
     """A value among others on a line: in quotes where it could be taken for more than one."""
     text = str(value)
@@ -271,11 +277,11 @@ def _shown(value: object) -> str:
     if text.isprintable() and _BARE.fullmatch(text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{_escaped(quoted)}"'
+    return f'"{printable(quoted)}"'
 
 
 def _indented(text: str) -> str:
-    return "".join(_INDENT + _escaped(line) for line in text.split("\n"))
+    return "".join(_INDENT + printable(line) for line in text.split("\n"))
 
 
 def _tools(number: object) -> str:

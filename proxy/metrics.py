@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.core.events import ToolCompleted
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, Listener
 
 _SHARED_DIRECTORY: Final = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 _OPENMETRICS: Final = "application/openmetrics-text"
@@ -219,7 +219,7 @@ class _Workers(Collector):
 _NO_SAMPLES: Final = Metric("none", "", "gauge")
 
 
-class Metrics:
+class Metrics(Listener):
     """The numbers of this process, in a registry of their own."""
 
     def __init__(self) -> None:
@@ -231,17 +231,19 @@ class Metrics:
         self._tools = _Tools(make)
         text = "Exchanges that could not be recorded"
         self._recording_lost = make.counter("recording_lost_total", text)
+        text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
+        self._listener_failures = make.counter("listener_failures_total", text, "listener")
         self._pool = make.gauge("upstream_connections", "Connections that are open, idle or not")
         # prometheus_client's Info does not work with several processes.
         build = make.gauge("build_info", "Always 1", "version", "python", mode="livemax")
         build[__version__, platform.python_version()].set(1)
 
-    def opened(self, route: str) -> None:
-        """An exchange begins. Its ``closed`` must come with the same route."""
-        self._traffic.opened(route)
+    def on_request(self, exchange: Exchange) -> None:
+        """An exchange begins. Its route stays the same until its end."""
+        self._traffic.opened(exchange.route)
 
-    def closed(self, exchange: Exchange) -> None:
-        """An exchange that was ``opened`` is over, now: count all there is to count of it."""
+    def on_end(self, exchange: Exchange) -> None:
+        """Count all there is to count of it."""
         now = time.monotonic()
         self._traffic.closed(exchange, now)
         self._streams.closed(exchange, now)
@@ -260,9 +262,9 @@ class Metrics:
         """How many connections to the upstream this process holds at the moment."""
         self._pool[()].set(connections)
 
-    def observer_failed(self) -> None:
-        """An observer failed outside of an exchange: ``closed`` counts those of its own."""
-        self._streams.failures[()].inc()
+    def listener_failed(self, name: str) -> None:
+        """A listener raised and was switched off for its exchange."""
+        self._listener_failures[name,].inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """All numbers, of all processes where they share a directory: body and content type.

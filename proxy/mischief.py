@@ -5,15 +5,29 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from aiohttp import web
+from multidict import CIMultiDict
+
 from proxy.errors import ProxyError
 from proxy.recording.damage import Action, Break, Delay, Pass
-from proxy.recording.faults import LiveFault
+from proxy.recording.faults import Answer, LiveFault, Plan
 
+PLAN: web.RequestKey[Plan] = web.RequestKey("plan", Plan)
 _WHY = "a fault, as asked for ([faults])"
 _End = ProxyError | None  # as broken, or a proper one
 _FULL_BYTES: Final = 1 << 16  # behind this much no more is read from the upstream
 # What is damaged at once: a drip makes many steps of few bytes.
 _PART_BYTES: Final = 1 << 14
+
+
+def response_of(answer: Answer) -> web.Response:
+    """An answer that a fault puts in the upstream's place."""
+    return web.Response(
+        status=answer.status,
+        reason=answer.reason,
+        headers=CIMultiDict(answer.headers),
+        body=answer.body,
+    )
 
 
 class Mischief:

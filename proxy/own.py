@@ -9,8 +9,8 @@ from aiohttp import web
 from proxy.config import Settings
 from proxy.connect import PushingProtocol
 from proxy.errors import ProxyError
-from proxy.exchange import EXCHANGE
-from proxy.gate import Gate, Handler
+from proxy.exchange import EXCHANGE, Handler
+from proxy.gate import Gate
 from proxy.metrics import Metrics
 from proxy.upstream import Upstream
 

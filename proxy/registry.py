@@ -8,11 +8,10 @@ known by name and arguments.
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,17 +20,6 @@ from proxy.core.followup import NO_CALLS, Earlier, Seen
 
 _MAX_CALLS: Final = 10_000
 _SWEEP_S: Final = 5.0
-_CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key")
-# What clients call a conversation: OpenCode, Codex, Claude Code, Open WebUI, Hermes.
-_SESSIONS: Final = (
-    "X-Session-Id",
-    "X-Session-Affinity",
-    "Session-Id",
-    "Thread-Id",
-    "X-Claude-Code-Session-Id",
-    "X-OpenWebUI-Chat-Id",
-    "X-Hermes-Session-Id",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +200,3 @@ class Conversation:
             return [call.completed(now, reason="abandoned")]
         outcome = Outcome.FAILED if seen.failed else Outcome.OK
         return [call.completed(now, outcome=outcome)]
-
-
-def scope_of(headers: Mapping[str, str]) -> str:
-    """Whose calls a request may speak of. A hash: no key is kept."""
-    parts = [headers.get(name, "") for name in (*_CREDENTIALS, *_SESSIONS)]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

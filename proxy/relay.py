@@ -7,8 +7,6 @@ falls behind stops the reading from the upstream. When to give up is decided in 
 
 import asyncio
 import logging
-import socket
-import struct
 import time
 from contextlib import suppress
 from typing import Final, cast
@@ -18,11 +16,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.connect import PushingProtocol
+from proxy.connection import break_connection, end_properly, head_of
 from proxy.detect import Begun
 from proxy.errors import ProxyError, cause_of
-from proxy.exchange import EXCHANGE
-from proxy.mischief import Mischief
-from proxy.recording.cassette import Headers
+from proxy.exchange import EXCHANGE, SideEnd
+from proxy.mischief import PLAN, Mischief
 
 log = logging.getLogger("proxy")
 
@@ -53,7 +51,7 @@ class Relay:
         self._response = response
         self._start = begun.start
         self._exchange = request[EXCHANGE]
-        self._tape = self._exchange.tape
+        self._listeners = self._exchange.listeners
         self._added: tuple[tuple[int, int], ...] = ()  # where in what was taken last ours stands
         self._transport: asyncio.Transport | None = None
         self._writer: AbstractStreamWriter | None = None
@@ -65,7 +63,7 @@ class Relay:
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
         self._mischief: Mischief | None = None
-        if plan := self._exchange.plan:
+        if plan := request.get(PLAN):
             self._mischief = Mischief(plan.live(), self._pass_on, self._complete, self._read_on)
             if plan.changes_size:
                 response.headers.popall("Content-Length", None)
@@ -82,8 +80,8 @@ class Relay:
             if writer is None or self._transport is None:
                 raise ConnectionResetError("the client is gone")
             self._writer = writer
-            if self._tape is not None:
-                self._tape.head("client", *head_of(self._response))
+            if self._listeners.follow_bytes:
+                self._listeners.on_head(self._exchange, "client", *head_of(self._response))
             self._exchange.first_byte = self.last_read
             self._exchange.status = self._response.status
             self._chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
@@ -254,8 +252,8 @@ class Relay:
         self._received_bytes += len(chunk)
         self.last_read = self.last_write = now
         data = self._take(chunk, now)
-        if self._tape is not None:
-            self._tape.passed(chunk, data, self._added, now)
+        if self._listeners.follow_bytes:
+            self._listeners.on_chunk(exchange, chunk, data, self._added, now)
         if data:
             exchange.sent_bytes += len(data)
             if not self._chunked:
@@ -287,11 +285,11 @@ class Relay:
         """Write what follows from no read: a heartbeat, the last words.
 
         Args:
-            added: what of it is ours; None for all.
+            added: which parts of it are frames of the proxy's own; None for all.
         """
         if data and self._transport is not None and not self._transport.is_closing():
-            if self._tape is not None:
-                self._tape.sent(data, added)
+            marks = ((0, len(data)),) if added is None else added
+            self._listeners.on_write(self._exchange, data, marks)
             if self._chunked:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._transport.write(data)
@@ -305,8 +303,9 @@ class Relay:
 
     async def _break(self, failure: ProxyError) -> None:
         self._exchange.fail(failure.code, failure.for_log(self._progress()))
-        if self._tape is not None and self._exchange.ended == "upstream_error":
-            self._tape.ends("upstream", "reset" if self._was_reset else "cut")
+        if self._exchange.ended == "upstream_error":
+            end: SideEnd = "reset" if self._was_reset else "cut"
+            self._listeners.on_side_end(self._exchange, "upstream", end)
         self._send(self._broken(failure), self._added)
         if self._ends_after_error:
             self._upstream.close()  # not kept for as long as the client takes to read the rest
@@ -350,37 +349,6 @@ class Relay:
 
     def _client_gone(self) -> None:
         """Nobody is left to get anything."""
-
-
-def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
-    """Status, reason and headers, as they go out."""
-    return response.status, response.reason or "", tuple(response.headers.items())
-
-
-async def end_properly(request: web.Request, response: web.StreamResponse) -> None:
-    """End the message as HTTP wants it, though the upstream's was broken."""
-    tape = request[EXCHANGE].tape
-    if tape is not None:
-        tape.ends("client", "eof")
-    with suppress(ConnectionError):  # the client is gone: nobody is left to see an end
-        await response.write_eof()
-
-
-def break_connection(request: web.Request, *, delimited: bool) -> None:
-    """Close behind what has been written, without the end of the message.
-
-    Args:
-        delimited: chunks or a length tell the client that something is missing. Where the end of
-            the connection is the end of the body, only a reset can be told from a proper one.
-    """
-    transport, tape = request.transport, request[EXCHANGE].tape
-    if tape is not None:
-        tape.ends("client", "cut" if delimited else "reset")
-    if transport is None:
-        return
-    if not delimited and (sock := transport.get_extra_info("socket")) is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.close()
 
 
 def _rest(content: aiohttp.StreamReader) -> bytes:

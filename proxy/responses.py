@@ -9,7 +9,6 @@ from multidict import CIMultiDict
 from proxy import headers
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
-from proxy.recording.faults import Answer
 
 # On every stream that frames may be added to: nobody between here and the client may hold it back
 # (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
@@ -67,16 +66,6 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     features = {"tool_progress_events": dialect != "off", "chat_completions_streaming": True}
     payload = {"object": "lifecycle_proxy.capabilities", "features": features}
     return web.json_response(payload, headers={"X-Request-Id": request_id})
-
-
-def faulty(answer: Answer) -> web.Response:
-    """An answer that a fault puts in the upstream's place."""
-    return web.Response(
-        status=answer.status,
-        reason=answer.reason,
-        headers=CIMultiDict(answer.headers),
-        body=answer.body,
-    )
 
 
 async def drop_added(request: web.Request, response: web.StreamResponse) -> None:

@@ -8,8 +8,11 @@ import re
 from typing import Final
 from urllib.parse import parse_qs
 
+from aiohttp import web
+
 from proxy.exchange import Vocabulary
 
+PROFILE_PREFIX: Final = "/-/as/"
 _POSTED: Final[dict[str, Vocabulary]] = {
     "/chat/completions": "chat",
     "/responses": "responses",
@@ -34,3 +37,21 @@ def maybe_vocabulary(method: str, target: str) -> Vocabulary | None:
     if method != "POST" or _THREAD.search(path):
         return None
     return next((api for end, api in _POSTED.items() if path.endswith(end)), None)
+
+
+def is_upgrade(request: web.Request) -> bool:
+    """Whether the client asks for a WebSocket."""
+    headers = request.headers
+    return (
+        headers.get("Upgrade", "").lower() == "websocket"
+        and "upgrade" in headers.get("Connection", "").lower()
+        and request.method == "GET"
+    )
+
+
+def split_profile(path: str) -> tuple[str | None, str]:
+    """``/-/as/NAME/v1/x`` as NAME and ``/v1/x``; any other path as it is."""
+    if not path.startswith(PROFILE_PREFIX):
+        return None, path
+    name, slash, rest = path[len(PROFILE_PREFIX) :].partition("/")
+    return name, slash + rest or "/"

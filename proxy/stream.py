@@ -106,6 +106,6 @@ class StreamRelay(Relay):
     def _note(self, step: Step) -> None:
         """What metrics and the log want to know of the calls."""
         self._exchange.frames += step.frames
-        if self._tape is not None:
-            self._exchange.told += step.events
+        if step.events:
+            self._listeners.on_lifecycle(self._exchange, step.events)
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

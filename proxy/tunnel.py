@@ -20,16 +20,6 @@ from proxy.errors import ProxyError
 _BUFFER_BYTES: Final = 1 << 16
 
 
-def is_upgrade(request: web.Request) -> bool:
-    """Whether the client asks for a WebSocket."""
-    headers = request.headers
-    return (
-        headers.get("Upgrade", "").lower() == "websocket"
-        and "upgrade" in headers.get("Connection", "").lower()
-        and request.method == "GET"
-    )
-
-
 def ask(headers: CIMultiDict[str]) -> None:
     """Put the hop-by-hop part of the handshake back, for the hop to the upstream."""
     headers["Connection"] = "Upgrade"

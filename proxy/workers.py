@@ -36,12 +36,20 @@ class Supervisor:
         settings: ``server.workers`` and ``server.listen``.
         work: what each worker does.
         announce: is called with the URL once connections are taken.
+        ended: is called with the process id of a worker that has ended.
     """
 
-    def __init__(self, settings: Settings, work: Work, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        work: Work,
+        announce: Callable[[str], None],
+        ended: Callable[[int], None],
+    ) -> None:
         self._settings = settings
         self._work = work
         self._announce = announce
+        self._ended = ended
         self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
         self._stopping = False
         self._code = 0
@@ -115,7 +123,7 @@ class Supervisor:
                 self._code = self._code or max(code, 0)
                 continue
             log.error("worker %d ended (%s); starting another", pid, code)
-            _forget(pid)
+            self._ended(pid)
             time.sleep(_RESTART_DELAY_S)  # no faster than this, should it die at once each time
             if not self._stopping:
                 self._start(holder)
@@ -129,10 +137,3 @@ class Supervisor:
         self._stopping = True
         for pid in self._workers:
             os.kill(pid, number)
-
-
-def _forget(pid: int) -> None:
-    """Take a dead worker's gauges out of the sums."""
-    from proxy.metrics import forget_worker  # noqa: PLC0415  see _METRICS_DIR
-
-    forget_worker(pid)

@@ -3,12 +3,13 @@
 import pytest
 from multidict import CIMultiDict
 
-from proxy.clients import SPAN_HEADER, Chooser, span, split_profile
+from proxy.clients import SPAN_HEADER, Chooser, span
 from proxy.config import ClientRule
 from proxy.core.calls import Span
 from proxy.core.dialects import DIALECTS
 from proxy.errors import ProxyError
 from proxy.exchange import Route
+from proxy.routes import split_profile
 
 RULES = [
     ClientRule(header="user-agent", match="Python/3.* aiohttp/3.*", dialect="comment"),

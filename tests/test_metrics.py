@@ -52,8 +52,8 @@ def an_exchange(age_s: float = 2.0, **changes: Any) -> Exchange:
 def told(*exchanges: Exchange) -> Metrics:
     metrics = Metrics()
     for exchange in exchanges:
-        metrics.opened(exchange.route)
-        metrics.closed(exchange)
+        metrics.on_request(exchange)
+        metrics.on_end(exchange)
     return metrics
 
 
@@ -105,10 +105,10 @@ class TestTraffic:
 
     def test_open_exchanges(self) -> None:
         metrics, exchange = Metrics(), an_exchange()
-        metrics.opened("chat")
-        metrics.opened("chat")
+        metrics.on_request(exchange)
+        metrics.on_request(exchange)
         assert sample(metrics, f"{OWN}exchanges_open", route="chat") == 2
-        metrics.closed(exchange)
+        metrics.on_end(exchange)
         assert sample(metrics, f"{OWN}exchanges_open", route="chat") == 1
 
     @pytest.mark.parametrize(
@@ -172,10 +172,11 @@ class TestStreams:
     def test_counts(self) -> None:
         counts = Counts(undecodable=1, dropped=2, observer_failures=3)
         metrics = told(an_exchange(counts=counts, frames=4, oversized=5))
-        metrics.observer_failed()
+        metrics.listener_failed("Tape")
+        assert sample(metrics, f"{OWN}listener_failures_total", listener="Tape") == 1
         assert sample(metrics, f"{OWN}events_undecodable_total") == 1
         assert sample(metrics, f"{OWN}results_dropped_total") == 2
-        assert sample(metrics, f"{OWN}observer_failures_total") == 4
+        assert sample(metrics, f"{OWN}observer_failures_total") == 3
         assert sample(metrics, f"{OWN}frames_total") == 4
         assert sample(metrics, f"{OWN}events_oversized_total") == 5
 
@@ -258,9 +259,10 @@ import os, sys
 from proxy.exchange import Exchange
 from proxy.metrics import Metrics
 metrics = Metrics()
-metrics.opened("chat")
-metrics.opened("chat")
-metrics.closed(Exchange("req", "POST", "/", "::1", route="chat", status=200, first_byte=None))
+exchange = Exchange("req", "POST", "/", "::1", route="chat", status=200, first_byte=None)
+metrics.on_request(exchange)
+metrics.on_request(exchange)
+metrics.on_end(exchange)
 metrics.pool(2)
 print(os.getpid(), flush=True)
 sys.stdin.read()

@@ -123,7 +123,9 @@ async def test_a_request_that_names_no_tool_can_run_none(
     assert (calls(answer.body), cards(answer.body)[0]) == ([], "terminal")
 
 
-@pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"openwebui", "quote", "reasoning"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(DIALECTS) - {"openwebui", "openwebui-status", "quote", "reasoning"})
+)
 async def test_by_default_other_clients_get_every_byte(
     upstream: Upstream, proxy: str, name: str
 ) -> None:
@@ -416,7 +418,7 @@ async def test_what_is_no_stream_stays_broken(upstream: Upstream, proxy: str) ->
     assert (await chat(proxy, NAMED)).end == "cut"
 
 
-@pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"openwebui"}))
+@pytest.mark.parametrize("name", sorted(set(DIALECTS) - {"openwebui", "openwebui-status"}))
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_for_all_others_a_break_stays_visible(
     upstream: Upstream, start_proxy: StartProxy, name: str, version: str

@@ -9,9 +9,10 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy import registry
+from proxy.client_scope import scope_of
 from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
 from proxy.core.followup import Seen, fingerprint, last_calls
-from proxy.registry import Conversation, MemoryStore, Waiting, scope_of
+from proxy.registry import Conversation, MemoryStore, Waiting
 from tests.core import told
 
 

@@ -115,8 +115,9 @@ class Lifecycle:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        states = self._listening
-        return bool(states) and any(c.state in states for c in self._calls.values())
+        if not (self._calls and self._listening):
+            return False
+        return any(call.state in self._listening for call in self._calls.values())
 
     def feed(  # noqa: C901, PLR0912  one arm for each observation
         self, seen: Observation, now: float

@@ -126,7 +126,7 @@ class Pipeline:
         self._is_done = False  # behind [DONE]
         self._has_ended = False  # behind the end of an answer; another may follow
         self._has_ids = False
-        self._looks = True  # neither switched off nor done
+        self._skims = not self._writer.attentive  # see _may_skim
 
     @property
     def between_events(self) -> bool:
@@ -269,6 +269,7 @@ class Pipeline:
                 self._look(event, out, now)
             except Exception as failure:  # the main path waits for nobody's bugs
                 self._switch_off(failure, out, now)
+            self._skims = self._may_skim()
         if out.raw_due:
             self._pass_raw(event, out)
 
@@ -300,8 +301,6 @@ class Pipeline:
             self._lead(seen, out)
         self._pass_raw(event, out)
         self._tell(seen[split:], out, now)
-        if self._is_done:
-            self._looks = False
 
     def _pass_raw(self, event: sse.Event, out: "_Output", *, is_skimmed: bool = False) -> None:
         out.raw_due = False
@@ -346,9 +345,7 @@ class Pipeline:
         self._encode(told, out)
 
     def _skim(self, raw: bytes) -> bool:
-        if not self._looks or self._has_ended:
-            return False
-        if self._lifecycle.attentive or self._writer.attentive:
+        if not self._skims or self._lifecycle.attentive:
             return False
         if self._rounds is not None and self._is_merging(self._rounds):
             return False
@@ -361,12 +358,17 @@ class Pipeline:
             self.counts.failure = failure
             return False
 
+    def _may_skim(self) -> bool:
+        """Whether an event that tells nothing may pass without a look, as far as is known here."""
+        is_over = self._observer_off or self._is_done or self._has_ended
+        return not (is_over or self._writer.attentive)
+
     def _is_merging(self, rounds: Rounds) -> bool:
         return rounds.holds or (self._withheld is not None and self._withheld.is_active)
 
     def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:
         """The chat goes on without the observer; nothing may stay running for ever."""
-        self._observer_off, self._looks = True, False
+        self._observer_off = True
         self.counts.observer_failures += 1
         self.counts.failure = failure
         self._lifecycle.present_plainly()

@@ -14,21 +14,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal, cast
+from typing import IO, Any, Final, cast
 
 import orjson
+
+from proxy.exchange import Headers, SideEnd, SideName
 
 log = logging.getLogger("proxy.recording")
 
 VERSION: Final = 1
 SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 
-Headers = tuple[tuple[str, str], ...]
 Json = dict[str, Any]
-SideName = Literal["upstream", "client"]
-# How the bytes of a side ended: properly; by a reset; closed before all was there; by a limit of
-# ours; because the client was gone. "" where they never began, or the end was not recorded.
-SideEnd = Literal["eof", "reset", "cut", "timeout", "gone", ""]
 
 
 class CassetteError(Exception):

@@ -15,6 +15,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from proxy.config import Settings
+from proxy.core.printable import printable
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange as Told
 from proxy.headers import for_upstream
@@ -25,7 +26,6 @@ from proxy.recording.compare import compare
 from proxy.recording.credentials import in_header
 from proxy.recording.redaction import Redaction
 from proxy.recording.shape import Comparison, Reply, Verdict
-from proxy.recording.terminal import printable
 from proxy.upstream import Upstream
 
 EXIT: Final = {Verdict.IDENTICAL: 0, Verdict.BENIGN: 3, Verdict.BREAKING: 1}

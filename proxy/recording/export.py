@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from proxy.exchange import SideName
 from proxy.recording import cassette, har, page
-from proxy.recording.cassette import Exchange, SideName
+from proxy.recording.cassette import Exchange
 
 Form = Literal["har", "html"]
 

@@ -8,13 +8,12 @@ as they come; ``damage`` does both. The rules are explained in ``fault_rules``.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-from proxy.recording.cassette import Headers
+from proxy.exchange import Headers
 from proxy.recording.damage import Break, Damage, Delay, Pass
 from proxy.recording.fault_rules import KINDS, Fault, FaultSettings
-from proxy.recording.playback import Schedule, ScheduleEnd
 
 __all__ = ("KINDS", "Answer", "Fault", "FaultSettings", "Faults", "LiveFault", "Plan")
 
@@ -22,7 +21,6 @@ _ANSWERS: Final = ("status_429", "status_500", "error_200")
 _CHANGE_SIZE: Final = ("drop_done", "duplicate_chunk", "garbage_line")
 _GARBAGE: Final = "<<< this line is no event >>>"
 _DRIP_MS: Final = 10.0
-_ENDS: Final[dict[str, ScheduleEnd]] = {"cut": "cut", "reset": "reset", "stall": "timeout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,55 +99,6 @@ class Plan:
     def live(self) -> "LiveFault":
         """The faults of the body, for bytes as they come."""
         return LiveFault(self.faults)
-
-    def apply(self, schedule: Schedule) -> Schedule:
-        """The schedule as these faults leave it. Faults of the body hit an error answer, too.
-
-        The times of faults are real ones: change the pace of a schedule before.
-        """
-        late = self.latency_ms
-        head_ms = schedule.head_ms + late
-        if (answer := self.answer) is not None:
-            schedule = replace(
-                schedule,
-                status=answer.status,
-                reason=answer.reason,
-                headers=answer.headers,
-                pieces=((schedule.head_ms, answer.body),),
-                end="eof",
-                end_ms=schedule.head_ms,
-            )
-        headers = schedule.headers
-        if self.changes_size:
-            headers = tuple(h for h in headers if h[0].lower() != "content-length")
-        pieces, end, now_ms = self._played(schedule, late)
-        end_ms = now_ms if end else max(now_ms, schedule.end_ms + late)
-        end = end or schedule.end
-        return replace(
-            schedule, headers=headers, head_ms=head_ms, pieces=pieces, end=end, end_ms=end_ms
-        )
-
-    def _played(
-        self, schedule: Schedule, late: float
-    ) -> tuple[tuple[tuple[float, bytes], ...], ScheduleEnd | None, float]:
-        """The pieces, how the faults end the body if they do, and when the last one is through."""
-        live, pieces = self.live(), list[tuple[float, bytes]]()
-        now_ms = schedule.head_ms + late
-        arrivals = [(now_ms, b""), *((ms + late, data) for ms, data in schedule.pieces)]
-        for number, (ms, data) in enumerate(arrivals, 1):
-            now_ms = max(now_ms, ms)
-            actions = live.feed(data, now_ms / 1000)
-            if number == len(arrivals):
-                actions += live.eof(now_ms / 1000)
-            for action in actions:
-                match action:
-                    case Pass(out):
-                        pieces.append((now_ms, out))
-                    case Delay(wait_ms):
-                        now_ms += wait_ms
-                    case Break(end):
-                        return tuple(pieces), _ENDS[end], now_ms
-        return tuple(pieces), None, now_ms
 
 
 class LiveFault(Damage):

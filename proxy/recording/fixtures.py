@@ -10,8 +10,9 @@ import pytest
 
 from proxy import config
 from proxy.config import ConfigError, Settings
+from proxy.exchange import SideName
 from proxy.recording import inprocess, replay
-from proxy.recording.cassette import CassetteError, Exchange, SideName, load
+from proxy.recording.cassette import CassetteError, Exchange, load
 from proxy.recording.marks import Mark, Plan, Watch
 from proxy.recording.matching import BY_QUESTION, Rules
 from proxy.recording.misses import Miss

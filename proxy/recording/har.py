@@ -12,8 +12,9 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from proxy import __version__
+from proxy.exchange import Headers, SideName
 from proxy.recording import timeline
-from proxy.recording.cassette import Exchange, Headers, Piece, Request, Side, SideName
+from proxy.recording.cassette import Exchange, Piece, Request, Side
 
 Json = dict[str, Any]
 

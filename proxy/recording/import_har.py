@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from proxy.exchange import Ended
-from proxy.recording.cassette import Headers, Json, Piece, SideEnd, SideName
+from proxy.exchange import Ended, Headers, SideEnd, SideName
+from proxy.recording.cassette import Json, Piece
 from proxy.recording.imported import (
     MISBUILT,
     Ending,

@@ -7,7 +7,8 @@ unless the recorder was told otherwise.
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.recording.cassette import Headers, Json
+from proxy.exchange import Headers
+from proxy.recording.cassette import Json
 from proxy.recording.imported import (
     MISBUILT,
     Imported,

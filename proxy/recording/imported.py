@@ -9,8 +9,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.errors import ProxyError
+from proxy.exchange import Headers, SideEnd, SideName
 from proxy.inflate import CODINGS, Inflate
-from proxy.recording.cassette import Headers, Json, Piece, SideEnd, SideName
+from proxy.recording.cassette import Json, Piece
 
 _MAGIC: Final = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b"}
 

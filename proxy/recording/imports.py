@@ -19,8 +19,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.core.sse import begins_stream
+from proxy.exchange import SideName
 from proxy.recording import import_har, import_vcr
-from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, SideName, line, pack
+from proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, line, pack
 from proxy.recording.files import File
 from proxy.recording.imported import Imported, Unreadable
 from proxy.recording.redaction import Clear, ExchangeRedaction, Redaction

@@ -19,8 +19,9 @@ import msgspec
 
 from proxy import server
 from proxy.config import Settings
+from proxy.exchange import SideName
 from proxy.recording import replay
-from proxy.recording.cassette import CassetteError, Exchange, SideName, load
+from proxy.recording.cassette import CassetteError, Exchange, load
 from proxy.recording.matching import Rules, cleaned_by
 from proxy.recording.network import EXEMPT
 from proxy.recording.playback import playable

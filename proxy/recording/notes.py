@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 from typing import Final
 
+from proxy.core.printable import printable
 from proxy.recording import question
 from proxy.recording.cassette import Request
 from proxy.recording.matching import Found, Stage
 from proxy.recording.misses import Miss
-from proxy.recording.terminal import printable
 
 log = logging.getLogger("proxy.recording")
 

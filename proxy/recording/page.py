@@ -16,8 +16,9 @@ from importlib import resources
 from typing import Any, Final
 
 from proxy import __version__
+from proxy.exchange import Headers
 from proxy.recording import question, timeline
-from proxy.recording.cassette import Exchange, Headers, Request, Side
+from proxy.recording.cassette import Exchange, Request, Side
 
 Json = dict[str, Any]
 

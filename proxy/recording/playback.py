@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from proxy.recording.cassette import Exchange, Headers, Side, SideName
+from proxy.exchange import Headers, SideName
+from proxy.recording.cassette import Exchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
 # can be told from it.

@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from proxy.core.dialects.fields import lifecycle_fields
 from proxy.core.events import LifecycleEvent
-from proxy.recording.cassette import Headers, SideEnd, SideName
+from proxy.exchange import Added, Exchange, Headers, Listener, SideEnd, SideName
 from proxy.recording.files import Files
 from proxy.recording.redaction import Redaction
 from proxy.recording.writing import Writing
@@ -32,8 +32,8 @@ _OVERHEAD_BYTES: Final = 200  # of an entry in the list
 _Work = Callable[[], None]
 
 
-class Tape:
-    """One exchange, as it happens. Every method returns at once.
+class Tape(Listener):
+    """Records one exchange.
 
     Args:
         recorder: takes the work.
@@ -44,6 +44,7 @@ class Tape:
         self._recorder = recorder
         self._started = started
         self._writing = Writing(exchange_id, recorder.redaction, recorder.files)
+        self._events: list[dict[str, Any]] = []
 
     def request(
         self, what: tuple[str, str, str], headers: Headers, body: bytes | None, why: str = ""
@@ -63,49 +64,43 @@ class Tape:
         writing = self._writing
         self._put(0, lambda: writing.omit(why))
 
-    def forwarded(self, target: str, headers: Headers, body: bytes | None) -> None:
-        """What the upstream is sent; ``body`` only where it differs from the client's."""
+    def on_forwarded(
+        self, exchange: Exchange, target: str, headers: Headers, body: bytes | None
+    ) -> None:
         ms, writing = self._ms(time.monotonic()), self._writing
         self._put(len(body or b""), lambda: writing.forwarded(ms, target, headers, body))
 
-    def head(self, side: SideName, status: int, reason: str, headers: Headers) -> None:
-        """The head of an answer. The first of a side counts."""
+    def on_head(
+        self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers
+    ) -> None:
         ms, writing = self._ms(time.monotonic()), self._writing
         self._put(0, lambda: writing.head(side, ms, (status, reason), headers))
 
-    def passed(
-        self, chunk: bytes, data: bytes, added: tuple[tuple[int, int], ...], now: float
+    def on_chunk(
+        self, exchange: Exchange, read: bytes, written: bytes, added: Added, now: float
     ) -> None:
-        """What one read from the upstream gave, and what the client was written for it."""
         ms, writing = self._ms(now), self._writing
-        same = data is chunk
-        size = len(chunk) if same else len(chunk) + len(data)
-        self._put(size, lambda: writing.passed(ms, chunk, None if same else data, added))
+        same = written is read
+        size = len(read) if same else len(read) + len(written)
+        self._put(size, lambda: writing.passed(ms, read, None if same else written, added))
 
-    def sent(self, data: bytes, added: tuple[tuple[int, int], ...] | None = None) -> None:
-        """What the client was written besides. Without ``added`` all of it is the proxy's own."""
+    def on_write(self, exchange: Exchange, data: bytes, added: Added) -> None:
         if data:
             ms, writing = self._ms(time.monotonic()), self._writing
-            marks = ((0, len(data)),) if added is None else added
-            self._put(len(data), lambda: writing.sent(ms, data, marks))
+            self._put(len(data), lambda: writing.sent(ms, data, added))
 
-    def answered(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
-        """The client got this answer of the proxy's own, whole."""
-        self.head("client", status, reason, headers)
-        self.sent(body)
-        self.ends("client", "eof")
-
-    def ends(self, side: SideName, end: SideEnd) -> None:
-        """This side has come to an end. Else how the exchange ends says how each side did."""
+    def on_side_end(self, exchange: Exchange, side: SideName, end: SideEnd) -> None:
         writing = self._writing
         self._put(0, lambda: writing.ends(side, end))
 
-    def end(self, ended: str, error: str, told: list[LifecycleEvent]) -> None:
-        """It is over."""
+    def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
+        self._events += map(lifecycle_fields, events)
+
+    def on_end(self, exchange: Exchange) -> None:
         ms, writing = self._ms(time.monotonic()), self._writing
-        fields = [lifecycle_fields(event) for event in told]
+        ended, fields = (exchange.ended, exchange.error), self._events
         # Whatever waits already: an exchange that is not ended stays open.
-        self._recorder.put(0, lambda: writing.end(ms, (ended, error), fields), writing)
+        self._recorder.put(0, lambda: writing.end(ms, ended, fields), writing)
 
     def _ms(self, now: float) -> float:
         return round((now - self._started) * 1000, 3)

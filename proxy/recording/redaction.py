@@ -18,8 +18,8 @@ from urllib.parse import quote, quote_from_bytes, quote_plus, unquote_plus
 
 import orjson
 
+from proxy.exchange import Headers
 from proxy.recording import credentials
-from proxy.recording.cassette import Headers
 from proxy.recording.forms import ExchangeRules, Rules, Span, apart, last_break, overlapping
 
 # Besides those whose names say that they are secret.

@@ -21,17 +21,17 @@ from typing import Any, Final, get_args
 from aiohttp import web
 
 from proxy import config
-from proxy.gate import Handler
+from proxy.client_scope import scope_of
+from proxy.exchange import Handler, SideName
 from proxy.protocol import Protocol
-from proxy.recording import notes
-from proxy.recording.cassette import CassetteError, Exchange, Request, SideName, load
+from proxy.recording import fault_schedule, notes
+from proxy.recording.cassette import CassetteError, Exchange, Request, load
 from proxy.recording.fault_rules import FaultSettings
 from proxy.recording.faults import Faults
 from proxy.recording.matching import Found, Library, Rules
 from proxy.recording.misses import MISS_STATUS, Miss
 from proxy.recording.playback import Schedule, playable, schedule, timed
 from proxy.recording.player import Player
-from proxy.registry import scope_of
 from proxy.runner import Runner
 from proxy.sockets import bind, url
 
@@ -238,7 +238,7 @@ class _Replay:
         if own.transform is not None:
             plan = own.transform(plan)
         if own.faults is not None:
-            plan = self._faults.pick(next(self._numbers)).apply(plan)
+            plan = fault_schedule.apply(self._faults.pick(next(self._numbers)), plan)
         return await Player(request, plan, start, own.hold_s).run()
 
     def _missed(self, miss: Miss) -> web.Response:

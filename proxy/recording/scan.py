@@ -14,10 +14,10 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from proxy.core.printable import printable
 from proxy.recording import cassette, timeline
 from proxy.recording.cassette import Piece, Side, unpack
 from proxy.recording.credentials import Secret, in_header, in_text
-from proxy.recording.terminal import printable
 
 Json = dict[str, Any]
 

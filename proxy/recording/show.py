@@ -14,9 +14,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
 
+from proxy.core.printable import printable
+from proxy.exchange import SideName
 from proxy.recording import cassette, question, timeline
-from proxy.recording.cassette import CassetteError, Exchange, SideName
-from proxy.recording.terminal import Paper, columns, padded, printable, size
+from proxy.recording.cassette import CassetteError, Exchange
+from proxy.recording.terminal import Paper, columns, padded, size
 from proxy.recording.timeline import Bar, Frame
 
 _SHORTEST_ID: Final = 8

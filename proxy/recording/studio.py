@@ -7,7 +7,7 @@ socket that nobody else can open: what is played takes the very way that live an
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,11 +17,12 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy import headers
 from proxy.config import ConfigError, Mode, Recording, Settings
 from proxy.errors import ProxyError
 from proxy.exchange import EXCHANGE
 from proxy.recording import replay
-from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, Headers, load
+from proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, load
 from proxy.recording.matching import BY_QUESTION, Rules, cleaned_by
 from proxy.recording.misses import Miss
 from proxy.recording.playback import playable
@@ -168,7 +169,8 @@ class Studio:
         if self._mode_of(request) not in _RECORDING or self._recorder is None:
             return
         exchange = request[EXCHANGE]
-        tape = exchange.tape = self._recorder.tape(f"ex_{exchange.token}", exchange.started)
+        tape = self._recorder.tape(f"ex_{exchange.token}", exchange.started)
+        exchange.listeners.add(tape)
         body, omitted = (data if isinstance(data, bytes) else None), ""
         if exchange.route == "websocket":
             omitted = "a WebSocket"
@@ -177,16 +179,11 @@ class Studio:
         if data is None and not omitted:
             body = b""
         what = (exchange.route, request.method, request.raw_path)
-        tape.request(what, raw(request.raw_headers), body, omitted)
+        tape.request(what, headers.raw(request.raw_headers), body, omitted)
         if omitted:
             tape.omit(omitted)
         else:
             sent["Accept-Encoding"] = "identity"
-
-    def changed(self, request: web.Request, data: Data) -> bytes | None:
-        """The body that the upstream is sent, if it is not the client's."""
-        exchange = request[EXCHANGE]
-        return data if isinstance(data, bytes) and exchange.is_cleaned else None
 
     def _mode_of(self, request: web.Request) -> Mode:
         asked = request.headers.get(HEADER)
@@ -253,11 +250,3 @@ class _Played(Upstream):
 
 def _ignore(miss: Miss) -> None:
     """It is asked of the upstream."""
-
-
-def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Headers as they came: in order, with duplicates, in their case."""
-    return tuple(
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-        for name, value in headers
-    )

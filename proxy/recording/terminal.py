@@ -4,6 +4,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.core.printable import printable
+
 _PLAIN: Final = "\x1b[0m"
 _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -19,13 +21,6 @@ class Paper:
         """Text from anywhere, as one harmless line that fits."""
         text = fit(printable(text.rstrip(" ")), self.width)
         return f"{colour}{text}{_PLAIN}" if colour and self.coloured else text
-
-
-def printable(text: str) -> str:
-    """One line, with an escape sequence in the place of each character that does not print."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def fit(text: str, width: int) -> str:

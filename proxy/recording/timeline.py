@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 from proxy.core import sse
 from proxy.errors import ProxyError
+from proxy.exchange import SideName
 from proxy.inflate import CODINGS, Inflate
 from proxy.recording import wording
-from proxy.recording.cassette import Exchange, Piece, Side, SideName
+from proxy.recording.cassette import Exchange, Piece, Side
 
 _MAX_EVENT_BYTES: Final = 64 << 20
 _FIRST_READS: Final = 8  # a byte each, at worst

@@ -4,7 +4,8 @@ import hashlib
 from collections import deque
 from typing import Any, Final
 
-from proxy.recording.cassette import Headers, Json, SideEnd, SideName, line, pack
+from proxy.exchange import Headers, SideEnd, SideName
+from proxy.recording.cassette import Json, line, pack
 from proxy.recording.files import File, Files
 from proxy.recording.redaction import (
     Clear,

@@ -293,11 +293,11 @@ def test_the_time_grows_with_the_size_and_no_faster(unit: bytes) -> None:
         body = b'{"t":"' + unit * (size // len(unit)) + b'"}'
         best = 9.0
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             without_lines(body)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     took(1 << 12)
     small, large = took(1 << 13), took(1 << 17)
-    assert large < 16 * 4 * max(small, 1e-4), (small, large)
+    assert large < 16 * 4 * small + 0.05, (small, large)

@@ -43,6 +43,10 @@ for (const [name, ...prompts] of job.talks) {
       const shot = (when) => page.screenshot({ path: `${job.out}-${name}-${at + 1}-${when}.png` });
       const turn = { seen: [] };
       turns.push(turn);
+      let over = false;
+      for (const end of ['requestfinished', 'requestfailed']) {
+        page.on(end, (request) => { over ||= /webapi\/chat/.test(request.url()); });
+      }
       // `next dev` compiles what is new and loads the page again: what was typed is gone then.
       for (let attempt = 0; attempt < 4; attempt++) {
         await input.waitFor({ timeout: 300_000 });
@@ -60,7 +64,7 @@ for (const [name, ...prompts] of job.talks) {
       };
       let last = '';
       let still = 0;
-      for (let tick = 0; tick < 400 && still < 40; tick++) {
+      for (let tick = 0; tick < 600 && !(over && still > 20); tick++) {
         await page.waitForTimeout(200);
         const now = await text();
         still = now === last ? still + 1 : 0;

@@ -226,7 +226,8 @@ def judge(bench: Bench, dialect: str, found: dict[str, list[Json]]) -> None:
             if dialect == "quote" and name != "diesbefore":
                 bench.check("…" in turn.get("running", ""), "a line while a tool runs")
                 ends = turn["done"].count("✓") + turn["done"].count("✗")
-                bench.check(ends, f"{ends} ended")
+                # LobeChat draws text slowly, and drops what waits for that when an error comes.
+                bench.check(ends or name == "diesin", f"{ends} ended")
             bench.check("42%" not in turn.get("done", ""), "no result in the answer")
     told = json.dumps([asked["body"] for asked in bench.backend.log], ensure_ascii=False)
     bench.check(_MARK not in told, f"no mark in {len(bench.backend.log)} requests")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from proxy.recording.cassette import Exchange, Headers, Piece, Request, Side, SideEnd
+from proxy.exchange import Headers, SideEnd
+from proxy.recording.cassette import Exchange, Piece, Request, Side
 
 CHAT = "/v1/chat/completions"
 SSE_HEAD: Headers = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from proxy import server
+from proxy.exchange import SideName
 from proxy.recording.cassette import (
     CassetteError,
     Exchange,
     Piece,
     Side,
-    SideName,
     files,
     line,
     load,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from proxy import config
-from proxy.recording.cassette import Exchange, Piece, Request, Side, SideEnd
+from proxy.exchange import SideEnd
+from proxy.recording.cassette import Exchange, Piece, Request, Side
 from proxy.recording.compare import compare
 from proxy.recording.drift import Report, drift, render
 from proxy.recording.shape import Reply, Verdict, shape

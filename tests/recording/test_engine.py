@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from proxy.recording.cassette import Exchange, Headers, load
+from proxy.exchange import Headers
+from proxy.recording.cassette import Exchange, load
 from tests.fakes import Answer, payloads
 from tests.recording import rerecord
 from tests.recording.rerecord import CASSETTES, through_the_proxy

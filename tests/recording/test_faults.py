@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.recording.damage import Action, Break, Delay, Pass
+from proxy.recording.fault_schedule import apply
 from proxy.recording.faults import KINDS, Fault, Faults, FaultSettings, Plan
 from proxy.recording.playback import Schedule
 from tests.fakes import DONE, text
@@ -139,43 +140,43 @@ def test_a_slow_drip_keeps_its_pace_over_reads() -> None:
 
 def test_a_plan_without_faults_changes_nothing() -> None:
     before = scheduled((10.0, A), (20.0, B))
-    assert Plan().apply(before) == before
+    assert apply(Plan(), before) == before
     assert not Plan()
 
 
 def test_latency_moves_everything() -> None:
-    after = plan("latency", ms=100).apply(scheduled((10.0, A), (20.0, B)))
+    after = apply(plan("latency", ms=100), scheduled((10.0, A), (20.0, B)))
     assert (after.head_ms, after.end_ms) == (105.0, 120.0)
     assert after.pieces == ((110.0, A), (120.0, B))
 
 
 def test_a_stall_delays_what_would_have_come_meanwhile() -> None:
     before = scheduled((10.0, A), (20.0, B), (30.0, C), (500.0, DONE))
-    after = plan("stall", frame=2, ms=100).apply(before)
+    after = apply(plan("stall", frame=2, ms=100), before)
     assert after.pieces == ((10.0, A), (120.0, B), (120.0, C), (500.0, DONE))
     assert after.end == "eof"
 
 
 def test_a_stall_for_ever_is_silence() -> None:
-    after = plan("stall", frame=2).apply(scheduled((10.0, A), (20.0, B)))
+    after = apply(plan("stall", frame=2), scheduled((10.0, A), (20.0, B)))
     assert (after.pieces, after.end, after.end_ms) == (((10.0, A),), "timeout", 20.0)
 
 
 def test_a_cut_schedule_keeps_its_length() -> None:
     before = scheduled((10.0, b"abc"), (20.0, b"def"), length=6)
-    after = plan("cut_at_byte", byte=4).apply(before)
+    after = apply(plan("cut_at_byte", byte=4), before)
     assert (after.pieces, after.end) == (((10.0, b"abc"), (20.0, b"d")), "cut")
     assert after.header("Content-Length") == "6"
 
 
 def test_a_cut_before_the_body_comes_with_the_head() -> None:
-    after = plan("cut_at_byte", byte=0).apply(scheduled((90.0, A)))
+    after = apply(plan("cut_at_byte", byte=0), scheduled((90.0, A)))
     assert (after.pieces, after.end, after.end_ms) == ((), "cut", 5.0)
 
 
 @pytest.mark.parametrize("kind", ["drop_done", "duplicate_chunk", "garbage_line"])
 def test_a_length_that_would_be_wrong_is_left_out(kind: str) -> None:
-    after = plan(kind).apply(scheduled((10.0, STREAM), length=len(STREAM)))
+    after = apply(plan(kind), scheduled((10.0, STREAM), length=len(STREAM)))
     assert not after.header("Content-Length")
     assert b"".join(data for _, data in after.pieces) != STREAM
 
@@ -183,7 +184,7 @@ def test_a_length_that_would_be_wrong_is_left_out(kind: str) -> None:
 def test_a_recorded_reset_stays_one() -> None:
     before = scheduled((10.0, A[:5]))
     broken = Schedule("x", 200, "OK", (), 5.0, before.pieces, "reset", 40.0)
-    after = plan("garbage_line", frame=9).apply(broken)
+    after = apply(plan("garbage_line", frame=9), broken)
     assert (after.pieces, after.end, after.end_ms) == (((10.0, A[:5]),), "reset", 40.0)
 
 
@@ -196,7 +197,7 @@ def test_a_recorded_reset_stays_one() -> None:
     ],
 )
 def test_an_error_answers_instead(one: Plan, status: int, reason: str) -> None:
-    after = one.apply(scheduled((10.0, A), (900.0, B)))
+    after = apply(one, scheduled((10.0, A), (900.0, B)))
     ((ms, body),) = after.pieces
     assert (after.status, after.reason, after.end) == (status, reason, "eof")
     assert (ms, after.end_ms) == (5.0, 5.0)
@@ -208,7 +209,7 @@ def test_an_error_answers_instead(one: Plan, status: int, reason: str) -> None:
 
 def test_an_error_can_drip_too() -> None:
     both = Plan((Fault("status_500"), Fault("slow_drip", size_bytes=1000, ms=1)))
-    assert both.apply(scheduled()).status == 500
+    assert apply(both, scheduled()).status == 500
     assert both.kinds == ("status_500", "slow_drip")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.exchange import SideName
 from proxy.recording import cassette, export, har
 from proxy.recording.cassette import CassetteError
 from tests.recording.build import Tape, agent, chunk, write
@@ -55,7 +56,7 @@ def check(value: Any, shape: Any, place: str = "entry") -> None:
         check(value[key], inner, f"{place}.{key}")
 
 
-def entries(tmp_path: Path, *tapes: Tape, side: cassette.SideName = "client") -> list[Any]:
+def entries(tmp_path: Path, *tapes: Tape, side: SideName = "client") -> list[Any]:
     path = write(tmp_path / "one.jsonl", *tapes)
     log = json.loads(har.dumps(cassette.load(path), side=side))["log"]
     assert log["version"] == "1.2"

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from proxy.exchange import SideName
 from proxy.recording import har
-from proxy.recording.cassette import CassetteError, Exchange, Side, SideName, load
+from proxy.recording.cassette import CassetteError, Exchange, Side, load
 from proxy.recording.imports import convert
 from proxy.recording.playback import schedule
 from tests.fakes import DONE, text

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from proxy import server
+from proxy.exchange import Headers
 from proxy.handlers import Handlers
-from proxy.recording.cassette import Exchange, Headers, load
+from proxy.recording.cassette import Exchange, load
 from tests.conftest import StartProxy
 from tests.fakes import (
     DONE,

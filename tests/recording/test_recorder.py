@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from proxy import config, server
 from proxy.config import ConfigError
 from proxy.core.events import Outcome, ToolCompleted
-from proxy.recording.cassette import Exchange, Headers, load
+from proxy.exchange import Ended, Headers
+from proxy.exchange import Exchange as Live
+from proxy.recording.cassette import Exchange, load
 from proxy.recording.recorder import Recorder, Tape
 from proxy.recording.redaction import ExchangeRedaction, Redaction
 from proxy.recording.studio import Studio
@@ -242,17 +244,26 @@ def loss() -> Loss:
     return Loss()
 
 
+LIVE = Live("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
+
+
+def over(tape: Tape, ended: Ended = "done", events: Sequence[ToolCompleted] = ()) -> None:
+    tape.on_lifecycle(LIVE, events)
+    LIVE.ended = ended
+    tape.on_end(LIVE)
+
+
 def taped(tape: Tape, *pieces: bytes) -> None:
     """A whole exchange."""
     tape.request(ASKED, HEADERS, b"{}")
-    tape.forwarded("/v1/chat/completions", HEADERS, None)
-    tape.head("upstream", 200, "OK", HEADERS)
-    tape.head("client", 200, "OK", HEADERS)
+    tape.on_forwarded(LIVE, "/v1/chat/completions", HEADERS, None)
+    tape.on_head(LIVE, "upstream", 200, "OK", HEADERS)
+    tape.on_head(LIVE, "client", 200, "OK", HEADERS)
     for piece in pieces:
-        tape.passed(piece, piece, (), time.monotonic())
-    tape.sent(b"")
-    tape.sent(b": ours\n\n")
-    tape.end("done", "", [ToolCompleted("call_1", 0, "x", "", "l", Outcome.OK, 3)])
+        tape.on_chunk(LIVE, piece, piece, (), time.monotonic())
+    tape.on_write(LIVE, b"", ((0, len(b"")),))
+    tape.on_write(LIVE, b": ours\n\n", ((0, len(b": ours\n\n")),))
+    over(tape, "done", [ToolCompleted("call_1", 0, "x", "", "l", Outcome.OK, 3)])
 
 
 @pytest.fixture
@@ -311,12 +322,12 @@ def test_what_is_told_of_a_lost_exchange_is_what_was_written(tmp_path: Path, los
     recorder = Recorder(place, Redaction(), loss)
     tape = recorder.tape("one", 0.0)
     tape.request(ASKED, HEADERS, b"{}")
-    tape.head("upstream", 200, "OK", HEADERS)
-    tape.passed(b"may yet become a secret", b"", (), 0.0)
+    tape.on_head(LIVE, "upstream", 200, "OK", HEADERS)
+    tape.on_chunk(LIVE, b"may yet become a secret", b"", (), 0.0)
     while recorder._taken_bytes < recorder._put_bytes:
         time.sleep(0.01)
     recorder._lose(tape._writing, "the disk was slower than the traffic")
-    tape.end("done", "", [])
+    over(tape, "done", [])
     recorder.close()
     lines = [json.loads(text) for text in place.read_text().splitlines()]
     assert [one["kind"] for one in lines] == ["cassette", "request", "head", "end"]
@@ -349,10 +360,10 @@ def test_a_bug_costs_one_exchange(tmp_path: Path, loss: Loss) -> None:
         recorder = Recorder(tmp_path, Broken(), loss)
         bad = recorder.tape("bad", 0.0)
         bad.request(ASKED, (("X-Bad", "1"),), b"{}")
-        bad.forwarded("/", HEADERS, b"")
-        bad.head("upstream", 200, "OK", HEADERS)
-        bad.passed(b"x", b"x", (), 0.0)
-        bad.end("done", "", [])
+        bad.on_forwarded(LIVE, "/", HEADERS, b"")
+        bad.on_head(LIVE, "upstream", 200, "OK", HEADERS)
+        bad.on_chunk(LIVE, b"x", b"x", (), 0.0)
+        over(bad, "done", [])
         taped(recorder.tape("good", 0.0), b"a")
         recorder.close()
     finally:
@@ -368,15 +379,15 @@ def test_what_is_held_back_and_what_is_added_stand_in_their_order(
     recorder = Recorder(tmp_path, Redaction(), loss)
     tape = recorder.tape("one", time.monotonic())
     tape.request(ASKED, HEADERS, b"{}")
-    tape.head("upstream", 200, "OK", HEADERS)
-    tape.head("client", 200, "OK", HEADERS)
+    tape.on_head(LIVE, "upstream", 200, "OK", HEADERS)
+    tape.on_head(LIVE, "client", 200, "OK", HEADERS)
     now = time.monotonic
-    tape.passed(b"a sk-0123", b"a sk-0123", (), now())
-    tape.passed(b"456789abcdef and ", b"", (), now())  # held back
-    tape.passed(b"so on", b"456789abcdef OURS and so on", ((13, 17),), now())
-    tape.sent(b"OURS")
-    tape.passed(b" to the end", b" to the end", (), now())
-    tape.end("eof", "", [])
+    tape.on_chunk(LIVE, b"a sk-0123", b"a sk-0123", (), now())
+    tape.on_chunk(LIVE, b"456789abcdef and ", b"", (), now())  # held back
+    tape.on_chunk(LIVE, b"so on", b"456789abcdef OURS and so on", ((13, 17),), now())
+    tape.on_write(LIVE, b"OURS", ((0, len(b"OURS")),))
+    tape.on_chunk(LIVE, b" to the end", b" to the end", (), now())
+    over(tape, "eof", [])
     recorder.close()
     (one,) = load(tmp_path)
     stands = "[redacted:"
@@ -397,8 +408,8 @@ def test_what_is_held_back_and_what_is_added_stand_in_their_order(
 
 def test_a_tape_without_a_request_leaves_nothing(tmp_path: Path, loss: Loss) -> None:
     recorder = Recorder(tmp_path, Redaction(), loss)
-    recorder.tape("one", 0.0).sent(b"x")
-    recorder.tape("two", 0.0).end("done", "", [])
+    recorder.tape("one", 0.0).on_write(LIVE, b"x", ((0, len(b"x")),))
+    over(recorder.tape("two", 0.0), "done", [])
     recorder.close()
     assert list(tmp_path.iterdir()) == []
     assert loss.count == 0

@@ -18,8 +18,9 @@ import pytest
 from aiohttp import web
 
 from proxy.config import ConfigError
+from proxy.exchange import Headers, SideEnd
 from proxy.recording import replay
-from proxy.recording.cassette import CassetteError, Exchange, Headers, SideEnd, line, pack
+from proxy.recording.cassette import CassetteError, Exchange, line, pack
 from proxy.recording.fault_rules import Fault, FaultSettings
 from proxy.recording.matching import Rules
 from proxy.recording.misses import Miss

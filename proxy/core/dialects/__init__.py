@@ -76,7 +76,7 @@ _ALL: Final = (
     Dialect("plain", each(plain), each(responses_plain), names_typed=False),
     _alike("bare", bare, keeps_native=True),
     Dialect("openwebui", each(openwebui), merges_rounds=True, ends_after_error=True),
-    Dialect("openwebui-status", each(openwebui_status)),
+    Dialect("openwebui-status", each(openwebui_status), merges_rounds=True, ends_after_error=True),
     Dialect("quote", Quote),
     Dialect("reasoning", Reasoning),
     _alike("comment", comment),
