@@ -155,7 +155,7 @@ def _recording(settings: Settings) -> str:
         case "record":
             return f"prompts and answers are written to {path}"
         case _:
-            return f"mode {mode}: what {path} does not answer is asked, and written there"
+            return f"mode {mode}: requests that {path} does not hold are recorded there"
 
 
 def _faults(settings: Settings) -> str:
