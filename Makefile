@@ -10,6 +10,18 @@ ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c '$(ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
+SAY := >&2 echo "make:"
+FOUND = $(shell python3 --version 2>/dev/null | sed 's/^/python3 here is /' | grep . || \
+	echo "there is no python3")
+LOG := $(VENV)/install.log
+UNREACHABLE := NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|Temporary failure
+# Quiet, unless it fails. More retries would only take longer to fail.
+install = PIP_RETRIES=$${PIP_RETRIES:-2} $(BIN)/python -m pip install --disable-pip-version-check \
+	--editable $(1) >$(LOG) 2>&1 || { \
+	if grep -Eq '$(UNREACHABLE)' $(LOG); then $(SAY) "no package index can be reached ($(LOG) has the details)." \
+		"Connect to the network, or set HTTPS_PROXY or PIP_INDEX_URL, then try again."; \
+	else tail -n 20 $(LOG) >&2; $(SAY) "the installation failed; $(LOG) has the details."; fi; exit 1; }
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -44,20 +56,25 @@ clean: ## remove .venv and all that tools left behind
 
 # Never pip outside of .venv: the system's Python may be managed by somebody else.
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found." \
-		"Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@"$(PYTHON)" -c '$(ENOUGH)' || { echo "make: $(PYTHON) is not Python 3.11 or later." \
-		"Name another one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "make: $(PYTHON) has no venv or no ensurepip." \
-		"On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	"$(PYTHON)" -m venv --clear $(VENV)
+	@test -n "$(PYTHON)" || { $(SAY) "Python 3.11 or later is needed, and $(FOUND)." \
+		"Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -c '$(ENOUGH)' 2>/dev/null || { $(SAY) "$(PYTHON) is not Python 3.11 or later." \
+		"Name another one: make PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { $(SAY) \
+		"$(PYTHON) has no venv or no ensurepip." \
+		"On Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@mkdir -p "$(VENV)" 2>/dev/null && test -w "$(VENV)" || { $(SAY) \
+		"$(abspath $(VENV)) cannot be written to." \
+		"Choose another folder: make VENV=/tmp/lifecycle-proxy-venv $(MAKECMDGOALS)"; exit 1; }
+	@"$(PYTHON)" -m venv --clear "$(VENV)"
 
 # Stamps: install again where pyproject.toml has changed. Editable, so the sources need no stamp.
 $(VENV)/.installed: pyproject.toml $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@echo "Installing into $(VENV): once, about half a minute, 60 MB."
+	@$(call install,.)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing into $(VENV), with the tools for tests: once, about a minute, 280 MB."
+	@$(call install,'.[dev]')
 	@touch $@ $(VENV)/.installed

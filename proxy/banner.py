@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import urlsplit
@@ -69,11 +69,7 @@ class Banner:
         yield paint(line, _YELLOW) if problem else line
         yield _line("events", _events(settings))
         yield _line("recording", _recording(settings))
-        if settings.faults.rules:
-            yield paint(_line("faults", _faults(settings)), _YELLOW)
-        for one in checks.warnings(settings):
-            colour = _RED if one.is_serious else _YELLOW
-            yield paint(_line("warning", f"{one.key}: {one.text}"), colour)
+        yield from _notices(settings, paint)
 
 
 def report(loaded: Loaded) -> Iterator[str]:
@@ -93,6 +89,17 @@ def report(loaded: Loaded) -> Iterator[str]:
         yield _line("", f"and {len(changed) - _MOST_CHANGED} more")
 
 
+def in_force(loaded: Loaded, stream: TextIO) -> Iterator[str]:
+    """What differs from a start without settings, for the demo."""
+    settings = loaded.settings
+    paint = _painted if coloured(stream) else _as_it_is
+    if loaded.file or loaded.variables:
+        yield _line("settings", _sources(loaded))
+    if settings.recording.mode != "off":
+        yield _line("recording", _recording(settings))
+    yield from _notices(settings, paint)
+
+
 def write(lines: Iterable[str], stream: TextIO) -> None:
     """Write lines. A character that the stream cannot take (in a path) is no reason to fail."""
     if isinstance(stream, io.TextIOWrapper):
@@ -103,6 +110,15 @@ def write(lines: Iterable[str], stream: TextIO) -> None:
 def coloured(stream: TextIO) -> bool:
     """Whether to use colour: on a terminal, unless the environment has ``NO_COLOR``."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _notices(settings: Settings, paint: Callable[[str, str], str]) -> Iterator[str]:
+    """What a person should notice."""
+    if settings.faults.rules:
+        yield paint(_line("faults", _faults(settings)), _YELLOW)
+    for one in checks.warnings(settings):
+        colour = _RED if one.is_serious else _YELLOW
+        yield paint(_line("warning", f"{one.key}: {one.text}"), colour)
 
 
 def _line(name: str, text: str) -> str:

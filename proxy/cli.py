@@ -108,37 +108,42 @@ def _add_serve(commands: Any) -> None:
         "--config config.toml",
     )
     serve.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML settings, as in config.example.toml (default: LIFECYCLE_PROXY_CONFIG, or none)",
-    )
-    serve.add_argument(
         "--upstream",
         metavar="URL",
         help="base URL of the backend, including /v1, as in OpenAI(base_url=...) "
         "(default: http://127.0.0.1:11434/v1)",
     )
     serve.add_argument(
+        "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
+    )
+    _add_settings(serve)
+    serve.set_defaults(run=_serve)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """What `serve` and `demo` share."""
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML settings, as in config.example.toml (default: LIFECYCLE_PROXY_CONFIG, or none)",
+    )
+    command.add_argument(
         "--listen",
         metavar="HOST:PORT",
         help="where clients connect; port 0 picks a free one (default: 127.0.0.1:8787)",
     )
-    serve.add_argument(
-        "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
-    )
-    serve.add_argument(
+    command.add_argument(
         "--record",
         metavar="DIR",
         help="write prompts and answers into this folder, or into one file, NAME.jsonl; keys are "
         "redacted (default: nothing is written)",
     )
-    serve.add_argument(
+    command.add_argument(
         "--allow-faults",
         action="store_true",
         help="break answers on purpose, as [faults] says; without this, such settings are refused",
     )
-    serve.set_defaults(run=_serve)
 
 
 def _add_demo(commands: Any) -> None:
@@ -146,17 +151,14 @@ def _add_demo(commands: Any) -> None:
         commands,
         "demo",
         brief="see it work, without a backend",
-        description="Start a scripted upstream and the proxy, and print one conversation with two "
-        "parallel tool calls as a client sees it.",
-        examples="\n--once",
-    )
-    demo.add_argument(
-        "--listen",
-        metavar="HOST:PORT",
-        default="127.0.0.1:8787",
-        help="where the proxy of the demo listens (default: %(default)s)",
+        description="Start a scripted backend and the proxy in front of it, and print one "
+        "conversation as a client sees it: tools at the same time, one that fails, the answer. "
+        "Then stay up for clients of your own until Ctrl-C.\n"
+        "Settings are those of serve, except that the backend is the demo's own.",
+        examples="\n--once\n--listen 127.0.0.1:9000 --record recordings\n--config config.toml",
     )
     demo.add_argument("--once", action="store_true", help="end after the conversation")
+    _add_settings(demo)
     demo.set_defaults(run=_demo)
 
 
@@ -173,19 +175,31 @@ def _add_check(commands: Any) -> None:
     check.set_defaults(run=_check, fail=check.error)
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    flags = {
-        "upstream.url": arguments.upstream,
+def _loaded(
+    arguments: argparse.Namespace, also: Sequence[config.Check] = (), **flags: Any
+) -> config.Loaded:
+    """The settings of `serve` and `demo`.
+
+    Args:
+        also: more checks.
+        flags: those that only one of them has, by key.
+    """
+    flags |= {
         "server.listen": arguments.listen,
-        "server.workers": arguments.workers,
         "recording.path": arguments.record,
         "recording.mode": "record" if arguments.record else None,
     }
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
-    loaded = config.read(Path(file) if file else None, flags=flags, also=(machine.loops,))
-    settings, banner = loaded.settings, Banner(loaded)
-    if settings.faults.rules and not arguments.allow_faults:
+    loaded = config.read(Path(file) if file else None, flags=flags, also=also)
+    if loaded.settings.faults.rules and not arguments.allow_faults:
         raise config.ConfigError(str(file or ""), "faults", _FAULTS)
+    return loaded
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    own = {"upstream.url": arguments.upstream, "server.workers": arguments.workers}
+    loaded = _loaded(arguments, (machine.loops,), **own)
+    settings, banner = loaded.settings, Banner(loaded)
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
         _warn(banner, settings)
@@ -226,7 +240,10 @@ def _warn(banner: Banner, settings: config.Settings) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from proxy import demo
 
-    return _run(demo.run(arguments.listen, once=arguments.once))
+    loaded = _loaded(arguments)
+    usual = loaded.settings.server.listen == config.Server().listen
+    any_port = usual and arguments.listen is None
+    return _run(demo.run(loaded, once=arguments.once, any_port=any_port))
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,7 @@
-"""See it work with no backend: a scripted upstream, the proxy, one conversation.
+"""See it work without a backend: a scripted upstream, the proxy, and one conversation.
 
-The upstream plays an agent server that runs its tools itself and tells their results in the stream,
-so the calls stay open for as long as the tools "run". The client is a plain reader of the socket,
-not the proxy's own parser: what it prints has really come through.
+The client is a plain reader of the stream, not the proxy's own parser: what it prints has really
+come through. Afterwards the proxy stays up for other clients.
 """
 
 import asyncio
@@ -10,45 +9,66 @@ import errno
 import functools
 import io
 import json
-import os
-import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import web
+import msgspec
 
 from proxy import config, server
+from proxy.banner import coloured, in_force
+from proxy.demo_upstream import ANSWER, QUESTION, upstream
 
-_END_S: Final = 1.0  # whoever ends a demo wants it to end
-_QUESTION: Final = "Will it rain in Oslo tomorrow, and how full is the disk?"
-_BEFORE: Final = "Let me check both. "
-_AFTER: Final = "It will rain in Oslo tomorrow, at 12 °C. The disk is 61 % full."
-_TOOLS: Final = {"call_demo_search": "web_search", "call_demo_disk": "terminal"}
-_TURNS: Final = (("", ""), ('{"query": "weath', '{"command": '), ('er in Oslo"}', '"df -h /"}'))
-_INVITATION: Final = """
-The proxy stays up until Ctrl-C. Any client can talk to it (any key, model "demo"):
+_END_S: Final = 1.0
+_EVENT: Final = "hermes.tool.progress"
+_GREEN: Final = "32"
+_YELLOW: Final = "33"
+_RED: Final = "31"
+_NEXT: Final = """
+The demo stays up: open one of these, and ask anything. Ctrl-C ends it.
+The model is called "demo"; {key}.
 
-  base URL  {base}
-  curl -N {base}/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model":"demo","stream":true,"messages":[{{"role":"user","content":"Oslo?"}}]}}'
+  Open WebUI   Admin Settings > Connections > OpenAI API
+               URL  {base}/v1
+  LobeChat     Settings > AI Service Provider > OpenAI
+               API proxy URL  {base}/-/as/quote/v1
+  OpenAI SDK   OpenAI(base_url="{base}/v1", api_key="{sdk_key}")
+  curl         {curl}
+
+  In a container 127.0.0.1 is the container itself. Start the demo with
+  --listen 0.0.0.0:{port}, and use http://host.docker.internal:{port}/v1 there.
+
+In front of your own backend:
+  {command} serve --upstream http://127.0.0.1:11434/v1
 """
+_NEXT_SOCKET: Final = """
+The demo stays up: try this, and ask anything. Ctrl-C ends it.
+
+  {curl}
+"""
+_BODY: Final = """'{"stream":true,"messages":[{"role":"user","content":"Hi"}]}'"""
 _Json = dict[str, Any]
 _say: Final = functools.partial(print, end="", flush=True)
 
 
-async def run(listen: str, *, once: bool) -> int:
-    """Play the conversation with a proxy at ``listen``; unless ``once``, stay up for more clients.
+async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float = 1.0) -> int:
+    """Play the conversation; unless ``once``, stay up for more clients.
+
+    Args:
+        loaded: the settings. Two of them are the demo's own: the upstream, and no access log.
+        once: end after the conversation.
+        any_port: take another port where the one of ``server.listen`` is taken.
+        pace: all pauses of the upstream are multiplied by this.
 
     Returns:
         0 when asked to stop, or with ``once`` if the client saw what it should have; else 1.
 
     Raises:
-        ConfigError: ``listen`` is no address.
-        OSError: it cannot be bound.
+        OSError: the address cannot be bound, or a part of the proxy does not start.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
@@ -57,143 +77,162 @@ async def run(listen: str, *, once: bool) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an emoji is no reason to fail
     try:
-        async with _backend() as backend, _proxy(listen, backend) as url:
-            _say(f"scripted upstream  {backend}\nproxy              {url}/v1\n\n> {_QUESTION}\n\n")
-            if fault := await _converse(f"{url}/v1"):
+        async with upstream(pace) as backend, _proxy(loaded, backend, any_port=any_port) as url:
+            settings = loaded.settings
+            _say(_heading(loaded, backend, url))
+            if fault := await _converse(url, settings):
                 print(f"lifecycle-proxy: demo: {fault}", file=sys.stderr)
             if once or fault:
                 return int(bool(fault))
-            _say(_INVITATION.format(base=f"{url}/v1"))
+            _say(_invitation(url, settings))
             await asyncio.Event().wait()
     except asyncio.CancelledError:
-        pass  # a signal
+        _say("\n")  # a signal
     return int(once)  # a conversation that was broken off has shown nothing
 
 
 @asynccontextmanager
-async def _proxy(listen: str, backend: str) -> AsyncIterator[str]:
-    """The real proxy, with no access log in between; on another port if the default is taken."""
-    flags = {"server.listen": listen, "upstream.url": backend, "server.access_log": False}
+async def _proxy(loaded: config.Loaded, backend: str, *, any_port: bool) -> AsyncIterator[str]:
+    """The real proxy in front of the scripted upstream; yields its URL."""
+    replace, settings = msgspec.structs.replace, loaded.settings
+    settings = replace(
+        settings,
+        server=replace(settings.server, access_log=False),
+        upstream=replace(settings.upstream, url=backend, use_proxy_env=False),
+    )
     try:
-        runner, url = await server.start(config.load(environ={}, flags=flags))
+        runner, url = await server.start(settings)
     except OSError as error:
-        if listen != "127.0.0.1:8787" or error.errno != errno.EADDRINUSE:
+        if not any_port or error.errno != errno.EADDRINUSE:
             raise
-        _say("port 8787 is taken, so another one:\n\n")
-        flags["server.listen"] = "127.0.0.1:0"
-        runner, url = await server.start(config.load(environ={}, flags=flags))
+        host, port = settings.address
+        _say(f"Port {port} is taken, so the demo uses another one (--listen chooses it).\n\n")
+        listen = f"{host}:0"
+        settings = replace(settings, server=replace(settings.server, listen=listen))
+        runner, url = await server.start(settings)
     try:
         yield url
     finally:
         await server.stop(runner, _END_S)
 
 
-@asynccontextmanager
-async def _backend() -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_get("/v1/models", _models)
-    app.router.add_post("/v1/chat/completions", _chat)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_END_S)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+# --- what is printed ----------------------------------------------------------------------------
 
 
-async def _models(request: web.Request) -> web.StreamResponse:
-    return web.json_response({"object": "list", "data": [{"id": "demo", "object": "model"}]})
+def _heading(loaded: config.Loaded, backend: str, url: str) -> str:
+    lines = [
+        "lifecycle-proxy demo: a scripted backend, the proxy, and one client.",
+        "",
+        f"  backend    {backend}",
+        f"  proxy      {_base(url)}{'' if _socket(url) else '/v1'}",
+        *in_force(loaded, sys.stdout),
+        "",
+        f"you   {QUESTION}",
+    ]
+    return "\n".join(lines) + "\n\ndemo  "
 
 
-async def _chat(request: web.Request) -> web.StreamResponse:
-    """Streams the script; who asks for no stream (Open WebUI's titles) gets the answer whole."""
-    asked = await request.json()
-    head: _Json = {"id": "chatcmpl-demo", "created": 1700000000, "model": "demo"}
-    if not asked.get("stream"):
-        message = {"role": "assistant", "content": _AFTER}
-        head["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        return web.json_response({**head, "object": "chat.completion"})
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    for pause_s, delta, finish in _script(asked.get("messages", [])):
-        await asyncio.sleep(pause_s)
-        head["choices"] = [{"index": 0, "delta": delta, "finish_reason": finish}]
-        chunk = json.dumps({**head, "object": "chat.completion.chunk"})
-        await response.write(f"data: {chunk}\n\n".encode())
-    await response.write(b"data: [DONE]\n\n")
-    return response
+def _invitation(url: str, settings: config.Settings) -> str:
+    socket, base = _socket(url), _base(url)
+    options = f" --unix-socket {socket}" if socket else ""
+    options += " -k" if settings.server.tls_cert else ""
+    options += " -H 'Authorization: Bearer KEY'" if settings.server.api_keys else ""
+    where = "http://demo" if socket else base
+    indent = " " * 4 if socket else " " * 15
+    curl = f"curl -N{options} {where}/v1/chat/completions \\\n{indent}-d {_BODY}"
+    if socket:
+        return _NEXT_SOCKET.format(curl=curl)
+    sdk_key, key = "any", "any API key will do"
+    if settings.server.api_keys:
+        sdk_key, key = "KEY", "KEY is one of server.api_keys"
+    started = sys.argv[0]  # in a clone it is not on the PATH
+    command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
+    port = urlsplit(url).port
+    return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
 
 
-def _script(messages: list[_Json]) -> Iterator[tuple[float, _Json, str | None]]:
-    """Pause in seconds, delta and finish reason of each chunk.
-
-    A client that runs the calls itself, as Open WebUI does, comes back with their results: the same
-    calls again would send it round and round.
-    """
-    search, disk = _TOOLS
-    if not messages or messages[-1].get("role") != "tool":
-        yield from ((0.08, {"content": word}, None) for word in re.findall(r"\S+\s*", _BEFORE))
-        for turn in _TURNS:
-            yield from ((0.1, {"tool_calls": [_piece(*p)]}, None) for p in enumerate(turn))
-        yield 1.0, {"role": "tool", "tool_call_id": disk, "tool_result": "/dev/vda1 61%"}, None
-        yield 0.9, {"role": "tool", "tool_call_id": search, "tool_result": "rain, 12 °C"}, None
-        yield 0.1, {}, "tool_calls"
-    yield from ((0.08, {"content": word}, None) for word in re.findall(r"\S+\s*", _AFTER))
-    yield 0.0, {}, "stop"
+def _base(url: str) -> str:
+    """A URL that a client can use: of "all addresses" this machine's own."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-def _piece(index: int, arguments: str) -> _Json:
-    call_id, name = list(_TOOLS.items())[index]
-    head = {} if arguments else {"id": call_id, "type": "function"}
-    function = {"arguments": arguments} if arguments else {"name": name, "arguments": ""}
-    return {"index": index, **head, "function": function}
-
-
-async def _converse(base: str) -> str:
-    """Ask, and show what comes as it comes; return what was wrong, or ""."""
-    text = line_break = ""
-    told: dict[str, list[str]] = {}
-    try:
-        async for event, chunk in _events(base):
-            if event == "hermes.tool.progress":
-                told.setdefault(chunk["toolCallId"], []).append(chunk["status"])
-                _say(_card(chunk))
-                line_break = "\n\n"
-            elif piece := chunk["choices"][0]["delta"].get("content"):
-                text += piece
-                _say(line_break + piece)
-                line_break = ""
-    except aiohttp.ClientError as error:
-        return f"the stream broke: {error}"
-    _say("\n")
-    good = text == _BEFORE + _AFTER and told == {key: ["running", "completed"] for key in _TOOLS}
-    return "" if good else f"the client got the text {text!r} and the events {told}"
-
-
-async def _events(base: str) -> AsyncIterator[tuple[str, _Json]]:
-    """Name and data of each event, up to ``[DONE]``."""
-    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": _QUESTION}]}
-    async with (  # a user agent of its own: no rule for other clients is to match
-        aiohttp.ClientSession(headers={"User-Agent": "lifecycle-proxy-demo"}) as session,
-        session.post(f"{base}/chat/completions", json=body, raise_for_status=True) as response,
-    ):
-        event = ""
-        async for line in response.content:
-            field, _, value = line.decode().rstrip("\n").partition(": ")
-            if value == "[DONE]":
-                return
-            if field == "data":
-                yield event, json.loads(value)
-            event = value if field == "event" else ""
-    raise aiohttp.ClientPayloadError("it ended without [DONE]")
+def _socket(url: str) -> str:
+    """The path of the unix socket, or ""."""
+    return url.removeprefix("unix:") if url.startswith("unix:") else ""
 
 
 def _card(frame: _Json) -> str:
-    """A line for a lifecycle frame. Until the arguments have come, the label is the tool's name."""
-    label = "" if frame["label"] == frame["tool"] else frame["label"]
-    took = f" in {frame['durationMs'] / 1000:.1f} s" if "durationMs" in frame else ""
-    status = frame["status"] + took
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        status = f"\x1b[{32 if took else 33}m{status}\x1b[0m"  # green, yellow
-    return f"\n  {frame['emoji']} {frame['tool']:<10}  {label:<25}  {status}"
+    """A line for a lifecycle frame."""
+    tool, label = frame["tool"], frame.get("label", "")
+    name = f"{frame.get('emoji', '  ')} {tool:<12}"
+    seconds = f"{frame['durationMs'] / 1000:.1f} s" if "durationMs" in frame else ""
+    if frame["status"] == "running":
+        status = _painted("… running", _YELLOW)
+    elif frame.get("isError"):
+        status = _painted(f"✗ failed after {seconds}", _RED)
+    else:
+        status = _painted(f"✓ completed in {seconds}" if seconds else "✓ completed", _GREEN)
+    return f"  {name}  {'' if label == tool else label:<27}  {status}\n"
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if coloured(sys.stdout) else text
+
+
+# --- the client ---------------------------------------------------------------------------------
+
+
+async def _converse(url: str, settings: config.Settings) -> str:
+    """Ask, and show what comes as it comes; return what was wrong, or ""."""
+    text, line_break = "", ""
+    seen: dict[str, list[str]] = {}
+    try:
+        async for data in _events(url, settings):
+            if "toolCallId" in data:
+                seen.setdefault(data["toolCallId"], []).append(data["status"])
+                _say(("" if line_break else "\n\n") + _card(data))
+                line_break = "\n      "
+            if piece := _piece(data):
+                text += piece
+                _say(line_break + piece)
+                line_break = ""
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return f"the stream broke: {error}"
+    _say("\n")
+    pairs = list(seen.values())
+    if ANSWER in text and all(one == ["running", "completed"] for one in pairs):
+        return ""
+    return f"the client got the text {text!r} and the events {seen}"
+
+
+def _piece(data: _Json) -> str:
+    """The text of a chunk: of the answer, or of the thoughts that come before it."""
+    for choice in data.get("choices") or ():
+        delta = choice.get("delta") or {}
+        return str(delta.get("content") or delta.get("reasoning_content") or "")
+    return ""
+
+
+async def _events(url: str, settings: config.Settings) -> AsyncIterator[_Json]:
+    """The data of each event up to ``[DONE]``, and of lifecycle events in comments."""
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
+    # A user agent of its own: no rule for other clients is to match.
+    headers = {"User-Agent": "lifecycle-proxy-demo"}
+    if settings.server.api_keys:
+        headers["Authorization"] = f"Bearer {settings.server.api_keys[0]}"
+    socket = _socket(url)
+    # The certificate has the name under which others reach it, not necessarily this one.
+    connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector(ssl=False)
+    where = f"{'http://demo' if socket else _base(url)}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        session.post(where, json=body, raise_for_status=True) as response,
+    ):
+        async for line in response.content:
+            text = line.decode().strip().removeprefix(f": {_EVENT} ")
+            text = text.removeprefix("data: ")
+            if text == "[DONE]":
+                return
+            if text.startswith("{"):
+                yield json.loads(text)
+    raise aiohttp.ClientPayloadError("it ended without [DONE]")

@@ -5,6 +5,7 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from proxy.config import Settings
 
@@ -29,11 +30,11 @@ def bind(settings: Settings, *, shared: bool = False, port: int | None = None) -
 
 
 def _bound(settings: Settings, *, shared: bool, port: int | None) -> socket.socket:
+    address: Any
     path = settings.listen_socket
     if path is not None:
         _remove_dead_socket(Path(path))
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(path)
+        sock, address = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path
     else:
         host, configured = settings.address
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -43,7 +44,11 @@ def _bound(settings: Settings, *, shared: bool, port: int | None) -> socket.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
         sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
     sock.setblocking(False)
     return sock
 

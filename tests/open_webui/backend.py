@@ -106,7 +106,7 @@ async def parallel(asked: Json) -> AsyncIterator[bytes]:
     for name, result in (("read_file", "Error: no such file"), ("terminal", "/dev/vda1 61%")):
         await asyncio.sleep(PAUSE_S)
         yield result_of(name, result)
-    await asyncio.sleep(PAUSE_S)
+    await asyncio.sleep(PAUSE_S / 3)
     yield result_of("web_search", "rain, 12 °C")
     yield chunk({}, "tool_calls")
     yield chunk({"content": "It will rain in Oslo. The disk is 61 % full. There is no such file."})

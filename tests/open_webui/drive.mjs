@@ -57,14 +57,16 @@ const until = async (holds, ms) => {
 
 const frame = `body::after { content: ''; position: fixed; inset: 0 0 auto; height: 350px; z-index: 99999;
   border: 1px solid #d0d7de; border-radius: 8px; pointer-events: none; }`;
-const picture = async () => {
+const picture = async (ended) => {
   await page.addStyleTag({ content: frame });
-  await page.getByText(/^Exploring/).last().click({ timeout: 2000 }).catch(() => {});
-  await page.mouse.move(5, 450);
+  await page.mouse.move(5, 480);
   const [running, over] = [page.getByText(/^Executing/), page.getByText(/^View Result/)];
-  for (let seen = -1; await running.count(); await page.waitForTimeout(100)) {
-    if (await over.count() === seen) continue;
-    seen = await over.count();
+  for (let seen = -1; !(await ended()); await page.waitForTimeout(100)) {
+    const group = page.getByText(/^Explor(ing|ed)/);
+    if (seen < 0 && await group.count()) await group.last().click({ timeout: 2000 }).catch(() => {});
+    const now = await over.count();
+    if (now === seen || !(await running.count())) continue;
+    seen = now;
     await page.waitForTimeout(300);
     writeFileSync(`${job.out}-picture.png`, await page.screenshot({ clip: { x: 0, y: 0, width: 760, height: 350 } }));
   }
@@ -93,7 +95,7 @@ try {
     turn.running = await text();
     turn.spinning = (await marks()).spinners;
     await shot('running');
-    if (job.picture) await picture();
+    if (job.picture) await picture(ended);
     turn.ended = await until(ended, 60_000);
     await page.waitForTimeout(1000);
     await greet();
