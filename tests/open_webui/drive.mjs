@@ -16,7 +16,7 @@ const browser = await require('playwright-core').chromium.launch({
   executablePath: job.chromium,
   args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-sync'],
 });
-const size = job.picture ? { width: 760, height: 500 } : { width: 900, height: 900 };
+const size = job.picture ? { width: 760, height: 600 } : { width: 900, height: 900 };
 const page = await browser.newPage({ viewport: size, deviceScaleFactor: job.picture ? 2 : 1 });
 
 const api = async (where, options) => (await fetch(job.url + where, options)).json();
@@ -55,11 +55,11 @@ const until = async (holds, ms) => {
   return false;
 };
 
-const frame = `body::after { content: ''; position: fixed; inset: 0 0 auto; height: 350px; z-index: 99999;
+const frame = `body::after { content: ''; position: fixed; inset: 0 0 auto; height: 378px; z-index: 99999;
   border: 1px solid #d0d7de; border-radius: 8px; pointer-events: none; }`;
 const picture = async (ended) => {
   await page.addStyleTag({ content: frame });
-  await page.mouse.move(5, 480);
+  await page.mouse.move(5, 580);
   const [running, over] = [page.getByText(/^Executing/), page.getByText(/^View Result/)];
   for (let seen = -1; !(await ended()); await page.waitForTimeout(100)) {
     const group = page.getByText(/^Explor(ing|ed)/);
@@ -68,7 +68,7 @@ const picture = async (ended) => {
     if (now === seen || !(await running.count())) continue;
     seen = now;
     await page.waitForTimeout(300);
-    writeFileSync(`${job.out}-picture.png`, await page.screenshot({ clip: { x: 0, y: 0, width: 760, height: 350 } }));
+    writeFileSync(`${job.out}-picture.png`, await page.screenshot({ clip: { x: 0, y: 0, width: 760, height: 378 } }));
   }
 };
 
