@@ -5,9 +5,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from proxy import config, server
 from tests.fakes import Upstream
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 StartProxy = Callable[..., Awaitable[str]]
 

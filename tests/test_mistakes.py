@@ -11,13 +11,14 @@ import pytest
 import trustme
 
 from proxy import cli
+from proxy.core import dialects
 from tests.commands import run
 
 FAULTS = (
     "latency, stall, cut_at_byte, cut_inside_character, reset, drop_done, duplicate_chunk, "
     "garbage_line, status_429, status_500, error_200, slow_drip"
 )
-DIALECTS = "chunk, plain, bare, openwebui, openwebui-status, quote, reasoning, comment, strip, off"
+DIALECTS = ", ".join(dialects.DIALECTS)
 HOST_PORT = "HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one), nor unix:/PATH"
 BASE_URL = "a base URL, such as http://127.0.0.1:11434/v1, nor unix:/PATH (no query, no user name)"
 SECONDS = "a number of seconds, 0 or more, such as 15"

@@ -166,7 +166,15 @@ async def test_whole_streams_and_plain_answers_are_counted(upstream: Upstream, p
 
 @pytest.mark.parametrize(
     ("dialect", "frames"),
-    [("chunk", 2), ("plain", 2), ("comment", 2), ("openwebui", 2), ("reasoning", 1), ("off", 0)],
+    [
+        ("chunk", 2),
+        ("plain", 2),
+        ("comment", 2),
+        ("openwebui", 2),
+        ("reasoning", 2),
+        ("strip", 0),
+        ("off", 0),
+    ],
 )
 async def test_frames_are_those_that_were_written(
     upstream: Upstream, proxy: str, caplog: pytest.LogCaptureFixture, dialect: str, frames: int

@@ -107,13 +107,13 @@ async def test_the_backend_never_sees_a_line(
         parts = [{"type": "text", "text": answer}]
         turns = [ASKED, {"role": "assistant", "content": answer}, ASKED]
         in_parts = [ASKED, {"role": "assistant", "content": parts}, ASKED]
-        told = f"Summarize:\nuser: hi\nassistant: {answer}\nJSON: {json.dumps(answer)}"
+        prompt = f"Summarize:\nuser: hi\nassistant: {answer}\nJSON: {json.dumps(answer)}"
         return [
             (CHAT, {"stream": True, "messages": turns}),
             (CHAT, {"stream": False, "messages": in_parts}),
-            (CHAT, {"messages": [{"role": "user", "content": told}]}),
+            (CHAT, {"messages": [{"role": "user", "content": prompt}]}),
             ("/v1/responses", {"stream": True, "input": in_parts}),
-            ("/v1/messages", {"stream": True, "system": told, "messages": turns}),
+            ("/v1/messages", {"stream": True, "system": prompt, "messages": turns}),
         ]
 
     for (target, asked), (_, expected) in zip(talks(found), talks(clean), strict=True):
@@ -121,7 +121,7 @@ async def test_the_backend_never_sees_a_line(
         assert upstream.requests[-1].body == json.dumps(expected, ensure_ascii=is_ascii).encode()
 
 
-async def test_whoever_asks_lines_are_taken_out(proxy: str, upstream: Upstream) -> None:
+async def test_lines_are_taken_out_for_any_client(proxy: str, upstream: Upstream) -> None:
     """A user may go on in another page, or with another provider of the same one."""
     line = f"a\n\n> {MARK * 2}💻 terminal …{MARK}\n\nb"
     await turn(proxy, CHAT, {"messages": [{"role": "user", "content": line}]})

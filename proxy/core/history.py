@@ -33,7 +33,7 @@ def may_be_cleaned(body: bytes) -> bool:
 
 
 def cleaned(body: bytes) -> bytes:
-    """A request's body without our lines and cards; the same object where it holds none.
+    """A request's body without lines and cards of the proxy; the same object where it holds none.
 
     A message of the assistant that has nothing left goes. One that lost all its calls is joined
     with the assistant's message behind it, where that loses nothing: the backend sent both as one

@@ -5,7 +5,7 @@ a request: messages of the three APIs, parts of them, titles and summaries of a 
 of a user who quotes the answer. The model must never see it, or it begins to write such lines.
 
 A line carries a mark that nobody sees: U+2063, twice in front and once behind, so that a start is
-told from an end where one of them is lost. A whole line goes with the line ends around it that it
+known from an end where one of them is lost. A whole line goes with the line ends around it that it
 came with, and the text is again what the model wrote. Where a page has wrapped, cut or joined the
 text, what is left of a line goes, and every line end that is not surely its own stays.
 
@@ -25,7 +25,7 @@ END: Final = _MARK
 
 _LITERAL: Final = _MARK.encode()
 _ESCAPED: Final = b"u2063"
-# No line of ours is longer, and no look back or ahead goes farther.
+# No line is longer, and no look back or ahead goes farther.
 _MAX_BYTES: Final = 8192
 _NEAR_BYTES: Final = 96  # what stands around a mark, in JSON inside of JSON inside of JSON
 
@@ -75,7 +75,7 @@ _FRONT: Final = re.compile(_maybe(rb"(\\+)n(\\+)n") + _GT + rb"[ ]?\Z")
 _BEHIND: Final = re.compile(rb"(\\++)n\1n")
 _TIME: Final = _TICK + _SPACE + rb"[0-9]++\.[0-9]" + _SPACE + rb"s"
 _END_FRONT: Final = re.compile(_one_of(_ELLIPSIS, _maybe(_ELLIPSIS, _SPACE) + _TIME) + rb"\Z")
-# A quick look says of nearly all other marks that they are not of ours.
+# A quick look says of nearly all other marks that they belong to no line.
 _LAST_LETTERS: Final = (b"s", b'"', b"\xe2\x80\xa6", b"u2026")
 _TICKS: Final = (b"\xe2\x9c", b"u271")
 # What can be left in front of that of a line whose beginning was cut off.
@@ -101,7 +101,7 @@ def may_hold_lines(body: bytes) -> bool:
 
 
 def without_lines(body: bytes) -> bytes:
-    """A request's body without our lines; the same object where it holds none."""
+    """A request's body without these lines; the same object where it holds none."""
     kept: list[bytes] = []
     at = 0
     for start, stop in _cuts(body):
@@ -172,7 +172,7 @@ def _behind(body: bytes, end: int) -> int:
 def _maybe_rest(body: bytes, at: int, mark: int) -> int | None:
     """Where the rest of a line begins that ends here: with its string, unless text of others does.
 
-    None where the mark is not one of ours.
+    None where the mark belongs to no line.
     """
     near = body[max(at, mark - _NEAR_BYTES) : mark]
     if not near.endswith(_LAST_LETTERS):

@@ -7,6 +7,7 @@ turn out to be ``[DONE]`` or an error, where clients stop reading), or one that 
 lifecycle event of the upstream's own.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -453,10 +454,8 @@ class _Output:
         self.raw_due = False  # the event itself has still to be passed on
 
     def step(self) -> Step:
-        added = []
-        for number in self.ours:
-            start = sum(map(len, self.pieces[:number]))
-            added.append((start, start + len(self.pieces[number])))
+        offsets = [0, *itertools.accumulate(map(len, self.pieces))] if self.ours else []
+        added = [(offsets[number], offsets[number + 1]) for number in self.ours]
         return Step(b"".join(self.pieces), tuple(self.told), tuple(added), self.frames)
 
 

@@ -88,8 +88,8 @@ def test_news_is_one_more_or_another() -> None:
 def test_the_cost_grows_with_the_size() -> None:
     def seconds(count: int) -> float:
         messages = [m for n in range(count) for m in (said(f"a{n}"), result(f"a{n}"))]
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(last_calls(messages)) == count
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(seconds(8_000) for _ in range(3)) < 40 * min(seconds(1_000) for _ in range(3)) + 0.05

@@ -67,9 +67,9 @@ def messages(text: str) -> Json:
 
 def title(text: str) -> Json:
     """As pages ask for a title: the conversation in one text, as text or as JSON."""
-    told = f"user: How full is it?\nassistant: {text}\nuser: Thanks!"
+    talk = f"user: How full is it?\nassistant: {text}\nuser: Thanks!"
     inner = json.dumps([{"role": "assistant", "content": text}], ensure_ascii=False)
-    return {"messages": [{"role": "user", "content": told}, {"role": "user", "content": inner}]}
+    return {"messages": [{"role": "user", "content": talk}, {"role": "user", "content": inner}]}
 
 
 def quoting(text: str) -> Json:

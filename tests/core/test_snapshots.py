@@ -64,8 +64,8 @@ def test_the_cost_grows_with_the_size() -> None:
     def seconds(count: int) -> float:
         calls = [item(place=n, ids=(f"a{n}",), arguments=f"[{n}]") for n in range(count)]
         items = [item(place=-2 - n, ids=(), arguments=f"[{n},0]") for n in range(count)]
-        start = time.perf_counter()
+        start = time.process_time()
         assert match(calls, items) == [None] * count
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(seconds(8_000) for _ in range(3)) < 40 * min(seconds(1_000) for _ in range(3)) + 0.05

@@ -129,9 +129,9 @@ def test_a_line_waits_for_its_label(sizes: tuple[int, ...]) -> None:
     pipeline = make(DIALECTS["quote"])
     steps = [pipeline.feed(piece, 0.0) for piece in segments(body, sizes)]
     assert deltas(b"".join(s.data for s in steps)) == said(f"{line} …", SHUT, "b", f"{line}{OK}")
-    told = next(step for step in steps if step.events)
-    assert b"}}" in told.data
-    assert sizes == WHOLE or b'"b"' not in told.data
+    first = next(step for step in steps if step.events)
+    assert b"}}" in first.data
+    assert sizes == WHOLE or b'"b"' not in first.data
 
 
 def two_choices() -> bytes:
@@ -150,7 +150,7 @@ def test_a_line_stands_in_its_choice(name: str) -> None:
 
 
 def test_a_call_that_the_client_runs_is_closed_with_its_stream() -> None:
-    """Span ``execution``: its end is told at the head of the next stream, on a line of its own."""
+    """Span ``execution``: its end stands at the head of the next stream, on a line of its own."""
     body = calls(call(0, "a", "f", "{}")) + finish() + DONE
     line = f"\n\n> {START}⚡ f: `{{}}`"
     expected = [*said(f"{line} …"), {"finish": "tool_calls"}, *said(SHUT)]

@@ -11,7 +11,7 @@ const browser = await require('playwright-core').chromium.launch({
   executablePath: job.chromium,
   args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-sync'],
 });
-// As the page veils what it tells its server.
+// The page obfuscates what it sends its server: LobeChat's obfuscatePayloadWithXOR.
 const key = Buffer.from('LobeHub · LobeHub');
 const mixed = (bytes) => Buffer.from(bytes.map((byte, at) => byte ^ key[at % key.length]));
 const result = {};

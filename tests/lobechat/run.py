@@ -229,9 +229,9 @@ def judge(bench: Bench, dialect: str, found: dict[str, list[Json]]) -> None:
                 # LobeChat draws text slowly, and drops what waits for that when an error comes.
                 bench.check(ends or name == "diesin", f"{ends} ended")
             bench.check("42%" not in turn.get("done", ""), "no result in the answer")
-    told = json.dumps([asked["body"] for asked in bench.backend.log], ensure_ascii=False)
-    bench.check(_MARK not in told, f"no mark in {len(bench.backend.log)} requests")
-    bench.check("💻" not in told and "✓" not in told, "no line in them either")
+    asked = json.dumps([one["body"] for one in bench.backend.log], ensure_ascii=False)
+    bench.check(_MARK not in asked, f"no mark in {len(bench.backend.log)} requests")
+    bench.check("💻" not in asked and "✓" not in asked, "no line in them either")
 
 
 def _app(backend: Backend) -> web.Application:

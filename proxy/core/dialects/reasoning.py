@@ -18,7 +18,7 @@ _ENDED = ("", 0)  # no call: the line in question is ended
 
 
 class Reasoning(Writer):
-    """A line for each tool. How it ended is added, or told on a second line if text came between.
+    """A line for each tool. How it ended is added, or stands on a second line if text came between.
 
     Pages with a thinking block close it at the next text and at nothing else: LobeChat's shimmers
     for ever where the stream ends, breaks or finishes behind such a line. A line end as text, which
