@@ -1,5 +1,5 @@
 # docker build -t lifecycle-proxy .
-# docker run --rm -p 8787:8787 --read-only -e LIFECYCLE_PROXY_UPSTREAM=http://my-backend:8000/v1 lifecycle-proxy
+# docker run --rm -p 127.0.0.1:8787:8787 --read-only -e LIFECYCLE_PROXY_UPSTREAM=http://my-backend:8000/v1 lifecycle-proxy
 
 FROM python:3.13-slim AS build
 WORKDIR /src
@@ -10,8 +10,8 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check .
 
 FROM python:3.13-slim
 COPY --from=build /opt/venv /opt/venv
-# Nothing is written at run time: the root file system may be read-only. (Several workers share their
-# numbers in files: they need --tmpfs /tmp. The health check asks for http at this port.)
+# Nothing is written at run time, so the root file system may be read-only. (Several workers share their
+# metrics in files: they need --tmpfs /tmp.) The health check uses http on port 8787.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

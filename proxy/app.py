@@ -85,7 +85,7 @@ class _Failures:
         self._metrics.listener_failed(name)
         if name not in self._said:
             self._said.add(name)
-            log.error("%s failed; said once, the traffic goes on", name, exc_info=failure)
+            log.error("%s failed; the traffic goes on (logged once)", name, exc_info=failure)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

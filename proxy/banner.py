@@ -157,7 +157,7 @@ def _events(settings: Settings) -> str:
     if own.clients:
         parts.append(f"{_count(len(own.clients), 'client rule')} before it")
     if own.builtin_clients:
-        parts.append("Open WebUI and old OpenAI SDKs are recognised")
+        parts.append("Open WebUI, LobeChat and old OpenAI SDKs are recognised")
     return ", ".join(parts)
 
 
@@ -171,7 +171,7 @@ def _recording(settings: Settings) -> str:
         case "record":
             return f"prompts and answers are written to {path}"
         case _:
-            return f"mode {mode}: what {path} does not answer is asked, and written there"
+            return f"mode {mode}: requests that {path} does not hold are recorded there"
 
 
 def _faults(settings: Settings) -> str:

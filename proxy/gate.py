@@ -82,12 +82,14 @@ class Gate:
             late = ProxyError("draining", "the proxy is shutting down; try again")
             return await _refused(request, late)
         except Exception:
-            log.exception("a bug of the proxy's own (request %s)", exchange.request_id)
+            log.exception("a bug in the proxy (request %s)", exchange.request_id)
             internal = ProxyError("internal", "the proxy failed; its log says why")
             if request.writer.output_size:
                 exchange.error, exchange.ended = internal.code, "upstream_error"
                 break_connection(request, delimited=request.version >= HttpVersion11)
-                raise ConnectionError("an answer is under way; another cannot follow") from None
+                raise ConnectionError(
+                    "a response has begun; an error response cannot follow"
+                ) from None
             return await _refused(request, internal)
         finally:
             exchange.ended = exchange.ended or "done"

@@ -291,13 +291,17 @@ def _target(request: web.Request) -> str:
     """
     target = request.raw_path
     if request.method == "CONNECT":
-        raise ProxyError("bad_request", "the request asks for a tunnel: no open proxy")
+        raise ProxyError(
+            "bad_request", "CONNECT is not supported: the proxy forwards to its upstream only"
+        )
     if target.startswith(("http://", "https://")):
         host = re.split("[/?]", target.partition("://")[2], maxsplit=1)[0]
         if host.lower() != request.headers.get("Host", "").lower():
-            raise ProxyError("bad_request", "the request line names another host: no open proxy")
+            raise ProxyError(
+                "bad_request", "the request line names another host than the Host header"
+            )
         target = target[target.index("://") + 3 + len(host) :]
         target = target if target.startswith("/") else "/" + target
     if not target.startswith("/") or not target.isascii() or not target.isprintable():
-        raise ProxyError("bad_request", "the request line holds no path that can be forwarded")
+        raise ProxyError("bad_request", "the request line has no path that can be forwarded")
     return target

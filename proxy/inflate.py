@@ -69,7 +69,7 @@ class Inflate:
         while data:
             clear += self._piece(data, _LIMIT_BYTES - len(clear))
             if self._object.unconsumed_tail:
-                raise zlib.error("far too much in one piece")
+                raise zlib.error("one read is too large")
             data = self._object.unused_data
             self._whole = self._object.eof
             if self._whole:

@@ -140,7 +140,9 @@ class _Streams:
         self._frames = make.counter("frames_total", "Lifecycle frames added to streams")
         self.failures = make.counter("observer_failures_total", "Observers that were switched off")
         self._oversized = make.counter("events_oversized_total", "Events too long to look into")
-        self._undecodable = make.counter("events_undecodable_total", "Events that are no JSON")
+        self._undecodable = make.counter(
+            "events_undecodable_total", "Events that are not valid JSON"
+        )
         self._dropped = make.counter("results_dropped_total", "Results of unknown or ended calls")
 
     def closed(self, exchange: Exchange, now: float) -> None:

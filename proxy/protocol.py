@@ -25,7 +25,7 @@ class Protocol(web.RequestHandler):
         """The answer to what is no HTTP that this proxy would forward."""
         log.info("refused a request from %s: %s", request.remote, type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way; another cannot follow")
+            raise ConnectionError("a response has begun; an error response cannot follow")
         response = responses.error(_refusal(status, exc, message))
         response.force_close()  # where the next request begins is anybody's guess
         return response
@@ -35,5 +35,5 @@ def _refusal(status: int, exc: BaseException | None, message: str | None) -> Pro
     if isinstance(exc, LineTooLong) or (message and "headers" in message):
         return ProxyError("header_too_large", "a header, or the request line, is too long")
     if isinstance(exc, HttpProcessingError) or status < 500:
-        return ProxyError("bad_request", "this is no HTTP request that can be forwarded")
+        return ProxyError("bad_request", "malformed HTTP request")
     return ProxyError("internal", "the proxy failed; its log says why")

@@ -26,7 +26,7 @@ log = logging.getLogger("proxy")
 
 # Behind this much unsent the client is waited for, and so is the upstream.
 _BUFFER_BYTES: Final = 1 << 16
-_BROKE: Final = "the connection to the upstream broke in mid-stream"
+_BROKE: Final = "the connection to the upstream broke during the stream"
 
 
 class Relay:
@@ -108,7 +108,7 @@ class Relay:
         """Give up, if it is the upstream that we are waiting for."""
         if self._catching_up is None:
             cause = f"nothing came for {time.monotonic() - self.last_read:.1f} s"
-            message = "the upstream fell silent in mid-stream"
+            message = "the upstream stopped sending during the stream"
             self.fail(ProxyError("upstream_timeout", message, cause=cause))
 
     def beat(self, now: float) -> None:
@@ -199,7 +199,7 @@ class Relay:
                 self._over()
             elif self._was_lost:
                 # At a bad chunk size aiohttp drops the connection without a word.
-                message, cause = "the upstream's answer is no HTTP", "a chunk was expected"
+                message, cause = "the upstream's response is not valid HTTP", "a chunk was expected"
                 failure = ProxyError("upstream_protocol", message, cause=cause)
                 self._broke(b"", failure)
         except Exception as failure:
@@ -232,7 +232,7 @@ class Relay:
                 self._broke(_rest(self._content), _why(failure))
             case _:  # aiohttp would take it for a fault of the upstream's
                 self._finish(ProxyError("internal", f"the proxy failed: {type(failure).__name__}"))
-                log.error("a bug of the proxy's own", exc_info=failure)
+                log.error("a bug in the proxy", exc_info=failure)
 
     def _pass_on(self, chunk: bytes, framed: bytes = b"") -> None:
         """Send on what has come.

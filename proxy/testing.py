@@ -126,7 +126,7 @@ def assert_paired(events: Any, *, at_least: int = 1) -> list[Pair]:
 
 def _fault(status: str, *, is_open: bool) -> str:
     if status not in _STATUSES:
-        return f"a status that there is not: {status!r}"
+        return f"unknown status {status!r}"
     if status == "running":
         return "running again before it was completed" if is_open else ""
     return "" if is_open else "completed, but not running"

@@ -220,9 +220,11 @@ def translate(error: Exception, url: URL) -> ProxyError:
         case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
             # aiohttp quotes headers behind it, and the log must hold none.
             reason = re.split(r"\n|:? b['\"]", str(error.message).strip())[0][:200]
-            return ProxyError("upstream_protocol", f"{where} answered with no HTTP: {reason}")
+            return ProxyError(
+                "upstream_protocol", f"the response of {where} is not valid HTTP: {reason}"
+            )
         case aiohttp.ServerDisconnectedError() if isinstance(error.message, str):
-            message = f"{where} closed without an answer"
+            message = f"{where} closed the connection without a response"
             return ProxyError("upstream_unreachable", message, cause=cause)
         case aiohttp.ServerDisconnectedError():
             message = f"the answer of {where} broke off"

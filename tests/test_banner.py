@@ -60,7 +60,7 @@ def test_on_a_terminal_what_is_in_force_comes_first(tmp_path: Path) -> None:
         f"lifecycle-proxy {__version__}",
         f"  settings   {file}, LIFECYCLE_PROXY_SERVER__WORKERS, --upstream, --listen",
         f"  upstream   {DEAD} (cannot connect: is it running?)",
-        "  events     dialect chunk, Open WebUI and old OpenAI SDKs are recognised",
+        "  events     dialect chunk, Open WebUI, LobeChat and old OpenAI SDKs are recognised",
         f"  recording  prompts and answers are written to {tmp_path}/rec",
         f"listening on http://127.0.0.1:1 -> {DEAD}",
     ]

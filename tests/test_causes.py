@@ -85,9 +85,9 @@ def access(caplog: pytest.LogCaptureFixture) -> list[Any]:
         (bad_chunk, "upstream_protocol", [f"after {BODY} bytes", "a chunk was expected"]),
         (stalled, "upstream_timeout", [f"after {BODY} bytes", "nothing came for 0."]),
         (silent, "upstream_timeout", ["did not begin to answer", "first_byte_timeout_s"]),
-        (bad_header, "upstream_protocol", ["answered with no HTTP", "header"]),
+        (bad_header, "upstream_protocol", ["is not valid HTTP", "header"]),
         (half_a_head, "upstream_protocol", ["broke off", "inside its headers"]),
-        (closed, "upstream_unreachable", ["closed without an answer", "ServerDisconnectedError"]),
+        (closed, "upstream_unreachable", ["without a response", "ServerDisconnectedError"]),
         (reset_at_once, "upstream_unreachable", ["cannot reach", "Connection reset by peer"]),
     ],
 )

@@ -189,7 +189,7 @@ def test_check_config_says_what_is_in_force(tmp_path: Path) -> None:
         f"  settings   {file}, LIFECYCLE_PROXY_UPSTREAM\n"
         "  listen     http://127.0.0.1:0 (this machine only, 2 keys)\n"
         "  upstream   http://h:1/v1 (with the clients' own key)\n"
-        "  events     dialect chunk, Open WebUI and old OpenAI SDKs are recognised\n"
+        "  events     dialect chunk, Open WebUI, LobeChat and old OpenAI SDKs are recognised\n"
         "  recording  prompts and answers are written to /tmp/rec\n"
         "  changed    server.heartbeat_s = 5\n"
         "             lifecycle.emoji = a table\n"

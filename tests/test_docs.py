@@ -1,18 +1,103 @@
-"""What the documentation names exists."""
+"""What the documentation names exists, and it reads as it should."""
 
 import re
 from pathlib import Path
 
+import msgspec
+import pytest
+
+from proxy.config import Settings
+from proxy.core.dialects import DIALECTS
+
 TESTS = Path(__file__).parent
-PAGE = TESTS.parent / "docs" / "reliability.md"
+ROOT = TESTS.parent
+DOCS = ROOT / "docs"
+PROSE = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *(ROOT / "examples").iterdir(),
+        ROOT / "config.example.toml",
+    ]
+)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_CODE = re.compile(r"```\w+\n(.*?)```", re.DOTALL)
+_TABLES = ("server", "upstream", "lifecycle", "recording")
+# Metaphors, and words that have a plain one: see CONTRIBUTING.md.
+_UNPLAIN = (
+    r"blot(s|ted)? out|in clear|whoever|\btold\b|\btells? of\b|\bours\b|\bof ours\b|\bsuffers?\b"
+    r"|\bis no (HTTP|JSON|UTF-8)\b|\bembraces\b|\bunasked\b|passe[sd]? over\b"
+)
+
+
+def _read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE.read_text(encoding="utf-8"))
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", _read(DOCS / "reliability.md"))
     missing = [
-        f"{file}::{name}"
-        for file, name in named
-        if f"def {name}(" not in (TESTS / file).read_text(encoding="utf-8")
+        f"{file}::{name}" for file, name in named if f"def {name}(" not in _read(TESTS / file)
     ]
     assert len(named) > 100
     assert missing == []
+
+
+@pytest.mark.parametrize("page", [page for page in PROSE if page.suffix == ".md"], ids=str)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    text = _read(page)
+    links = re.findall(r"\]\(([^)#]+)|<img src=\"([^\"]+)", text)
+    paths = [one or other for one, other in links if "://" not in one]
+    assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+def test_every_path_of_the_map_exists() -> None:
+    named = re.findall(r"`((?:proxy|tests|fuzz|bench)/[\w./]*)`", _read(DOCS / "architecture.md"))
+    assert len(named) > 50
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=str)
+def test_every_setting_exists(page: Path) -> None:
+    known = msgspec.to_builtins(Settings())
+    named = re.findall(rf"`({'|'.join(_TABLES)})\.(\w+)", _read(page))
+    assert [f"{table}.{key}" for table, key in named if key not in known[table]] == []
+
+
+def test_every_dialect_is_described() -> None:
+    text = _read(DOCS / "dialects.md")
+    assert [name for name in DIALECTS if f"| `{name}` |" not in text] == []
+    assert [name for name in DIALECTS if f"### `{name}`" not in text] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_code_of_the_readme_fits_the_page() -> None:
+    """80 columns on the first screen; GitHub shows about 100 without a scroll bar."""
+    first, _, rest = README.partition("## Install")
+    for text, columns in ((first, 80), (rest, 100)):
+        lines = "".join(_CODE.findall(text)).splitlines()
+        assert lines
+        assert [line for line in lines if len(line) > columns] == []
+
+
+def test_no_advice_needs_a_package_index() -> None:
+    """The package is on none."""
+    advice = re.compile(r"(?:install|add|run|uvx)(?: -\S+)* ['\"]?lifecycle[-_]proxy\b")
+    code = [*(ROOT / "proxy").rglob("*.py"), ROOT / "Makefile", ROOT / "Dockerfile"]
+    for page in (*PROSE, *code):
+        found = [one for one in advice.findall(_read(page)) if not one.startswith("run ")]
+        assert found == [], page
+        assert "lifecycle-proxy[" not in _read(page), page
+
+
+def test_docker_opens_ports_of_this_machine_only() -> None:
+    for page in (*PROSE, ROOT / "Dockerfile"):
+        assert not re.search(r"-p \d+:\d+|^ +- \"?\d+:\d+", _read(page), re.MULTILINE), page
+
+
+@pytest.mark.parametrize("page", PROSE, ids=str)
+def test_the_prose_is_plain(page: Path) -> None:
+    assert [found[0] for found in re.finditer(_UNPLAIN, _read(page), re.IGNORECASE)] == []

@@ -401,7 +401,7 @@ def test_a_folder_with_nothing_to_play(
     assert f"recording.path: {tmp_path}/rec: " in err
     file.write_text(f"[recording]\nmode = 'once'\npath = '{tmp_path}/rec'")
     out, _ = checked(file, capsys)
-    assert f"recording  mode once: what {tmp_path}/rec does not answer is asked" in out
+    assert f"recording  mode once: requests that {tmp_path}/rec does not hold are recorded" in out
 
 
 def test_a_port_below_1024_without_the_right(

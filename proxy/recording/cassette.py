@@ -216,11 +216,13 @@ def records(file: Path) -> Iterator[Json]:
             record = json.loads(text)
         except (ValueError, RecursionError):
             if is_first:
-                raise CassetteError(f"{file}: line {number}: no cassette (JSON lines)") from None
-            log.warning("%s: line %d is torn; it is passed over", file, number)
+                raise CassetteError(f"{file}: line {number}: not a cassette (JSON lines)") from None
+            log.warning("%s: line %d is not valid JSON and was ignored", file, number)
             continue
         if is_first and not (isinstance(record, dict) and record.get("kind") == "cassette"):
-            raise CassetteError(f"{file}: line {number}: no cassette: its first record says so")
+            raise CassetteError(
+                f"{file}: line {number}: not a cassette: the first record is of another kind"
+            )
         if isinstance(record, dict):
             is_first = False
             if record.get("kind") == "cassette":
@@ -239,7 +241,7 @@ def lines(file: Path) -> Iterable[bytes]:
         with _open(file) as stream:
             yield from stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        log.warning("%s: torn (%s); what came before is used", file, error)
+        log.warning("%s: cut off (%s); the part before is used", file, error)
     except OSError as error:
         raise CassetteError(f"{file}: {error.strerror or error}") from None
 
@@ -264,7 +266,7 @@ def _apply(record: Json, found: dict[str, Exchange], file: Path) -> None:
         elif exchange_id in found and (take := _TAKE.get(kind)):
             take(found[exchange_id], record)
     except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s: a %s record that makes no sense: %r", file, record.get("kind"), error)
+        log.warning("%s: an invalid %s record was ignored: %r", file, record.get("kind"), error)
 
 
 def _begun(record: Json) -> Exchange:

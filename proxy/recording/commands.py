@@ -58,15 +58,15 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         "--side",
         choices=("upstream", "client"),
         default="upstream",
-        help="play what the upstream sent (in the place of the backend) or what the client got "
-        "(in the place of the proxy) (default: %(default)s)",
+        help="upstream: play what the backend sent; client: play what the proxy sent to its client "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--speed",
         type=float,
         default=1.0,
         metavar="X",
-        help="times as fast as recorded: 10 is ten times, 0 at once (default: 1)",
+        help="speed: 10 is ten times as fast as recorded, 0 does not wait (default: 1)",
     )
     parser.add_argument(
         "--max-gap",
@@ -79,7 +79,7 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         "--faults",
         type=Path,
         metavar="FILE",
-        help="TOML file with [faults]: break answers on purpose",
+        help="TOML file with [faults]: damage responses on purpose",
     )
     parser.set_defaults(run=lambda arguments: _replay(arguments, run))
 
@@ -206,7 +206,7 @@ def _add_scan(commands: _Commands) -> None:
     parser = usage.add(
         commands,
         "scan",
-        brief="look for secrets in old recordings",
+        brief="look for secrets in recordings",
         description="Look for keys, tokens and passwords in recordings, and say where they are. "
         "Exit code 0 if nothing looks like a secret, 1 if something does.",
         examples="recordings tests/cassettes",

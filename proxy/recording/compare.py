@@ -58,7 +58,7 @@ def _tools_lost(then: Shape, now: Shape) -> Iterator[str]:
             continue
         given = called[name]
         if keys is not None and given is None:
-            yield f"the arguments of {name} are no JSON object"
+            yield f"the arguments of {name} are not a JSON object"
         elif keys and given is not None and not keys & given:
             yield f"the arguments of {name}: {_names(keys)} are now {_names(given)}"
 

@@ -142,11 +142,11 @@ def _unaskable(exchange: Exchange) -> str:
     """Why a request cannot be asked again, or its answer not compared; "" where they can."""
     request, answer = exchange.forwarded or exchange.request, exchange.upstream
     if exchange.route not in _ROUTES or request.method != "POST":
-        return "no chat or Responses request"
+        return "not a chat or Responses request"
     if request.body is None:
         return f"its body was not recorded: {request.omitted or 'no reason given'}"
     if _PLACEHOLDER in exchange.request.target:
-        return "there was a secret in its address"
+        return "its URL contained a secret"
     if exchange.omitted:
         return f"its answer was not recorded: {exchange.omitted}"
     if not answer.status or not exchange.is_complete:

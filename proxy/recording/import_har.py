@@ -42,7 +42,7 @@ def exchanges(tree: Json) -> Iterator[Imported]:
         except Unreadable as error:
             raise Unreadable(f"entry {number}: {error}") from None
         except MISBUILT as error:
-            raise Unreadable(f"entry {number} is no HAR 1.2: {why(error)}") from None
+            raise Unreadable(f"entry {number} is not valid HAR 1.2: {why(error)}") from None
 
 
 def _exchange(entry: Json) -> Imported:

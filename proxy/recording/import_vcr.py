@@ -40,7 +40,7 @@ def exchanges(tree: Json) -> Iterator[Imported]:
         except Unreadable as error:
             raise Unreadable(f"interaction {number}: {error}") from None
         except MISBUILT as error:
-            problem = f"interaction {number} is not as vcrpy writes it: {why(error)}"
+            problem = f"interaction {number} is not valid: {why(error)}"
             raise Unreadable(problem) from None
 
 

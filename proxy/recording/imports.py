@@ -94,7 +94,7 @@ def _tree(raw: bytes) -> tuple[Json, Callable[[Json], Iterator[Imported]]]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Unreadable("neither HAR 1.2 nor vcrpy: no UTF-8 (unpack it first?)") from None
+        raise Unreadable("neither HAR 1.2 nor vcrpy: not UTF-8 (unpack it first?)") from None
     tree: Any = None
     with suppress(ValueError, RecursionError):
         tree = json.loads(text, parse_constant=_refuse)

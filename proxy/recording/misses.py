@@ -100,7 +100,7 @@ def miss(
     wanted = leaves(asked, volatile)
     views = [(one, leaves(request, volatile)) for one, request in recorded]
     if not views:
-        return Miss(f"no recording for {name}: there are none at all")
+        return Miss(f"no recording for {name}: there are no recordings")
     nearest, view = max(views, key=lambda one: likeness(one[1], wanted))
     diff = differences(view, wanted)
     why = "all that fit have been given out" if is_used_up else _where(diff)

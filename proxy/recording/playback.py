@@ -70,7 +70,7 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
     if not side.is_whole:
         raise UnplayableError(f"bytes of the {name} side are missing (SHA-256)")
     if not side.status and side.end == "eof":
-        raise UnplayableError(f"the head of the {name} side is missing")
+        raise UnplayableError(f"the headers of the {name} side are missing")
     return Schedule(
         id=exchange.id,
         status=side.status,

@@ -24,9 +24,9 @@ _SHORT: Final = "--record-mode"
 # pytest-recording's words; whatever else is said there is not for us.
 _OTHERS: Final = {"all": "record", "rewrite": "record", **{mode: mode for mode in MODES}}
 _HELP: Final = (
-    "lifecycle-proxy: none plays cassettes and asks nobody; once records where there is no "
-    "cassette; new_episodes records what no cassette answers; record records all anew. "
-    "Default: none where the environment has CI set, else once"
+    "lifecycle-proxy: none replays cassettes, without an upstream; once records if there is no "
+    "cassette; new_episodes records what the cassette does not contain; record records everything. "
+    "Default: none if the environment variable CI is set, else once"
 )
 _USAGE: Final = (
     "lifecycle_proxy(upstream=None, cassette=None, side='upstream', speed=0, allow_misses=False, "
@@ -45,8 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The option that is always there, and the settings of the ini file."""
     _add(parser, OPTION)
     parser.addini("lifecycle_proxy_record_mode", f"the default of {OPTION}")
-    parser.addini("lifecycle_proxy_upstream", "what is recorded: http://127.0.0.1:11434/v1")
-    parser.addini("lifecycle_proxy_cassette_dir", "where all cassettes are; else beside the tests")
+    parser.addini(
+        "lifecycle_proxy_upstream", "base URL to record from (default: http://127.0.0.1:11434/v1)"
+    )
+    parser.addini(
+        "lifecycle_proxy_cassette_dir", "folder for all cassettes (default: next to the tests)"
+    )
 
 
 @pytest.hookimpl(wrapper=True)

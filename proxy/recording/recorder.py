@@ -186,7 +186,7 @@ class Recorder:
             except OSError as error:
                 self._unwritten(writing, error)
             except Exception as bug:  # one exchange shall not cost the others
-                self._lose(writing, f"a bug of the proxy's own ({type(bug).__name__})", bug)
+                self._lose(writing, f"a bug in the proxy ({type(bug).__name__})", bug)
             self._taken_bytes += size
             if time.monotonic() - since > _TURN_S:
                 time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
@@ -205,4 +205,4 @@ class Recorder:
         if is_first:
             self._lost()
         if not was_said:
-            log.error("recording fails: %s; said once, the traffic goes on", why, exc_info=bug)
+            log.error("recording fails: %s; the traffic goes on (logged once)", why, exc_info=bug)

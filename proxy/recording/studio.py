@@ -35,7 +35,7 @@ HEADER: Final = "X-Lifecycle-Record"
 _MODES: Final = ("off", "record", "once", "new_episodes", "replay")
 _RECORDING: Final = ("record", "new_episodes")
 _MISS: Final = "X-Lifecycle-Miss"
-_STREAMED: Final = "a body that was streamed on without being kept"
+_STREAMED: Final = "a body that was streamed and not kept"
 
 Data = bytes | AsyncIterator[bytes] | None
 

@@ -61,7 +61,7 @@ class Says(NamedTuple):
 def says(event: sse.Event) -> Says:
     """What an event says."""
     if not event.parsed:
-        return Says("bytes", "a piece of an event that is too large to be looked at")
+        return Says("bytes", "a part of an event that is too large to be parsed")
     name = event.name.decode("utf-8", "replace")
     if event.data is None:
         return _no_data(event.raw, name)

@@ -1,11 +1,13 @@
 // Talks to one model on Open WebUI's chat page and tells what the page showed.
 //   node drive.mjs '{"playwright": DIR, "chromium": PATH, "url": URL, "model": NAME,
-//                    "turns": [TEXT, ...], "out": PREFIX}'
+//                    "turns": [TEXT, ...], "out": PREFIX, "picture": BOOL}'
 // DIR is where node_modules/playwright-core lies. Screenshots: PREFIX-TURN-running|done|open.png,
-// and PREFIX-reloaded.png.
+// and PREFIX-reloaded.png. With "picture" also PREFIX-picture.png: a small page at twice the resolution,
+// at the last moment when a tool still runs, with the group of cards opened.
 // Prints {"chat": ID, "reloaded": TEXT, "stored": [MESSAGE, ...], "turns": [{"running": TEXT,
 // "spinning": N, "done": TEXT, "open": TEXT, "crosses": N, "spinners": N}, ...]}.
 import { createRequire } from 'node:module';
+import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 const job = JSON.parse(process.argv[2]);
@@ -14,7 +16,8 @@ const browser = await require('playwright-core').chromium.launch({
   executablePath: job.chromium,
   args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-sync'],
 });
-const page = await browser.newPage({ viewport: { width: 900, height: 900 } });
+const size = job.picture ? { width: 760, height: 600 } : { width: 900, height: 900 };
+const page = await browser.newPage({ viewport: size, deviceScaleFactor: job.picture ? 2 : 1 });
 
 const api = async (where, options) => (await fetch(job.url + where, options)).json();
 const { token } = await api('/api/v1/auths/signin', {
@@ -52,6 +55,23 @@ const until = async (holds, ms) => {
   return false;
 };
 
+const frame = `body::after { content: ''; position: fixed; inset: 0 0 auto; height: 378px; z-index: 99999;
+  border: 1px solid #d0d7de; border-radius: 8px; pointer-events: none; }`;
+const picture = async (ended) => {
+  await page.addStyleTag({ content: frame });
+  await page.mouse.move(5, 580);
+  const [running, over] = [page.getByText(/^Executing/), page.getByText(/^View Result/)];
+  for (let seen = -1; !(await ended()); await page.waitForTimeout(100)) {
+    const group = page.getByText(/^Explor(ing|ed)/);
+    if (seen < 0 && await group.count()) await group.last().click({ timeout: 2000 }).catch(() => {});
+    const now = await over.count();
+    if (now === seen || !(await running.count())) continue;
+    seen = now;
+    await page.waitForTimeout(300);
+    writeFileSync(`${job.out}-picture.png`, await page.screenshot({ clip: { x: 0, y: 0, width: 760, height: 378 } }));
+  }
+};
+
 const result = { turns: [] };
 try {
   await page.goto(`${job.url}/?models=${encodeURIComponent(job.model)}`, { waitUntil: 'domcontentloaded' });
@@ -75,6 +95,7 @@ try {
     turn.running = await text();
     turn.spinning = (await marks()).spinners;
     await shot('running');
+    if (job.picture) await picture(ended);
     turn.ended = await until(ended, 60_000);
     await page.waitForTimeout(1000);
     await greet();

@@ -84,9 +84,10 @@ class Bench:
         self.check(seen.get("reloaded") == _last(seen), "the same page after it is loaded again")
         return seen["turns"], got
 
-    async def drive(self, model: str, name: str, *turns: str) -> Json:
+    async def drive(self, model: str, name: str, *turns: str, picture: bool = False) -> Json:
         """Talk to a model; return what the page showed."""
-        job = {"url": self.url, "model": model, "turns": turns, "out": f"{self.args.out}/{name}"}
+        job: Json = {"url": self.url, "model": model, "turns": turns, "picture": picture}
+        job["out"] = f"{self.args.out}/{name}"
         job |= {"playwright": self.args.playwright, "chromium": self.args.chromium}
         command = [*shlex.split(self.args.driver), json.dumps(job)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -269,6 +270,12 @@ async def api(bench: Bench) -> None:
     bench.check(got == sent, f"the same bytes ({len(got)}, {len(sent)})")
 
 
+async def picture(bench: Bench) -> None:
+    """The picture of the README: one tool has failed, one is done, one runs."""
+    question = "Can we have the party in the garden on Saturday?"
+    await bench.drive("demo", "readme", question, picture=True)
+
+
 async def replayed(bench: Bench) -> None:
     """The same chat three times: live, and played, as the whole proxy and as what is behind it."""
     relay, model = bench.relays[-1], "hermes-agent" if bench.args.hermes else "agent-recorded"
@@ -306,7 +313,7 @@ _CASES: Final = {
     case.__name__: case
     for case in (
         *(demo, agent, parallel, native, mcp, diebefore, diestart, dietext, diecall, dierun),
-        *(dieagent, dieafter, diefinish, dieown, api, replayed),
+        *(dieagent, dieafter, diefinish, dieown, api, replayed, picture),
     )
 }
 

@@ -624,16 +624,16 @@ def test_lines_that_are_none_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFi
     mixed = [first] + [part for one in rest for part in (one, *foreign)]
     place = tmp_path / "a.jsonl"
     assert loaded(place, *mixed) == [("ex_1", b"a", True)]
-    assert f"{place}: line 3 is torn" in caplog.text  # counted with the empty ones
-    assert "makes no sense" in caplog.text
+    assert f"{place}: line 3 is not valid JSON" in caplog.text  # counted with the empty ones
+    assert "was ignored" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("start", "why"),
     [
-        (b"no json\n", "line 1: no cassette"),
-        (b"\n[]\n", "line 2: no cassette"),
-        (b'{"kind": "request"}\n', "its first record says so"),
+        (b"no json\n", "line 1: not a cassette"),
+        (b"\n[]\n", "line 2: not a cassette"),
+        (b'{"kind": "request"}\n', "the first record is of another kind"),
         (b'{"kind": "cassette", "version": 2}\n', "version 2; this program reads 1 to 1"),
         (b'{"kind": "cassette"}\n', "version None"),
     ],

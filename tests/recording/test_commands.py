@@ -150,7 +150,7 @@ def test_what_is_no_cassette_is_a_2(
     for path, problem in (
         (tmp_path / "none.jsonl", "no such file"),
         (empty, "no cassettes in this folder (.jsonl or .jsonl.gz)"),
-        (other, "line 1: no cassette"),
+        (other, "line 1: not a cassette"),
         (later, "version 99; this program reads 1 to 1"),
     ):
         told = fails(capsys, *(part.format(path) for part in arguments))

@@ -126,7 +126,7 @@ BREAKING = [
     (
         CALLED,
         reply(tool_call(arguments="ls"), TOOLS, DONE),
-        "the arguments of terminal are no JSON object",
+        "the arguments of terminal are not a JSON object",
     ),
     (answer({"a": [1]}), answer({"a": ["1"]}), "type of a[]: number is now string"),
     (answer({"a": {"b": {"c": 1}}}), answer({"a": {}}), "missing: a.b"),
@@ -396,8 +396,8 @@ def ended(end: SideEnd, *headers: tuple[str, str]) -> Side:
 
 
 SKIPPED = [
-    (exchange(route="messages"), "no chat or Responses request"),
-    (exchange(target="/v1/chat/completions?key=[redacted:0123]"), "a secret in its address"),
+    (exchange(route="messages"), "not a chat or Responses request"),
+    (exchange(target="/v1/chat/completions?key=[redacted:0123]"), "its URL contained a secret"),
     (exchange(omitted="too large"), "its answer was not recorded: too large"),
     (exchange(is_complete=False), "no answer to compare with"),
     (exchange(upstream=Side()), "no answer to compare with"),
@@ -445,7 +445,7 @@ async def test_the_report(upstream: Upstream, ask: Ask) -> None:
         "  ! no [DONE]",
         "  ~ other wording",
         f"identical  ex_1  POST {CHAT}",
-        "not asked  ex_1  no chat or Responses request",
+        "not asked  ex_1  not a chat or Responses request",
         "breaking (1 identical, 1 breaking, 1 not asked)",
     ]
     assert next(render(report, colour=True)).startswith("\x1b[31mbreaking \x1b[0m  ex_")

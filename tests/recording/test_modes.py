@@ -448,7 +448,7 @@ async def test_a_start_that_fails_closes_its_socket(
     [
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "no cassettes in this folder (.jsonl or .jsonl.gz)"),
-        (lambda path: path.write_text("x"), "line 1: no cassette"),
+        (lambda path: path.write_text("x"), "line 1: not a cassette"),
         (write, "nothing that can be played"),
         (lambda path: write(path, Tape("torn").request()), "nothing that can be played"),
     ],
@@ -468,7 +468,7 @@ def test_nothing_to_play_is_a_2(
 @pytest.mark.parametrize("name", ["once", "new_episodes"])
 def test_a_file_that_is_no_cassette_is_not_written_to(name: str, place: Path) -> None:
     place.write_text("my notes\n")
-    with pytest.raises(ConfigError, match=r"recording\.path: .*: line 1: no cassette"):
+    with pytest.raises(ConfigError, match=r"recording\.path: .*: line 1: not a cassette"):
         Studio(mode(name, place), lambda: None)
     assert place.read_text() == "my notes\n"
 

@@ -158,7 +158,7 @@ def test_ci_records_nothing(
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*no recording for POST /v1/chat/completions: there are none at all*",
+            "*no recording for POST /v1/chat/completions: there are no recordings*",
             "*there is no *cassettes/test_it/test_one.jsonl",
             "to record it again: pytest --lifecycle-record-mode=record 'test_it.py::test_one'",
         ]
@@ -396,7 +396,7 @@ def test_what_cannot_be_played_is_said(pytester: pytest.Pytester) -> None:
     place.write_text("no cassette")
     result = run(pytester, "--record-mode=none")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*line 1: no cassette (JSON lines)"])
+    result.stdout.fnmatch_lines(["*line 1: not a cassette (JSON lines)"])
 
 
 BLOCKED = """
@@ -765,7 +765,7 @@ def test_pairs_come_back_in_the_order_in_which_calls_began() -> None:
         (told("completed"), "#1 call_1 (t): completed, but not running"),
         (told("running", "running", "completed"), "#2 call_1 (t): running again before"),
         (told("running", "completed", "completed"), "#3 call_1 (t): completed, but not running"),
-        (told("running", "failed", "completed"), "#2 call_1 (t): a status that there is not"),
+        (told("running", "failed", "completed"), "#2 call_1 (t): unknown status"),
         ([*told("running"), *told("completed", choice=1)], "#2 call_1 (t) of choice 1: completed"),
         ([], "0 calls, where at least 1 should be"),
     ],

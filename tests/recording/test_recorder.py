@@ -185,7 +185,7 @@ async def test_a_full_disk_is_nothing_to_the_chat(
         assert await lost(url) == number
     await stage.stop()
     assert said(caplog) == [
-        "recording fails: No space left on device; said once, the traffic goes on"
+        "recording fails: No space left on device; the traffic goes on (logged once)"
     ]
 
 
