@@ -34,13 +34,14 @@ The model is called "demo"; {key}.
 
   Open WebUI   Admin Settings > Connections > OpenAI API
                URL  {base}/v1
-  LobeChat     Settings > AI Service Provider > OpenAI
-               API proxy URL  {base}/-/as/quote/v1
+  LobeChat     Settings > AI Service Provider > New API
+               API proxy URL  {base}/v1
   OpenAI SDK   OpenAI(base_url="{base}/v1", api_key="{sdk_key}")
   curl         {curl}
 
   In a container 127.0.0.1 is the container itself. Start the demo with
   --listen 0.0.0.0:{port}, and use http://host.docker.internal:{port}/v1 there.
+  Then other machines can reach the demo, too.
 
 In front of your own backend:
   {command} serve --upstream http://127.0.0.1:11434/v1
