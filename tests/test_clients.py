@@ -1,15 +1,14 @@
 """Which client gets which dialect: first match wins."""
 
 import pytest
+from lifecycle_proxy.config.model import ClientRule
+from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Route
+from lifecycle_proxy.exchange.routes import split_profile
+from lifecycle_proxy.handlers.dialect_selection import SPAN_HEADER, Chooser, span
 from multidict import CIMultiDict
-
-from proxy.clients import SPAN_HEADER, Chooser, span
-from proxy.config import ClientRule
-from proxy.core.calls import Span
-from proxy.core.dialects import DIALECTS
-from proxy.errors import ProxyError
-from proxy.exchange import Route
-from proxy.routes import split_profile
 
 RULES = [
     ClientRule(header="user-agent", match="Python/3.* aiohttp/3.*", dialect="comment"),

@@ -10,8 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.connect import PushingProtocol, whole_chunk
+from lifecycle_proxy.upstream.connection import PushingProtocol, whole_chunk
 
 _HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BUFFER_BYTES = 128  # of twice as much the parser keeps the rest to itself

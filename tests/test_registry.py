@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.followup import Seen, fingerprint, last_calls
+from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.state import pending_calls
+from lifecycle_proxy.state.pending_calls import Conversation, MemoryStore, Waiting
 from multidict import CIMultiDict
 
-from proxy import registry
-from proxy.client_scope import scope_of
-from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
-from proxy.core.followup import Seen, fingerprint, last_calls
-from proxy.registry import Conversation, MemoryStore, Waiting
 from tests.core import told
 
 
@@ -125,7 +125,7 @@ def test_there_is_a_cap() -> None:
 
 
 async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_SWEEP_S", 0.01)
+    monkeypatch.setattr(pending_calls, "_SWEEP_S", 0.01)
     expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
     store = MemoryStore(0.02, expired.put_nowait)
     store.put("s", Waiting(handed()))

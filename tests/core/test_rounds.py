@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_proxy.core import rounds
+from lifecycle_proxy.core import sse as parsing
+from lifecycle_proxy.core.dialects import DIALECTS
 
-from proxy.core import rounds
-from proxy.core import sse as parsing
-from proxy.core.dialects import DIALECTS
 from tests.core import (
     BYTEWISE,
     DONE,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+from lifecycle_proxy.core import withheld
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.sse import Event, Parser
+from lifecycle_proxy.core.withheld import Withheld
 
-from proxy.core import withheld
-from proxy.core.dialects import DIALECTS
-from proxy.core.sse import Event, Parser
-from proxy.core.withheld import Withheld
 from tests.core import (
     BYTEWISE,
     DONE,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.exchange.model import SideEnd
+from lifecycle_proxy.inspect.compare import compare
+from lifecycle_proxy.inspect.drift import Report, drift, render
+from lifecycle_proxy.inspect.signature import Reply, Verdict, shape
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 
-from proxy import config
-from proxy.exchange import SideEnd
-from proxy.recording.cassette import Exchange, Piece, Request, Side
-from proxy.recording.compare import compare
-from proxy.recording.drift import Report, drift, render
-from proxy.recording.shape import Reply, Verdict, shape
 from tests import fakes
 from tests.fakes import CHAT, DONE, JSON, Upstream, Wire, delta, event, text, tool_call, usage
 

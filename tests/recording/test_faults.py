@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifecycle_proxy.faults.plan import KINDS, Fault, Faults, FaultSettings, Plan
+from lifecycle_proxy.faults.transform import Action, Break, Delay, Pass
+from lifecycle_proxy.replay.faults import apply
+from lifecycle_proxy.replay.schedule import Schedule
 
-from proxy.recording.damage import Action, Break, Delay, Pass
-from proxy.recording.fault_schedule import apply
-from proxy.recording.faults import KINDS, Fault, Faults, FaultSettings, Plan
-from proxy.recording.playback import Schedule
 from tests.fakes import DONE, text
 
 A, B, C = text("a"), text("bé"), text("c")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.replay.matching import STAGES, Found, Library, Rules, Stage, cleaned_by
+from lifecycle_proxy.replay.near_miss import Miss
 
-from proxy.recording.cassette import Exchange, Request
-from proxy.recording.matching import STAGES, Found, Library, Rules, Stage, cleaned_by
-from proxy.recording.misses import Miss
-from proxy.recording.redaction import Redaction
 from tests.recording import CHAT, asked, exchange
 
 Json = dict[str, Any]
@@ -372,7 +372,7 @@ def test_sessions_count_on_their_own() -> None:
 
 
 def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.recording.matching._SESSIONS", 2)
+    monkeypatch.setattr("lifecycle_proxy.replay.matching._SESSIONS", 2)
     library = Library(same())
     for session in "abcd":
         found(library, asked(said()), session)
