@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.app.factory import GATE, WATCH
+from lifecycle_proxy.app.factory import GATEWAY, WATCH
 from lifecycle_proxy.relay.relay import Relay
 
 from tests.commands import LISTEN, ended, serving
@@ -289,7 +289,7 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
     app = runners[0].app
     assert descriptors() <= before[0] + 2
     assert len(asyncio.all_tasks()) <= before[1] + 2
-    assert not app[GATE]._active
+    assert not app[GATEWAY]._active
     assert not app[WATCH]._streams
     assert [one for one in gc.get_objects() if isinstance(one, Relay)] == []
     told = (await ask(proxy, "GET", "/-/metrics")).body.decode()

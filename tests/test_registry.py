@@ -10,7 +10,7 @@ from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunn
 from lifecycle_proxy.core.followup import Seen, fingerprint, last_calls
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.state import pending_calls
-from lifecycle_proxy.state.pending_calls import Conversation, MemoryStore, Waiting
+from lifecycle_proxy.state.pending_calls import ConversationCalls, MemoryStore, Waiting
 from multidict import CIMultiDict
 
 from tests.core import told
@@ -31,8 +31,8 @@ class Kept:
         for call_id in call_ids:
             self.store.put(scope, Waiting(handed(call_id)))
 
-    def conversation(self, *messages: Any, scope: str = "s") -> Conversation:
-        return Conversation(self.store, scope, last_calls(list(messages)))
+    def conversation(self, *messages: Any, scope: str = "s") -> ConversationCalls:
+        return ConversationCalls(self.store, scope, last_calls(list(messages)))
 
     @property
     def told(self) -> list[str]:
@@ -276,7 +276,7 @@ class Raced(MemoryStore):
 def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
     store.put("s", Waiting(handed()))
-    assert Conversation(store, "s", [Seen("a", result="r")]).resume(1.0) == []
+    assert ConversationCalls(store, "s", [Seen("a", result="r")]).resume(1.0) == []
 
 
 def test_all_choices_of_an_id_and_the_longest_first() -> None:

@@ -153,8 +153,8 @@ def test_calls_that_share_a_place_are_told_apart() -> None:
     assert ollama.tools() == {"one": {"x"}, "two": {"y"}}
     begun = {"index": 0, "id": "1", "function": {"name": "one", "arguments": '{"x"'}}
     goes_on = {"index": 0, "id": "2", "function": {"arguments": ":1}"}}
-    studio = shape(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
-    assert studio.tools() == {"one": {"x"}}
+    lm_studio = shape(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
+    assert lm_studio.tools() == {"one": {"x"}}
 
 
 def test_legacy_function_calls() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.app.recording_mode import Studio
+from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.recording.cassette import Exchange, load
@@ -404,11 +404,11 @@ async def test_a_start_that_fails_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("lifecycle_proxy.app.recording_mode.Recorder", full)
-    studio = Studio(mode("new_episodes", place), lambda: None)
-    studio.upstream()
+    recording_mode = RecordingMode(mode("new_episodes", place), lambda: None)
+    recording_mode.upstream()
     assert len(listed(temporary)) == 1
     with pytest.raises(OSError, match=r"recording\.path: .*: No space left"):
-        await studio.start()
+        await recording_mode.start()
     assert listed(temporary) == []
 
 
@@ -470,7 +470,7 @@ def test_nothing_to_play_is_a_2(
 def test_a_file_that_is_no_cassette_is_not_written_to(name: str, place: Path) -> None:
     place.write_text("my notes\n")
     with pytest.raises(ConfigError, match=r"recording\.path: .*: line 1: not a cassette"):
-        Studio(mode(name, place), lambda: None)
+        RecordingMode(mode(name, place), lambda: None)
     assert place.read_text() == "my notes\n"
 
 

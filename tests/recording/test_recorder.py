@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.app.recording_mode import Studio
+from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
@@ -140,7 +140,7 @@ async def test_a_folder_that_cannot_be_made(tmp_path: Path, loss: "Loss") -> Non
     (tmp_path / "file").write_bytes(b"")
     flags = {"recording.mode": "record", "recording.path": str(tmp_path / "file" / "inner")}
     with pytest.raises(OSError, match=r"recording\.path: .*inner: "):
-        await Studio(config.load(environ={}, flags=flags), loss).start()
+        await RecordingMode(config.load(environ={}, flags=flags), loss).start()
 
 
 @pytest.mark.parametrize("value", ["off", " OFF "])

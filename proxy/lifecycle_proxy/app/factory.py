@@ -9,27 +9,27 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from lifecycle_proxy.app.recording_mode import Studio
+from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Handler, Listener
-from lifecycle_proxy.handlers.admin import OwnPaths
+from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.forward import Handlers
 from lifecycle_proxy.middleware.auth import Keys
-from lifecycle_proxy.middleware.gateway import Gate
+from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import Watch
 from lifecycle_proxy.state.pending_calls import MemoryStore
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
-from lifecycle_proxy.upstream.connection import PushingProtocol
+from lifecycle_proxy.upstream.connection import StreamingProtocol
 
 log = logging.getLogger("proxy")
 
 _COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
-GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
-STUDIO: web.AppKey[Studio] = web.AppKey("studio", Studio)
+GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gate", GatewayMiddleware)
+RECORDING_MODE: web.AppKey[RecordingMode] = web.AppKey("studio", RecordingMode)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -39,25 +39,25 @@ def create_app(settings: Settings) -> web.Application:
     """
     keys = Keys(settings.server.api_keys, settings.upstream.api_key)
     metrics = Metrics()
-    studio = Studio(settings, metrics.recording_lost)
-    upstream = studio.upstream()
+    recording_mode = RecordingMode(settings, metrics.recording_lost)
+    upstream = recording_mode.upstream()
     watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     access_log = AccessLog(all_of_them=settings.server.access_log)
-    gate = Gate(settings, keys, [metrics, access_log], _Failures(metrics))
+    gateway = GatewayMiddleware(settings, keys, [metrics, access_log], _Failures(metrics))
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-    handlers = Handlers(settings, upstream, watch, keys, store, studio)
-    own = OwnPaths(settings, upstream, gate, metrics)
+    handlers = Handlers(settings, upstream, watch, keys, store, recording_mode)
+    own = AdminEndpoints(settings, upstream, gateway, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
     # 404 of its own, and any path that is not ours belongs to the upstream.
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await gate.around(request, own.handle, handlers.forward)
+        return await gateway.dispatch(request, own.handle, handlers.forward)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
-            await studio.start()
-            parts.push_async_callback(studio.close)
+            await recording_mode.start()
+            parts.push_async_callback(recording_mode.close)
             await upstream.start()
             parts.push_async_callback(upstream.close)
             for work in (watch.run(), _count_connections(metrics), store.run()):
@@ -66,10 +66,10 @@ def create_app(settings: Settings) -> web.Application:
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)
-    app[WATCH], app[GATE], app[STUDIO] = watch, gate, studio
+    app[WATCH], app[GATEWAY], app[RECORDING_MODE] = watch, gateway, recording_mode
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.drop_added)
-    app.on_response_prepare.append(gate.mark)
+    app.on_response_prepare.append(gateway.on_response_prepare)
     return app
 
 
@@ -97,7 +97,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 async def _count_connections(metrics: Metrics) -> None:
     """Other processes show this one's number, too, so it cannot wait until somebody asks."""
     while True:
-        metrics.pool(PushingProtocol.open_connections())
+        metrics.pool(StreamingProtocol.open_connections())
         await asyncio.sleep(_COUNT_S)
 
 

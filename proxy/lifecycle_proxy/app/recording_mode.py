@@ -40,7 +40,7 @@ _STREAMED: Final = "a body that was streamed and not kept"
 Data = bytes | AsyncIterator[bytes] | None
 
 
-class Studio:
+class RecordingMode:
     """The recorder, if there is one, and what requests say of it.
 
     Args:
@@ -126,7 +126,7 @@ class Studio:
         if self._folder is not None:
             shutil.rmtree(self._folder.name, ignore_errors=True)
 
-    async def maybe_played(
+    async def maybe_replay(
         self, request: web.Request, path: str, sent: CIMultiDict[str], data: Data
     ) -> aiohttp.ClientResponse | None:
         """A recording's answer, in the mode that asks the upstream only for what is new.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from lifecycle_proxy.app.factory import GATE, STUDIO, WATCH, create_app
+from lifecycle_proxy.app.factory import GATEWAY, RECORDING_MODE, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.server.listener import bind, notify, url
@@ -62,11 +62,11 @@ async def stop(runner: Runner, drain_s: float) -> None:
     """
     # Connections are still taken: who comes now gets a 503 and when to come again, and a probe
     # learns that it should send nobody.
-    gate, watch = runner.app[GATE], runner.app[WATCH]
-    if not await gate.drained(drain_s):
+    gateway, watch = runner.app[GATEWAY], runner.app[WATCH]
+    if not await gateway.drained(drain_s):
         watch.fail_all(ProxyError("draining", "the proxy is shutting down"))
-        gate.expire()
-        await gate.drained(_LAST_WORDS_S)
+        gateway.cancel_pending()
+        await gateway.drained(_LAST_WORDS_S)
     if runner.listener is not None:
         runner.listener.close()
     await runner.cleanup()
@@ -94,7 +94,7 @@ async def serve(
     def on_signal() -> None:
         if asked.is_set():
             if runner is not None:
-                runner.app[STUDIO].abandon()
+                runner.app[RECORDING_MODE].abandon()
             os._exit(0)  # the second signal: nothing may stand in its way
         asked.set()
 

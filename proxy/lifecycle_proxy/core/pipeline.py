@@ -30,8 +30,8 @@ from lifecycle_proxy.core.events import (
 )
 from lifecycle_proxy.core.lifecycle import Lifecycle
 from lifecycle_proxy.core.observers import OBSERVERS, hermes
-from lifecycle_proxy.core.rounds import Rounds
-from lifecycle_proxy.core.withheld import Withheld, without_results
+from lifecycle_proxy.core.rounds import FinishMerger
+from lifecycle_proxy.core.withheld import HostedCallFilter, without_results
 
 _NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -111,8 +111,8 @@ class Pipeline:
             terms=terms,
         )
         self._resumed = terms.resumed
-        self._rounds = Rounds() if terms.merge_rounds else None
-        self._withheld = None if terms.runnable is None else Withheld(terms.runnable)
+        self._rounds = FinishMerger() if terms.merge_rounds else None
+        self._withheld = None if terms.runnable is None else HostedCallFilter(terms.runnable)
         self._edits = self._rounds is not None or self._writer.hides_results
         self._silent = dialect.is_silent
         keeps_native = dialect.keeps_native or not options.translate
@@ -364,7 +364,7 @@ class Pipeline:
         is_over = self._observer_off or self._is_done or self._has_ended
         return not (is_over or self._writer.attentive)
 
-    def _is_merging(self, rounds: Rounds) -> bool:
+    def _is_merging(self, rounds: FinishMerger) -> bool:
         return rounds.holds or (self._withheld is not None and self._withheld.is_active)
 
     def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:

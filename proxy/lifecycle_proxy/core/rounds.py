@@ -37,7 +37,7 @@ class _Held:
     finished: frozenset[int]  # choices that it finishes
 
 
-class Rounds:
+class FinishMerger:
     """The finishes of one stream."""
 
     def __init__(self) -> None:

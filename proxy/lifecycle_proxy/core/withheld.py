@@ -6,8 +6,9 @@ the model again, and the backend runs its tools once more, up to 256 times. A cl
 it can run in its request, so a call of any other tool is the backend's. It has a card, so its
 result need not be shown either: Open WebUI would append a ``role: "tool"`` delta to the answer.
 
-``Withheld`` is only used together with ``rounds``, for dialects with ``merges_rounds``: it takes
-bytes away. ``without_results`` is for clients that put a result's text into the answer (LobeChat).
+``HostedCallFilter`` is only used together with ``rounds``, for dialects with ``merges_rounds``: it
+takes bytes away. ``without_results`` is for clients that put a result's text into the answer
+(LobeChat).
 """
 
 import json
@@ -64,7 +65,7 @@ def _left(
     return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
 
 
-class Withheld:
+class HostedCallFilter:
     """The withheld calls of one stream.
 
     Args:

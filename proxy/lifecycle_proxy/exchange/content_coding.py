@@ -39,7 +39,7 @@ def maybe_decoded(data: bytes, name: str, limit: int) -> bytes | None:
     return None if clear is None or len(clear) > limit else clear
 
 
-class Inflate:
+class Decompressor:
     """gzip of any number of members, zlib, and the raw deflate that some servers call deflate."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ def response_of(answer: Answer) -> web.Response:
     )
 
 
-class Mischief:
+class FaultInjector:
     """What one answer suffers.
 
     What the upstream sends waits here as it came, and is damaged when its turn comes.

@@ -13,7 +13,7 @@ from typing import Final
 
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import KINDS, Fault, FaultSettings
-from lifecycle_proxy.faults.transform import Break, Damage, Delay, Pass
+from lifecycle_proxy.faults.transform import BodyFaults, Break, Delay, Pass
 
 __all__ = ("KINDS", "Answer", "Fault", "FaultSettings", "Faults", "LiveFault", "Plan")
 
@@ -101,8 +101,8 @@ class Plan:
         return LiveFault(self.faults)
 
 
-class LiveFault(Damage):
-    """What a plan does to the body of a live answer: see ``damage.Damage``."""
+class LiveFault(BodyFaults):
+    """What a plan does to the body of a live answer: see ``damage.BodyFaults``."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class Break:
 Action = Pass | Delay | Break
 
 
-class Damage:
+class BodyFaults:
     """What happens to one body.
 
     The caller does the actions in order and feeds on meanwhile: what ``feed`` returns goes behind

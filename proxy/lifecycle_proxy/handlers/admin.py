@@ -9,32 +9,32 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
-from lifecycle_proxy.middleware.gateway import Gate
+from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.client import Upstream
-from lifecycle_proxy.upstream.connection import PushingProtocol
+from lifecycle_proxy.upstream.connection import StreamingProtocol
 
 # Probes come every few seconds from several sides; the upstream need not hear of each.
 _PROBE_FRESH_S: Final = 2.0
 _HIDDEN: Final = "***"
 
 
-class OwnPaths:
+class AdminEndpoints:
     """Handlers for health, metrics and settings.
 
     Args:
         settings: shown, redacted.
         upstream: probed.
-        gate: knows whether the process is draining.
+        gateway: knows whether the process is draining.
         metrics: rendered.
     """
 
     def __init__(
-        self, settings: Settings, upstream: Upstream, gate: Gate, metrics: Metrics
+        self, settings: Settings, upstream: Upstream, gateway: GatewayMiddleware, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._upstream = upstream
-        self._gate = gate
+        self._gateway = gateway
         self._metrics = metrics
         self._probed_at = float("-inf")
         self._problem = ""
@@ -55,7 +55,7 @@ class OwnPaths:
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
         """Requests are welcome: the upstream takes connections, and no drain is on."""
-        if self._gate.draining:
+        if self._gateway.draining:
             return web.json_response({"status": "draining"}, status=503)
         if time.monotonic() - self._probed_at > _PROBE_FRESH_S:
             self._problem = await self._upstream.probe()
@@ -67,7 +67,7 @@ class OwnPaths:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
-        self._metrics.pool(PushingProtocol.open_connections())
+        self._metrics.pool(StreamingProtocol.open_connections())
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 

@@ -45,7 +45,7 @@ _LOBE_CHAT_USER: Final = "DEFAULT_LOBE_CHAT_USER"
 _Match = Callable[[str], object]
 
 
-class Chooser:
+class DialectSelector:
     """Picks the dialect of a request.
 
     Args:

@@ -31,7 +31,7 @@ from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import StreamRelay
 from lifecycle_proxy.relay.watchdog import Watch
-from lifecycle_proxy.state.pending_calls import Conversation, Store
+from lifecycle_proxy.state.pending_calls import ConversationCalls, Store
 from lifecycle_proxy.upstream.client import Upstream
 
 _Data = bytes | AsyncIterator[bytes] | None
@@ -45,7 +45,7 @@ class Recordings(Protocol):
         """Keep this exchange, if that is wanted; ``sent`` are the headers for the upstream."""
         ...
 
-    async def maybe_played(
+    async def maybe_replay(
         self, request: web.Request, path: str, sent: CIMultiDict[str], data: _Data
     ) -> aiohttp.ClientResponse | None:
         """A recording's answer, if the upstream is not to be asked."""
@@ -82,7 +82,7 @@ class Handlers:
         self._watch = watch
         self._keys = keys
         self._store = store
-        self._chooser = dialect_selection.Chooser(
+        self._chooser = dialect_selection.DialectSelector(
             own.clients, own.dialect, builtin=own.builtin_clients
         )
         self._options = Options(
@@ -156,10 +156,10 @@ class Handlers:
         dialect = self._chooser.choose(request.headers, profile, vocabulary, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.is_cleaned = asked.data is not asked.original
-        conversation: Conversation | None = None
+        conversation: ConversationCalls | None = None
         if vocabulary == "chat" and span == "execution":
             seen = followup.last_calls(asked.messages)
-            conversation = Conversation(self._store, scope_of(request.headers), seen)
+            conversation = ConversationCalls(self._store, scope_of(request.headers), seen)
         sent = self._headers(request, asked.data)
         if exchange.is_cleaned:
             sent.popall("Content-Encoding", None)  # it was undone to look inside
@@ -195,7 +195,7 @@ class Handlers:
         self,
         exchange: Exchange,
         vocabulary: Vocabulary,
-        conversation: Conversation | None,
+        conversation: ConversationCalls | None,
         resumed: list[ToolCompleted],
         tools: frozenset[str] | None,
     ) -> Pipeline:
@@ -252,7 +252,7 @@ class Handlers:
         data: bytes | AsyncIterator[bytes] | None,
         original: bytes | AsyncIterator[bytes] | None = None,
     ) -> aiohttp.ClientResponse:
-        if (played := await self._recordings.maybe_played(request, path, sent, data)) is not None:
+        if (played := await self._recordings.maybe_replay(request, path, sent, data)) is not None:
             return played
         url, exchange = self._upstream.url(path), request[EXCHANGE]
         self._recordings.begin(request, data if original is None else original, sent)

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.printable import printable
-from lifecycle_proxy.exchange.content_coding import CODINGS, Inflate, coding
+from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor, coding
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import for_upstream
 from lifecycle_proxy.exchange.model import Exchange as Told
@@ -205,7 +205,7 @@ async def _ask(upstream: Upstream, exchange: Exchange, key: str, timeout_s: floa
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Reply:
-    body, inflate, broken = bytearray(), Inflate() if coding(answer.headers) else None, ""
+    body, inflate, broken = bytearray(), Decompressor() if coding(answer.headers) else None, ""
     try:
         async for chunk in answer.content.iter_any():
             body += inflate.feed(chunk) if inflate is not None else chunk

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from lifecycle_proxy.exchange.content_coding import CODINGS, Inflate
+from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers, SideEnd, SideName
 from lifecycle_proxy.recording.cassette import Json, Piece
@@ -146,7 +146,7 @@ def in_clear(data: bytes, coding: str) -> bytes:
             f"a body is compressed with {coding}; record it again with "
             "decode_compressed_response=True, or with Accept-Encoding: identity"
         )
-    inflate = Inflate()
+    inflate = Decompressor()
     try:
         clear = inflate.feed(data)
         inflate.check_end()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from lifecycle_proxy.core import sse
-from lifecycle_proxy.exchange.content_coding import CODINGS, Inflate
+from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import summary
@@ -79,7 +79,7 @@ def clear(side: Side) -> list[Piece]:
     coding = side.header("Content-Encoding").strip().lower()
     if coding not in CODINGS:
         return side.pieces
-    inflate = Inflate()
+    inflate = Decompressor()
     try:
         return [Piece(piece.ms, inflate.feed(piece.data)) for piece in side.pieces]
     except ProxyError:

@@ -27,8 +27,8 @@ OWN_PREFIX: Final = "/-/"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-class Gate:
-    """Stands around all handlers.
+class GatewayMiddleware:
+    """aiohttp middleware around every handler: drain, keys, CORS, errors.
 
     Args:
         settings: ``[server]``: which browsers may call, and whether exchanges are logged.
@@ -53,7 +53,7 @@ class Gate:
         self.listeners = list(listeners)
         self._failed = failed
 
-    async def around(
+    async def dispatch(
         self, request: web.Request, own: Handler, forward: Handler
     ) -> web.StreamResponse:
         """The middleware."""
@@ -108,14 +108,14 @@ class Gate:
                     await self._idle.wait()
         return not self._active
 
-    def expire(self) -> None:
+    def cancel_pending(self) -> None:
         """Give up what still waits for the upstream; what streams is the watch's to break."""
         self._expired = True
         for task, exchange in self._active.items():
             if exchange.first_byte is None:
                 task.cancel()
 
-    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal handler, for every head that goes out."""
         self._cors.mark(request, response.headers)
 

@@ -18,7 +18,7 @@ from lifecycle_proxy.recording.writer import File, Files
 _COMPRESSED: Final = "a compressed body, which cannot be searched for secrets"
 
 
-class Writing:
+class ExchangeEncoder:
     """The lines of one exchange: what a ``Tape`` was told, a while later, in another thread.
 
     Attributes:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideEnd, SideName
-from lifecycle_proxy.recording.encoder import Writing
+from lifecycle_proxy.recording.encoder import ExchangeEncoder
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.writer import Files
 
@@ -43,7 +43,7 @@ class Tape(Listener):
     def __init__(self, recorder: "Recorder", exchange_id: str, started: float) -> None:
         self._recorder = recorder
         self._started = started
-        self._writing = Writing(exchange_id, recorder.redaction, recorder.files)
+        self._writing = ExchangeEncoder(exchange_id, recorder.redaction, recorder.files)
         self._events: list[dict[str, Any]] = []
 
     def request(
@@ -139,7 +139,7 @@ class Recorder:
             folder, self._unwritten, max_file_bytes=max_file_bytes, compress=compress
         )
         self._lost = lost
-        self._work: deque[tuple[int, _Work, Writing]] = deque()
+        self._work: deque[tuple[int, _Work, ExchangeEncoder]] = deque()
         self._most_bytes = waiting_bytes
         # Each is counted up by one thread only.
         self._put_bytes = self._taken_bytes = 0
@@ -154,7 +154,7 @@ class Recorder:
         """A tape for one exchange."""
         return Tape(self, exchange_id, started)
 
-    def put(self, size: int, work: _Work, writing: "Writing") -> None:
+    def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
         """Take work for the thread, if there is room."""
         if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
             self._lose(writing, "the disk was slower than the traffic")
@@ -194,10 +194,10 @@ class Recorder:
         self.files.flush()
 
     def _unwritten(self, writing: object, error: OSError) -> None:
-        if isinstance(writing, Writing):
+        if isinstance(writing, ExchangeEncoder):
             self._lose(writing, error.strerror or str(error))
 
-    def _lose(self, writing: "Writing", why: str, bug: Exception | None = None) -> None:
+    def _lose(self, writing: "ExchangeEncoder", why: str, bug: Exception | None = None) -> None:
         """Count an exchange that cannot be kept, once, and say the first in the log."""
         with self._losing:
             is_first, was_said = not writing.lost, self._said

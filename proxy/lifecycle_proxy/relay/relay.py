@@ -18,9 +18,9 @@ from aiohttp.abc import AbstractStreamWriter
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.errors import ProxyError, cause_of
 from lifecycle_proxy.exchange.model import EXCHANGE, SideEnd
-from lifecycle_proxy.faults.live import PLAN, Mischief
+from lifecycle_proxy.faults.live import PLAN, FaultInjector
 from lifecycle_proxy.relay.detect import Begun
-from lifecycle_proxy.upstream.connection import PushingProtocol
+from lifecycle_proxy.upstream.connection import StreamingProtocol
 
 log = logging.getLogger("proxy")
 
@@ -55,16 +55,16 @@ class Relay:
         self._added: tuple[tuple[int, int], ...] = ()  # where in what was taken last ours stands
         self._transport: asyncio.Transport | None = None
         self._writer: AbstractStreamWriter | None = None
-        self._protocol: PushingProtocol | None = None
+        self._protocol: StreamingProtocol | None = None
         self._chunked = False
         self._was_reset = False
         self._received_bytes = 0
         self._ends_after_error = False  # see ``Dialect``
         self._catching_up: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
-        self._mischief: Mischief | None = None
+        self._faults: FaultInjector | None = None
         if plan := request.get(PLAN):
-            self._mischief = Mischief(plan.live(), self._pass_on, self._complete, self._read_on)
+            self._faults = FaultInjector(plan.live(), self._pass_on, self._complete, self._read_on)
             if plan.changes_size:
                 response.headers.popall("Content-Length", None)
 
@@ -123,7 +123,7 @@ class Relay:
     def _attach(self) -> None:
         connection = self._upstream.connection
         protocol = connection.protocol if connection is not None else None
-        if isinstance(protocol, PushingProtocol):
+        if isinstance(protocol, StreamingProtocol):
             self._protocol = protocol
             protocol.sink = self
         start, self._start = self._start, b""
@@ -132,8 +132,8 @@ class Relay:
             self.arrived()  # what came with the head, which may be all
 
     def _detach(self) -> None:
-        if self._mischief is not None:
-            self._mischief.close()
+        if self._faults is not None:
+            self._faults.close()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -162,16 +162,16 @@ class Relay:
         self._finish(failure)
 
     def _over(self) -> None:
-        if self._mischief is None:
+        if self._faults is None:
             self._complete(None)
         else:
             self._let_go()  # the end may be far off
-            self._mischief.eof()
+            self._faults.eof()
 
     def _broke(self, rest: bytes, failure: ProxyError) -> None:
-        if self._mischief is not None:
+        if self._faults is not None:
             self._let_go()
-            self._mischief.broken(rest, failure)
+            self._faults.broken(rest, failure)
             return
         with suppress(ProxyError):  # why it broke is known already
             self._pass_on(rest)
@@ -211,11 +211,11 @@ class Relay:
         return protocol is not None and protocol.was_lost
 
     def _feed(self, chunk: bytes, framed: bytes = b"") -> None:
-        if self._mischief is None:
+        if self._faults is None:
             self._pass_on(chunk, framed)
         else:
-            self._mischief.feed(chunk)
-            if self._mischief.is_full and self._protocol is not None:
+            self._faults.feed(chunk)
+            if self._faults.is_full and self._protocol is not None:
                 self._protocol.hold()
 
     def _read_on(self) -> None:
@@ -270,7 +270,7 @@ class Relay:
             self._protocol.hold()
             self._catching_up = asyncio.ensure_future(self._catch_up(self._protocol))
 
-    async def _catch_up(self, protocol: PushingProtocol) -> None:
+    async def _catch_up(self, protocol: StreamingProtocol) -> None:
         """Read on once the client has taken what there is."""
         assert self._writer is not None
         with suppress(ConnectionError):

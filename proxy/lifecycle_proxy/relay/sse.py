@@ -9,7 +9,7 @@ from aiohttp import web
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.core.pipeline import Pipeline, Step
-from lifecycle_proxy.exchange.content_coding import Inflate, coding
+from lifecycle_proxy.exchange.content_coding import Decompressor, coding
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Vocabulary
 from lifecycle_proxy.relay.detect import Begun
@@ -46,7 +46,7 @@ class StreamRelay(Relay):
         self._exchange.stream = True
         self._exchange.counts = pipeline.counts
         # Compressed though asked for plain: it is sent on in clear.
-        self._inflate = Inflate() if coding(begun.answer.headers) else None
+        self._inflate = Decompressor() if coding(begun.answer.headers) else None
 
     def beat(self, now: float) -> None:
         """A comment, between events only, and not to a client that is behind."""

@@ -138,7 +138,7 @@ class MemoryStore:
         self._expired(waiting.call.completed(time.monotonic(), reason=reason))
 
 
-class Conversation:
+class ConversationCalls:
     """The waiting calls of one scope, as one request and its stream see them.
 
     Args:

@@ -18,7 +18,7 @@ from yarl import URL
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.errors import ProxyError, cause_of
 from lifecycle_proxy.exchange.model import Exchange
-from lifecycle_proxy.upstream.connection import ATTEMPT, Attempt, NotingRequest, push
+from lifecycle_proxy.upstream.connection import ATTEMPT, Attempt, TrackedRequest, push
 
 log = logging.getLogger("proxy")
 
@@ -177,7 +177,7 @@ class Upstream:
         push(connector)
         return aiohttp.ClientSession(
             connector=connector,
-            request_class=NotingRequest,
+            request_class=TrackedRequest,
             # Waiting for a slot is no failure to connect. No total: a stream may last for hours. No
             # sock_read: it re-arms a timer on every chunk; the watch finds stalls at no such cost.
             timeout=aiohttp.ClientTimeout(

@@ -47,12 +47,12 @@ class Sink(Protocol):
         """
 
 
-class PushingProtocol(ResponseHandler):
+class StreamingProtocol(ResponseHandler):
     """aiohttp's client protocol, with a sink that is told of everything that happens."""
 
     # uvloop calls no connection_lost for an attempt that was cancelled in time, so counting up and
     # down would drift.
-    _all: ClassVar[weakref.WeakSet["PushingProtocol"]] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet["StreamingProtocol"]] = weakref.WeakSet()
 
     received_bytes = 0
     sink: Sink | None = None
@@ -167,10 +167,10 @@ class Attempt:
     """One try at sending one request."""
 
     def __init__(self) -> None:
-        self._protocol: PushingProtocol | None = None
+        self._protocol: StreamingProtocol | None = None
         self._received_before = 0
 
-    def sent_on(self, protocol: PushingProtocol) -> None:
+    def sent_on(self, protocol: StreamingProtocol) -> None:
         self._protocol = protocol
         self._received_before = protocol.received_bytes
 
@@ -184,18 +184,18 @@ class Attempt:
 ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
 
-class NotingRequest(aiohttp.ClientRequest):
+class TrackedRequest(aiohttp.ClientRequest):
     """Notes the connection that a request is sent on."""
 
     async def send(self, conn: Connection) -> Any:
         protocol = conn.protocol
         attempt = ATTEMPT.get(None)
-        if attempt is not None and isinstance(protocol, PushingProtocol):
+        if attempt is not None and isinstance(protocol, StreamingProtocol):
             attempt.sent_on(protocol)
         return await super().send(conn)
 
 
 def push(connector: aiohttp.BaseConnector) -> None:
     """Make a connector use the pushing protocol."""
-    factory: Any = functools.partial(PushingProtocol, loop=asyncio.get_running_loop())
+    factory: Any = functools.partial(StreamingProtocol, loop=asyncio.get_running_loop())
     connector._factory = factory  # noqa: SLF001

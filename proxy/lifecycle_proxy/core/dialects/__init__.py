@@ -18,7 +18,7 @@ from lifecycle_proxy.core.dialects.typed import messages, responses, responses_p
 from lifecycle_proxy.core.dialects.writer import Encoder, Writer, Writing, each
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 
-__all__ = ("DIALECTS", "Dialect", "Encoder", "Writer", "Writing", "each")
+__all__ = ("DIALECTS", "Dialect", "Encoder", "ExchangeEncoder", "Writer", "each")
 
 
 _RESPONSES: Final = each(responses)
