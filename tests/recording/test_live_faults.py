@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.faults.plan import Fault, Faults
+from lifecycle_proxy.faults.plan import Fault, FaultPolicy
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -334,7 +334,7 @@ async def outcomes(url: str, count: int) -> list[int]:
 
 async def test_the_same_seed_the_same_exchanges(start: Start) -> None:
     fault = rule("status_500", probability=0.5)
-    drawn = Faults([Fault("status_500", probability=0.5)], 7)
+    drawn = FaultPolicy([Fault("status_500", probability=0.5)], 7)
     expected = [500 if drawn.pick(number) else 200 for number in range(1, 13)]
     assert {200, 500} == set(expected)
     for _ in range(2):

@@ -20,7 +20,7 @@ from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.exchange.model import Ended, Headers
 from lifecycle_proxy.exchange.model import Exchange as Live
 from lifecycle_proxy.recording.cassette import Exchange, load
-from lifecycle_proxy.recording.recorder import Recorder, Tape
+from lifecycle_proxy.recording.recorder import ExchangeRecorder, Recorder
 from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
 
 from tests.conftest import StartProxy
@@ -248,13 +248,15 @@ def loss() -> Loss:
 LIVE = Live("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
 
 
-def over(tape: Tape, ended: Ended = "done", events: Sequence[ToolCompleted] = ()) -> None:
+def over(
+    tape: ExchangeRecorder, ended: Ended = "done", events: Sequence[ToolCompleted] = ()
+) -> None:
     tape.on_lifecycle(LIVE, events)
     LIVE.ended = ended
     tape.on_end(LIVE)
 
 
-def taped(tape: Tape, *pieces: bytes) -> None:
+def taped(tape: ExchangeRecorder, *pieces: bytes) -> None:
     """A whole exchange."""
     tape.request(ASKED, HEADERS, b"{}")
     tape.on_forwarded(LIVE, "/v1/chat/completions", HEADERS, None)

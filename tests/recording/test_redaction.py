@@ -17,7 +17,7 @@ from lifecycle_proxy.inspect.scan import scan
 from lifecycle_proxy.recording.cassette import Exchange, load
 from lifecycle_proxy.recording.redactor import Redaction, StreamRedaction, placeholder
 from lifecycle_proxy.recording.secret_detection import in_header, in_text
-from lifecycle_proxy.recording.secret_forms import Rules, Span
+from lifecycle_proxy.recording.secret_forms import SecretMatcher, Span
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -379,7 +379,7 @@ def test_what_waits_is_bounded(start: bytes) -> None:
 class Counted:
     """Rules that count the bytes they look at."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SecretMatcher) -> None:
         self._rules = rules
         self.held_bytes = rules.held_bytes
         self.looked_at = 0

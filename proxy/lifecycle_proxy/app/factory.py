@@ -15,9 +15,9 @@ from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Handler, Listener
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.forward import Handlers
-from lifecycle_proxy.middleware.auth import Keys
+from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
-from lifecycle_proxy.relay.watchdog import Watch
+from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.state.pending_calls import MemoryStore
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -27,7 +27,7 @@ log = logging.getLogger("proxy")
 
 _COUNT_S: Final = 5.0
 
-WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
+WATCH: web.AppKey[StreamWatchdog] = web.AppKey("watch", StreamWatchdog)
 GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gate", GatewayMiddleware)
 RECORDING_MODE: web.AppKey[RecordingMode] = web.AppKey("studio", RecordingMode)
 
@@ -37,11 +37,11 @@ def create_app(settings: Settings) -> web.Application:
 
     Serve it with ``lifecycle_proxy.app.serve``: a reverse proxy needs a runner of its own.
     """
-    keys = Keys(settings.server.api_keys, settings.upstream.api_key)
+    keys = ApiKeys(settings.server.api_keys, settings.upstream.api_key)
     metrics = Metrics()
     recording_mode = RecordingMode(settings, metrics.recording_lost)
     upstream = recording_mode.upstream()
-    watch = Watch(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
+    watch = StreamWatchdog(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     access_log = AccessLog(all_of_them=settings.server.access_log)
     gateway = GatewayMiddleware(settings, keys, [metrics, access_log], _Failures(metrics))
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)

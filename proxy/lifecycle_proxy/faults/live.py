@@ -9,10 +9,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.faults.plan import Answer, LiveFault, Plan
-from lifecycle_proxy.faults.transform import Action, Break, Delay, Pass
+from lifecycle_proxy.faults.plan import FaultPlan, FaultResponse, LiveFault
+from lifecycle_proxy.faults.transform import Action, Delay, Disconnect, Forward
 
-PLAN: web.RequestKey[Plan] = web.RequestKey("plan", Plan)
+PLAN: web.RequestKey[FaultPlan] = web.RequestKey("plan", FaultPlan)
 _WHY = "a fault, as asked for ([faults])"
 _End = ProxyError | None  # as broken, or a proper one
 _FULL_BYTES: Final = 1 << 16  # behind this much no more is read from the upstream
@@ -20,7 +20,7 @@ _FULL_BYTES: Final = 1 << 16  # behind this much no more is read from the upstre
 _PART_BYTES: Final = 1 << 14
 
 
-def response_of(answer: Answer) -> web.Response:
+def response_of(answer: FaultResponse) -> web.Response:
     """An answer that a fault puts in the upstream's place."""
     return web.Response(
         status=answer.status,
@@ -130,12 +130,12 @@ class FaultInjector:
         match step:
             case None | ProxyError():
                 self._finish(step)
-            case Pass(data):
+            case Forward(data):
                 self._pass_on(data)
             case Delay(ms):
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(ms / 1000, self._wake)
-            case Break(how):
+            case Disconnect(how):
                 self._waiting.clear()
                 if how != "stall":  # then nothing comes any more, and the stall limit finds out
                     code = "upstream_protocol" if how == "cut" else "upstream_unreachable"

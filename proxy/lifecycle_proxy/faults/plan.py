@@ -1,8 +1,8 @@
 """Faults on purpose: which ones hit an exchange, decided by a seed and not by time.
 
 The same rules, seed and exchange give the same faults, whenever they are asked for and in whatever
-order. A ``Plan`` is applied to a schedule before it is replayed, or to the bytes of a live upstream
-as they come; ``damage`` does both. The rules are explained in ``fault_rules``.
+order. A ``FaultPlan`` is applied to a schedule before it is replayed, or to the bytes of a live
+upstream as they come; ``transform`` does both. The rules are explained in ``rules``.
 """
 
 import hashlib
@@ -13,9 +13,17 @@ from typing import Final
 
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import KINDS, Fault, FaultSettings
-from lifecycle_proxy.faults.transform import BodyFaults, Break, Delay, Pass
+from lifecycle_proxy.faults.transform import BodyFaults, Delay, Disconnect, Forward
 
-__all__ = ("KINDS", "Answer", "Fault", "FaultSettings", "Faults", "LiveFault", "Plan")
+__all__ = (
+    "KINDS",
+    "Fault",
+    "FaultPlan",
+    "FaultPolicy",
+    "FaultResponse",
+    "FaultSettings",
+    "LiveFault",
+)
 
 _ANSWERS: Final = ("status_429", "status_500", "error_200")
 _CHANGE_SIZE: Final = ("drop_done", "duplicate_chunk", "garbage_line")
@@ -24,7 +32,7 @@ _DRIP_MS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FaultResponse:
     """What is answered in place of the upstream.
 
     Attributes:
@@ -37,7 +45,7 @@ class Answer:
     body: bytes
 
 
-class Faults:
+class FaultPolicy:
     """The rules of one run.
 
     Args:
@@ -49,7 +57,7 @@ class Faults:
         self._faults = tuple(faults)
         self._seed = seed
 
-    def pick(self, key: int | str) -> "Plan":
+    def pick(self, key: int | str) -> "FaultPlan":
         """The faults that hit one exchange.
 
         Args:
@@ -57,7 +65,7 @@ class Faults:
         """
         drawn = enumerate(self._faults)
         hit = (fault for n, fault in drawn if self._draw(n, key) < fault.probability)
-        return Plan(tuple(hit))
+        return FaultPlan(tuple(hit))
 
     def _draw(self, number: int, key: int | str) -> float:
         """From 0 to below 1, the same on every machine."""
@@ -66,7 +74,7 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FaultPlan:
     """The faults of one exchange. False where there are none."""
 
     faults: tuple[Fault, ...] = ()
@@ -85,7 +93,7 @@ class Plan:
         return sum(fault.ms or 0.0 for fault in self.faults if fault.kind == "latency")
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> FaultResponse | None:
         """What is answered instead; the upstream need not be asked then."""
         found = (fault for fault in self.faults if fault.kind in _ANSWERS)
         fault = next(found, None)
@@ -110,10 +118,10 @@ class LiveFault(BodyFaults):
             frame, ms = fault.frame or 1, fault.ms
             match fault.kind:
                 case "stall":
-                    self.before(frame, Break("stall") if ms is None else Delay(ms))
+                    self.before(frame, Disconnect("stall") if ms is None else Delay(ms))
                 case "garbage_line":
                     text = _GARBAGE if fault.text is None else fault.text
-                    self.before(frame, Pass(text.encode() + b"\n"))
+                    self.before(frame, Forward(text.encode() + b"\n"))
                 case "duplicate_chunk":
                     self.twice(frame)
                 case "drop_done":
@@ -130,7 +138,7 @@ class LiveFault(BodyFaults):
                     pass  # of the head
 
 
-def _answer(fault: Fault) -> Answer:
+def _answer(fault: Fault) -> FaultResponse:
     wait_s = 1 if fault.retry_after_s is None else fault.retry_after_s
     status, reason, text, kind, code = {
         "status_429": (
@@ -146,4 +154,4 @@ def _answer(fault: Fault) -> Answer:
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     if fault.kind == "status_429":
         headers.append(("Retry-After", str(wait_s)))
-    return Answer(status, reason, tuple(headers), body)
+    return FaultResponse(status, reason, tuple(headers), body)

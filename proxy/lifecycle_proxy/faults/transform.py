@@ -17,7 +17,7 @@ _DONE: Final = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Forward:
     """Write these bytes."""
 
     data: bytes
@@ -31,7 +31,7 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
+class Disconnect:
     """Nothing more comes: ``cut`` closes the connection without the end of the message, ``reset``
     resets it, and ``stall`` leaves it open in silence.
     """
@@ -39,21 +39,21 @@ class Break:
     end: Literal["cut", "reset", "stall"]
 
 
-Action = Pass | Delay | Break
+Action = Forward | Delay | Disconnect
 
 
 class BodyFaults:
     """What happens to one body.
 
     The caller does the actions in order and feeds on meanwhile: what ``feed`` returns goes behind
-    what is still to be done. Behind a ``Break`` nothing comes any more.
+    what is still to be done. Behind a ``Disconnect`` nothing comes any more.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, list[Action]] = {}
         self._twice: set[int] = set()
         self._without_done = False
-        self._end: tuple[int, Break] | None = None
+        self._end: tuple[int, Disconnect] | None = None
         self._inside_character = False
         self._drip: tuple[int, float] | None = None
         self._frames: _Frames | None = None
@@ -79,7 +79,7 @@ class BodyFaults:
     def end_at(self, byte: int, how: Literal["cut", "reset"]) -> None:
         """Break behind so many bytes. The first break counts."""
         if self._end is None or byte < self._end[0]:
-            self._end = byte, Break(how)
+            self._end = byte, Disconnect(how)
 
     def end_inside_character(self) -> None:
         """Break behind the first byte of a character that has more."""
@@ -102,7 +102,7 @@ class BodyFaults:
         if self._frames is None and (self._before or self._twice or self._without_done):
             self._frames = _Frames()
         if self._frames is None:
-            return self._done([Pass(chunk)], now)
+            return self._done([Forward(chunk)], now)
         return self._done(self._framed(self._frames.feed(chunk)), now)
 
     def eof(self, now: float) -> list[Action]:
@@ -116,9 +116,9 @@ class BodyFaults:
                 yield from self._before.get(frame.number, ())
             if self._without_done and frame.data is not None and frame.data.strip() == _DONE:
                 continue
-            yield Pass(frame.raw)
+            yield Forward(frame.raw)
             if frame.number in self._twice and frame.data is not None:
-                yield Pass(_closed(frame.raw))
+                yield Forward(_closed(frame.raw))
 
     def _done(self, actions: Iterable[Action], now: float) -> list[Action]:
         self._free_s = max(self._free_s, now)
@@ -134,35 +134,35 @@ class BodyFaults:
         """As far as the first break."""
         if self.is_broken:
             return
-        if not isinstance(action, Pass):
+        if not isinstance(action, Forward):
             yield action
             return
         stop, last = self._break_in(action.data)
-        yield Pass(action.data[:stop])
+        yield Forward(action.data[:stop])
         if last is not None:
             yield last
 
-    def _break_in(self, data: bytes) -> tuple[int, Break | None]:
+    def _break_in(self, data: bytes) -> tuple[int, Disconnect | None]:
         found = _LEAD_BYTE.search(data) if self._inside_character else None
-        stop, last = (found.end(), Break("cut")) if found else (len(data), None)
+        stop, last = (found.end(), Disconnect("cut")) if found else (len(data), None)
         if self._end is not None and self._end[0] - self._sent_bytes <= stop:
             stop, last = self._end[0] - self._sent_bytes, self._end[1]
         return stop, last
 
     def _add(self, action: Action, done: list[Action]) -> None:
         match action:
-            case Pass(data):
+            case Forward(data):
                 self._sent_bytes += len(data)
                 if self._drip is not None:
                     self._add_drops(data, done, *self._drip)
-                elif data and done and isinstance(done[-1], Pass):
-                    done[-1] = Pass(done[-1].data + data)
+                elif data and done and isinstance(done[-1], Forward):
+                    done[-1] = Forward(done[-1].data + data)
                 elif data:
                     done.append(action)
             case Delay(ms):
                 self._free_s += ms / 1000
                 done.append(action)
-            case Break():
+            case Disconnect():
                 self.is_broken = True
                 done.append(action)
 
@@ -172,7 +172,7 @@ class BodyFaults:
             if wait_s > 0:
                 done.append(Delay(wait_s * 1000))
                 self._free_s = self._next_drop_s
-            done.append(Pass(data[start : start + size_bytes]))
+            done.append(Forward(data[start : start + size_bytes]))
             self._next_drop_s = self._free_s + ms / 1000
 
 

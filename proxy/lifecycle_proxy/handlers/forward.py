@@ -23,14 +23,14 @@ from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Vocabulary
 from lifecycle_proxy.faults.live import PLAN, response_of
-from lifecycle_proxy.faults.plan import Faults
+from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.handlers import dialect_selection
-from lifecycle_proxy.middleware.auth import Keys
+from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.relay import detect, early_response, websocket
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import StreamRelay
-from lifecycle_proxy.relay.watchdog import Watch
+from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.state.pending_calls import ConversationCalls, Store
 from lifecycle_proxy.upstream.client import Upstream
 
@@ -68,13 +68,13 @@ class Handlers:
         self,
         settings: Settings,
         upstream: Upstream,
-        watch: Watch,
-        keys: Keys,
+        watch: StreamWatchdog,
+        keys: ApiKeys,
         store: Store,
         recordings: Recordings,
     ) -> None:
         self._recordings = recordings
-        self._faults = Faults(settings.faults.rules, settings.faults.seed)
+        self._faults = FaultPolicy(settings.faults.rules, settings.faults.seed)
         self._numbers = itertools.count(1)
         own = settings.lifecycle
         self._settings = settings

@@ -5,7 +5,7 @@ from typing import Final
 
 import orjson
 
-from lifecycle_proxy.inspect.signature import Comparison, Path, Reply, Shape, shape
+from lifecycle_proxy.inspect.signature import Comparison, Path, Reply, ResponseSignature, shape
 
 _LISTED: Final = 10  # differences of one sort
 _MESSAGE: Final = 200  # characters
@@ -41,7 +41,7 @@ def _why(reply: Reply) -> str:
     return f": {' '.join(str(text).split())[:_MESSAGE]}"
 
 
-def _lost(then: Shape, now: Shape) -> Iterator[str]:
+def _lost(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     missing = [path for path in _topmost(then, now) if not _is_wording(path)]
     yield from _listed("missing", missing)
     for path in sorted(then.types.keys() & now.types.keys()):
@@ -50,7 +50,7 @@ def _lost(then: Shape, now: Shape) -> Iterator[str]:
             yield f"type of {_shown(path)}: {_names(was)} is now {_names(is_)}"
 
 
-def _tools_lost(then: Shape, now: Shape) -> Iterator[str]:
+def _tools_lost(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     called = now.tools()
     for name, keys in then.tools().items():
         if name not in called:
@@ -63,7 +63,7 @@ def _tools_lost(then: Shape, now: Shape) -> Iterator[str]:
             yield f"the arguments of {name}: {_names(keys)} are now {_names(given)}"
 
 
-def _other_end(then: Shape, now: Shape) -> Iterator[str]:
+def _other_end(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     if then.finishes and then.finishes != now.finishes:
         yield f"finish {_names(then.finishes)} is now {_names(now.finishes)}"
     elif "error" in now.finishes - then.finishes:
@@ -74,7 +74,7 @@ def _other_end(then: Shape, now: Shape) -> Iterator[str]:
         yield "no [DONE]"
 
 
-def _borne(then: Shape, now: Shape) -> Iterator[str]:
+def _borne(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     yield from _listed("new", _topmost(now, then))
     yield from _listed("not there", [p for p in _topmost(then, now) if _is_wording(p)])
     nulls = [p for p in then.types.keys() & now.types.keys() if then.types[p] and not now.types[p]]
@@ -94,11 +94,11 @@ def _borne(then: Shape, now: Shape) -> Iterator[str]:
         yield f"{now.events} events, {then.events} before"
 
 
-def _said(one: Shape) -> list[tuple[str, str]]:
+def _said(one: ResponseSignature) -> list[tuple[str, str]]:
     return [(call.name, call.arguments) for call in one.calls.values()]
 
 
-def _topmost(has: Shape, lacks: Shape) -> list[Path]:
+def _topmost(has: ResponseSignature, lacks: ResponseSignature) -> list[Path]:
     """The paths that only the first one has, without those below them."""
     missing = has.types.keys() - lacks.types.keys()
     return sorted(path for path in missing if path[:-1] not in missing)

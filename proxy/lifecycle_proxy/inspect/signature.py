@@ -81,7 +81,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Shape:
+class ResponseSignature:
     """What one answer looks like.
 
     Attributes:
@@ -108,9 +108,9 @@ class Shape:
         return found
 
 
-def shape(reply: Reply) -> Shape:
+def shape(reply: Reply) -> ResponseSignature:
     """What an answer looks like. Takes any bytes."""
-    found = Shape()
+    found = ResponseSignature()
     if reply.media_type != "text/event-stream" and not sse.begins_stream(reply.body):
         _take(found, "", reply.body)
         return found
@@ -123,7 +123,7 @@ def shape(reply: Reply) -> Shape:
     return found
 
 
-def _take(found: Shape, name: str, data: bytes) -> None:
+def _take(found: ResponseSignature, name: str, data: bytes) -> None:
     found.events += 1
     try:
         payload = orjson.loads(data)
@@ -176,7 +176,7 @@ def _variant(value: Any) -> Path:
 # --- what is said -------------------------------------------------------------------------------
 
 
-def _read_chat(found: Shape, told: Json) -> None:
+def _read_chat(found: ResponseSignature, told: Json) -> None:
     for choice in _objects(told.get("choices")):
         index = choice.get("index", 0)
         said = _object(choice.get("delta")) or _object(choice.get("message"))
@@ -190,7 +190,7 @@ def _read_chat(found: Shape, told: Json) -> None:
             _add(found, (index, "function_call"), legacy)
 
 
-def _read_responses(found: Shape, kind: str, told: Json) -> None:
+def _read_responses(found: ResponseSignature, kind: str, told: Json) -> None:
     if kind == "response.output_text.delta":
         found.text += _text(told.get("delta"))
     whole = kind == "response"
@@ -208,7 +208,7 @@ def _read_responses(found: Shape, kind: str, told: Json) -> None:
             found.text += _text(part.get("text"))
 
 
-def _add(found: Shape, place: object, function: Json, call_id: str = "") -> None:
+def _add(found: ResponseSignature, place: object, function: Json, call_id: str = "") -> None:
     """A piece of a call. Some upstreams give all calls the same place, others each piece an id."""
     key, name = str(place), _text(function.get("name"))
     if (other := found.calls.get(key)) and name and call_id and other.id not in ("", call_id):

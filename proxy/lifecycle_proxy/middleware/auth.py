@@ -15,7 +15,7 @@ _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
 Headers = MultiMapping[str]
 
 
-class Keys:
+class ApiKeys:
     """The clients' keys, and the upstream's.
 
     Args:

@@ -16,7 +16,7 @@ from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
 from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_vocabulary
-from lifecycle_proxy.middleware.auth import Keys
+from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors, is_preflight
 
 log = logging.getLogger("proxy")
@@ -40,7 +40,7 @@ class GatewayMiddleware:
     def __init__(
         self,
         settings: Settings,
-        keys: Keys,
+        keys: ApiKeys,
         listeners: Sequence[Listener],
         failed: Callable[[Listener, Exception], None],
     ) -> None:

@@ -32,7 +32,7 @@ _OVERHEAD_BYTES: Final = 200  # of an entry in the list
 _Work = Callable[[], None]
 
 
-class Tape(Listener):
+class ExchangeRecorder(Listener):
     """Records one exchange.
 
     Args:
@@ -150,9 +150,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def tape(self, exchange_id: str, started: float) -> Tape:
+    def tape(self, exchange_id: str, started: float) -> ExchangeRecorder:
         """A tape for one exchange."""
-        return Tape(self, exchange_id, started)
+        return ExchangeRecorder(self, exchange_id, started)
 
     def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
         """Take work for the thread, if there is room."""

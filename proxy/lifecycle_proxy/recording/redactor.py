@@ -22,7 +22,7 @@ from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.recording import secret_detection
 from lifecycle_proxy.recording.secret_forms import (
     ExchangeRules,
-    Rules,
+    SecretMatcher,
     Span,
     apart,
     last_break,
@@ -148,7 +148,7 @@ class ExchangeRedaction:
     """
 
     def __init__(
-        self, headers: frozenset[str], rules: Rules, paths: Sequence[Sequence[str]]
+        self, headers: frozenset[str], rules: SecretMatcher, paths: Sequence[Sequence[str]]
     ) -> None:
         self.rules = rules
         self._headers = headers
@@ -220,7 +220,7 @@ class StreamRedaction:
         rules: of the exchange.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SecretMatcher) -> None:
         self._rules = rules
         self._waiting: list[Clear] = []
         self._size = 0

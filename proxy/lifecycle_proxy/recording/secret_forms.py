@@ -69,7 +69,7 @@ _MOST_CONTINUED: Final = 3  # bytes of a character behind its first, in UTF-8
 Span = tuple[int, int]
 
 
-class Rules(Protocol):
+class SecretMatcher(Protocol):
     """What is a secret.
 
     Attributes:
@@ -87,7 +87,7 @@ class ExchangeRules:
 
     Attributes:
         known: secrets, literally.
-        held_bytes: see ``Rules``.
+        held_bytes: see ``SecretMatcher``.
     """
 
     def __init__(self, known: frozenset[bytes], more: Sequence[re.Pattern[bytes]]) -> None:

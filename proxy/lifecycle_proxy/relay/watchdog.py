@@ -33,7 +33,7 @@ class Watched(Protocol):
         ...
 
 
-class Watch:
+class StreamWatchdog:
     """Finds stalled upstreams and silent clients.
 
     Args:

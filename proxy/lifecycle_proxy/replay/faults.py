@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import Final
 
-from lifecycle_proxy.faults.plan import Plan
-from lifecycle_proxy.faults.transform import Break, Delay, Pass
+from lifecycle_proxy.faults.plan import FaultPlan
+from lifecycle_proxy.faults.transform import Delay, Disconnect, Forward
 from lifecycle_proxy.replay.schedule import Schedule, ScheduleEnd
 
 _ENDS: Final[dict[str, ScheduleEnd]] = {"cut": "cut", "reset": "reset", "stall": "timeout"}
 
 
-def apply(plan: Plan, schedule: Schedule) -> Schedule:
+def apply(plan: FaultPlan, schedule: Schedule) -> Schedule:
     """The schedule as these faults leave it. Faults of the body hit an error answer, too.
 
     The times of faults are real ones: change the pace of a schedule before.
@@ -39,7 +39,7 @@ def apply(plan: Plan, schedule: Schedule) -> Schedule:
 
 
 def _played(
-    plan: Plan, schedule: Schedule, late: float
+    plan: FaultPlan, schedule: Schedule, late: float
 ) -> tuple[tuple[tuple[float, bytes], ...], ScheduleEnd | None, float]:
     """The pieces, how the faults end the body if they do, and when the last one is through."""
     live, pieces = plan.live(), list[tuple[float, bytes]]()
@@ -52,10 +52,10 @@ def _played(
             actions += live.eof(now_ms / 1000)
         for action in actions:
             match action:
-                case Pass(out):
+                case Forward(out):
                     pieces.append((now_ms, out))
                 case Delay(wait_ms):
                     now_ms += wait_ms
-                case Break(end):
+                case Disconnect(end):
                     return tuple(pieces), _ENDS[end], now_ms
     return tuple(pieces), None, now_ms

@@ -104,7 +104,7 @@ class Found:
     stage: Stage
 
 
-class Library:
+class RecordingIndex:
     """Finds recordings.
 
     Args:

@@ -23,12 +23,12 @@ from aiohttp import web
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.model import Handler, SideName
-from lifecycle_proxy.faults.plan import Faults
+from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.faults.rules import FaultSettings
 from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Request, load
 from lifecycle_proxy.replay import faults as fault_schedule
 from lifecycle_proxy.replay import notes
-from lifecycle_proxy.replay.matching import Found, Library, Rules
+from lifecycle_proxy.replay.matching import Found, RecordingIndex, Rules
 from lifecycle_proxy.replay.near_miss import MISS_STATUS, Miss
 from lifecycle_proxy.replay.player import Player
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
@@ -211,10 +211,10 @@ async def serve_replay(
 
 class _Replay:
     def __init__(self, exchanges: list[Exchange], options: Options) -> None:
-        self._library = Library(exchanges, options.rules)
+        self._library = RecordingIndex(exchanges, options.rules)
         self._options = options
         own = options.faults or FaultSettings()
-        self._faults = Faults(own.rules, own.seed)
+        self._faults = FaultPolicy(own.rules, own.seed)
         self._numbers = itertools.count(1)
         self._plans = {id(e): self._plan(e) for e in exchanges}  # ids of several files may be equal
 

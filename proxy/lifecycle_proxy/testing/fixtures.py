@@ -17,7 +17,7 @@ from lifecycle_proxy.replay.matching import BY_QUESTION, Rules
 from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import playable
 from lifecycle_proxy.testing import LifecycleProxy, Served, in_process
-from lifecycle_proxy.testing.marker import Mark, Plan, Watch
+from lifecycle_proxy.testing.marker import FixturePlan, MarkerOptions, TestOutcome
 
 _OURS: Final = ("upstream.url", "server.listen", "server.workers", "recording.mode")
 # A replay needs none of these, and a machine that only plays may not have them.
@@ -57,7 +57,7 @@ class Play(Protocol):
 
 
 @contextmanager
-def play(plan: Plan) -> Iterator[LifecycleProxy]:
+def play(plan: FixturePlan) -> Iterator[LifecycleProxy]:
     """The cassette, played through the proxy, or in the place of both. Nobody else is asked."""
     mark, watch = plan.mark, plan.watch
     _check(mark)
@@ -79,7 +79,7 @@ def play(plan: Plan) -> Iterator[LifecycleProxy]:
 
 
 @contextmanager
-def record(plan: Plan) -> Iterator[LifecycleProxy]:
+def record(plan: FixturePlan) -> Iterator[LifecycleProxy]:
     """The proxy before an upstream, recording what the cassette will hold."""
     _check(plan.mark)
     settings = _settings(plan.mark, plan.mark.settings, plan)
@@ -96,14 +96,14 @@ def record(plan: Plan) -> Iterator[LifecycleProxy]:
         take.close(plan.mark.side, passed=plan.watch.passed)
 
 
-def _look(plan: Plan, take: in_process.Take, settings: Settings) -> None:
+def _look(plan: FixturePlan, take: in_process.Take, settings: Settings) -> None:
     """Say that the upstream is not there. A test that expects no answer would pass, once."""
     if take.is_unreachable(plan.mark.side):
         plan.watch.untold.append(_UNREACHABLE.format(url=settings.upstream.url))
 
 
 @contextmanager
-def player(folder: Path, watch: Watch) -> Iterator[Play]:
+def player(folder: Path, watch: TestOutcome) -> Iterator[Play]:
     """The factory that serves cassettes.
 
     Args:
@@ -139,7 +139,7 @@ def player(folder: Path, watch: Watch) -> Iterator[Play]:
         yield play
 
 
-def _check(mark: Mark) -> None:
+def _check(mark: MarkerOptions) -> None:
     """What a replay needs is checked before anything is recorded, not in the run after that."""
     try:
         replay.Options(side=mark.side, speed=mark.speed, rules=Rules(**_stages(mark)))
@@ -149,11 +149,11 @@ def _check(mark: Mark) -> None:
     pytest.fail(problem, pytrace=False)
 
 
-def _stages(mark: Mark) -> dict[str, Any]:
+def _stages(mark: MarkerOptions) -> dict[str, Any]:
     return {} if mark.stages is None else {"stages": mark.stages}
 
 
-def _settings(mark: Mark, given: dict[str, Any], plan: Plan) -> Settings:
+def _settings(mark: MarkerOptions, given: dict[str, Any], plan: FixturePlan) -> Settings:
     """The settings of the mark; those of the environment are for a proxy that serves people."""
     if taken := [key for key in (*_OURS, "recording.path") if key in mark.settings]:
         pytest.fail(f"lifecycle_proxy: {taken[0]} is the fixture's to set", pytrace=False)
@@ -183,7 +183,7 @@ def _loaded(path: Path) -> list[Exchange]:
     pytest.fail(problem, pytrace=False)
 
 
-def _explain(plan: Plan, exchanges: list[Exchange]) -> None:
+def _explain(plan: FixturePlan, exchanges: list[Exchange]) -> None:
     """Say with a miss why there may be nothing to play."""
     if not plan.cassette.exists():
         plan.watch.cure = f"there is no {plan.cassette}\n{plan.watch.cure}"
@@ -191,7 +191,7 @@ def _explain(plan: Plan, exchanges: list[Exchange]) -> None:
         plan.watch.cure = f"{exchange_id} cannot be played: {reason}\n{plan.watch.cure}"
 
 
-def _noting(misses: list[Miss], watch: Watch | None) -> Callable[[Miss], None]:
+def _noting(misses: list[Miss], watch: TestOutcome | None) -> Callable[[Miss], None]:
     def note(miss: Miss) -> None:
         misses.append(miss)
         if watch is not None:

@@ -17,7 +17,7 @@ _LONGEST: Final = 120
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
+class MarkerOptions:
     """What the marks of a test say, those of its class and module included.
 
     Attributes:
@@ -42,7 +42,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Watch:
+class TestOutcome:
     """What becomes of a test.
 
     Attributes:
@@ -71,7 +71,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FixturePlan:
     """What the fixture is to do.
 
     Attributes:
@@ -79,12 +79,12 @@ class Plan:
         adds: what is recorded goes behind what the cassette holds.
     """
 
-    mark: Mark
+    mark: MarkerOptions
     mode: str
     cassette: Path
     upstream: str | None
     adds: bool
-    watch: Watch
+    watch: TestOutcome
 
     @property
     def is_blocked(self) -> bool:
@@ -93,7 +93,7 @@ class Plan:
         return self.mode == "none" if asked is None else asked
 
 
-def mark_of(item: pytest.Item) -> Mark:
+def mark_of(item: pytest.Item) -> MarkerOptions:
     """All marks of a test as one.
 
     Raises:
@@ -104,17 +104,17 @@ def mark_of(item: pytest.Item) -> Mark:
         if mark.args:
             raise pytest.UsageError(f"{MARK}: the mark takes names only, as in cassette='x.jsonl'")
         given |= mark.kwargs
-    known = {one.name for one in fields(Mark)} - {"settings"}
+    known = {one.name for one in fields(MarkerOptions)} - {"settings"}
     for name in given:
         if name not in known and "." not in name:
             near = difflib.get_close_matches(name, known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
             raise pytest.UsageError(f"{MARK}: the mark has no {name!r} ({cure})")
     settings = {name: given.pop(name) for name in list(given) if "." in name}
-    return Mark(**given, settings=settings)
+    return MarkerOptions(**given, settings=settings)
 
 
-def cassette_of(item: pytest.Item, mark: Mark) -> Path:
+def cassette_of(item: pytest.Item, mark: MarkerOptions) -> Path:
     """``cassettes/<module>/<test>.jsonl`` beside the test file, unless something else is set.
 
     Raises:

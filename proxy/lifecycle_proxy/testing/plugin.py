@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from lifecycle_proxy.testing.marker import MARK, Plan, Watch, cassette_of, mark_of
+from lifecycle_proxy.testing.marker import MARK, FixturePlan, TestOutcome, cassette_of, mark_of
 
 if TYPE_CHECKING:
     from lifecycle_proxy.testing import LifecycleProxy, Served
@@ -34,7 +34,7 @@ _USAGE: Final = (
     "plays; settings of the proxy by dotted key, such as **{'lifecycle.span': 'execution'}"
 )
 
-_WATCH: Final = pytest.StashKey[Watch]()
+_WATCH: Final = pytest.StashKey[TestOutcome]()
 _MADE: Final = pytest.StashKey[set[Path]]()
 
 
@@ -115,7 +115,7 @@ def replayed(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Served]]
     """Plays cassettes: ``replayed("chat.jsonl", side="client", speed=0).base_url``."""
     from lifecycle_proxy.testing import fixtures  # noqa: PLC0415  aiohttp and all the rest
 
-    watch = request.node.stash.setdefault(_WATCH, Watch())
+    watch = request.node.stash.setdefault(_WATCH, TestOutcome())
     with fixtures.player(request.path.parent, watch) as play:
         yield play
     watch.fail()
@@ -124,7 +124,7 @@ def replayed(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Served]]
 # --- what a test is to do -------------------------------------------------------------------------
 
 
-def _plan(request: pytest.FixtureRequest) -> Plan:
+def _plan(request: pytest.FixtureRequest) -> FixturePlan:
     item, config = request.node, request.config
     mark, mode = mark_of(item), _mode(config)
     cassette = cassette_of(item, mark)
@@ -132,9 +132,9 @@ def _plan(request: pytest.FixtureRequest) -> Plan:
     if mode == "once":
         mode = "none" if cassette.exists() and not is_made else "record"
     upstream = mark.upstream or config.getini("lifecycle_proxy_upstream") or None
-    watch = item.stash.setdefault(_WATCH, Watch())
+    watch = item.stash.setdefault(_WATCH, TestOutcome())
     watch.cure = f"to record it again: pytest {OPTION}=record {item.nodeid!r}"
-    return Plan(mark, mode, cassette, upstream, mode == "new_episodes" or is_made, watch)
+    return FixturePlan(mark, mode, cassette, upstream, mode == "new_episodes" or is_made, watch)
 
 
 def _mode(config: pytest.Config) -> str:

@@ -33,7 +33,7 @@ from lifecycle_proxy.core.events import (
 from lifecycle_proxy.core.observers import hermes, results
 from lifecycle_proxy.core.observers.identity import Call, Choice, Delta, Identities, Index, maybe_id
 from lifecycle_proxy.core.observers.json import dumps, is_error, loads
-from lifecycle_proxy.core.observers.shapes import Owner, Shape, Shapes
+from lifecycle_proxy.core.observers.shapes import ArgumentTarget, ChunkTemplate, ChunkTemplates
 
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
@@ -48,7 +48,7 @@ class ChatObserver:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._identities = Identities()
-        self._shapes = Shapes()
+        self._shapes = ChunkTemplates()
         self._chunk: object = None  # the latest one
         self._chunk_id: str | None = None
         self._repeats_ids = False  # two chunks in a row had the same id
@@ -71,7 +71,7 @@ class ChatObserver:
                 return True
         return False
 
-    def _take_arguments(self, shape: Shape, value: str) -> bool:
+    def _take_arguments(self, shape: ChunkTemplate, value: str) -> bool:
         owner = shape.owner
         if owner is None or owner.version != self._identities.version:
             self._shapes.known.remove(shape)
@@ -219,7 +219,7 @@ class ChatObserver:
             return
         slot = _index(entry)
         if slot is not None and choice.slots.get(slot) is call and type(arguments) is str:
-            owner = Owner(call, choice, self._identities.version)
+            owner = ArgumentTarget(call, choice, self._identities.version)
             self._shapes.learn(raw, chunk, (_function_of, "arguments"), owner)
 
     def _without_choices(self, chunk: _Json) -> Sequence[Observation]:

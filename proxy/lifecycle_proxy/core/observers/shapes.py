@@ -23,7 +23,7 @@ _PROBE_JSON: Final = orjson.dumps(_PROBE)
 Holder = Callable[[Any], dict[str, Any]]
 
 
-class Owner(NamedTuple):
+class ArgumentTarget(NamedTuple):
     """Whose arguments an open string is a piece of, as long as the identities stay as they are."""
 
     call: Call
@@ -31,12 +31,12 @@ class Owner(NamedTuple):
     version: int
 
 
-class Shape:
+class ChunkTemplate:
     """``head`` ends with the opening quote of the string, ``tail`` begins with the closing one."""
 
     __slots__ = ("chunk", "head", "hits", "owner", "start", "stop", "tail")
 
-    def __init__(self, head: bytes, tail: bytes, chunk: Any, owner: Owner | None) -> None:
+    def __init__(self, head: bytes, tail: bytes, chunk: Any, owner: ArgumentTarget | None) -> None:
         self.head = head
         self.tail = tail
         self.start = len(head) - 1
@@ -46,7 +46,7 @@ class Shape:
         self.hits = 0
 
 
-class Shapes:
+class ChunkTemplates:
     """The shapes of one stream.
 
     Attributes:
@@ -54,7 +54,7 @@ class Shapes:
     """
 
     def __init__(self) -> None:
-        self.known: list[Shape] = []
+        self.known: list[ChunkTemplate] = []
         self._patience = _PATIENCE
 
     def learn(
@@ -62,7 +62,7 @@ class Shapes:
         raw: bytes,
         chunk: Any,
         where: tuple[Holder, str],
-        owner: Owner | None = None,
+        owner: ArgumentTarget | None = None,
     ) -> None:
         """Try to make a shape of an event that was decoded.
 
@@ -87,7 +87,7 @@ class Shapes:
             return
         head, tail = raw[: at + 1], raw[at + len(quoted) - 1 :]
         if _is_proved(head, tail, chunk, where):
-            self.known.insert(0, Shape(head, tail, chunk, owner))
+            self.known.insert(0, ChunkTemplate(head, tail, chunk, owner))
             del self.known[_MAX_SHAPES:]
 
 
