@@ -32,7 +32,7 @@ test: lint ## everything that must hold before a commit: lint, types, tests, cov
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --include='proxy/core/*' --fail-under=100
+	$(BIN)/coverage report --include='*/lifecycle_proxy/core/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=95
 
 SECONDS ?= 60

@@ -252,7 +252,7 @@ async def _full(folder: Path) -> None:
                 lost = running.metrics()["lifecycle_proxy_recording_lost_total"]
                 complaints = len(running.complaints())
         sys.path.insert(0, str(ROOT))
-        from proxy.recording.cassette import load  # noqa: PLC0415  needs the path
+        from lifecycle_proxy.recording.cassette import load  # noqa: PLC0415  needs the path
 
         found = [one for one in load(folder) if one.is_complete and not one.omitted]
         whole = sum(one.client.is_whole for one in found)

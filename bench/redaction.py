@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxy.recording.redaction import Redaction
+from lifecycle_proxy.recording.redactor import Redaction
 
 _TIMES: Final = 8
 _MOST: Final = 24.0

@@ -25,11 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.recording.cassette import Exchange, load
 from running import Running, command, listening, proxy
-
-from proxy.core import sse
-from proxy.exchange import SideName
-from proxy.recording.cassette import Exchange, load
 
 _PAD: Final = re.compile(rb"@@PAD:(\d+)@@")  # the corpus' way to write a large line
 _MOST_PIECES: Final = 40

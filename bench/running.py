@@ -123,7 +123,7 @@ def command(name: str, *arguments: str, **settings: object) -> Iterator[Running]
     """Run a command that listens: ``serve`` or ``replay``."""
     own = {f"LIFECYCLE_PROXY_{k.upper()}": str(v) for k, v in settings.items()}
     others = {k: v for k, v in os.environ.items() if not k.startswith("LIFECYCLE_PROXY_")}
-    line = [sys.executable, "-m", "proxy", name, "--listen", "127.0.0.1:0", *arguments]
+    line = [sys.executable, "-m", "lifecycle_proxy", name, "--listen", "127.0.0.1:0", *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(  # noqa: S603  our own command
             line, cwd=ROOT, env=others | own, stdout=subprocess.PIPE, stderr=log, text=True

@@ -21,7 +21,8 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from proxy import config, server
+from lifecycle_proxy.app import serve as server
+from lifecycle_proxy.config import model as config
 
 _AT_A_TIME: Final = 32
 _ANSWER_S: Final = 0.2  # for what comes; an incomplete request is waited for in vain

@@ -25,15 +25,10 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from proxy.core.dialects import DIALECTS, Dialect, each  # noqa: E402  the path comes first
-from proxy.core.events import (  # noqa: E402
-    Envelope,
-    LifecycleEvent,
-    Outcome,
-    ToolCompleted,
-)
-from proxy.core.labels import Labels  # noqa: E402
-from proxy.core.pipeline import Options, Pipeline, Step  # noqa: E402
+from lifecycle_proxy.core.dialects import DIALECTS, Dialect, each  # noqa: E402
+from lifecycle_proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted  # noqa: E402
+from lifecycle_proxy.core.labels import Labels  # noqa: E402
+from lifecycle_proxy.core.pipeline import Options, Pipeline, Step  # noqa: E402
 
 _FAILURES: Final = Path(__file__).with_name("failures")
 _MAX_BYTES: Final = 1 << 16

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-COMMAND = (sys.executable, "-m", "proxy")
+COMMAND = (sys.executable, "-m", "lifecycle_proxy")
 LISTEN = ("--listen", "127.0.0.1:0")
 LINE = re.compile(r"listening on (https?://127\.0\.0\.1:\d+|unix:/\S+) -> (\S+)\n")
 

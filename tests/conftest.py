@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.config import model as config
 
-from proxy import config, server
 from tests.fakes import Upstream
 
 # A loaded machine is slow, not wrong.
@@ -29,21 +30,21 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def runners() -> AsyncIterator[list[server.Runner]]:
+async def runners() -> AsyncIterator[list[serve.Runner]]:
     """The proxies of this test; whatever is left of them is stopped."""
-    started: list[server.Runner] = []
+    started: list[serve.Runner] = []
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_stop, started)
         yield started
 
 
-async def _stop(runners: list[server.Runner]) -> None:
+async def _stop(runners: list[serve.Runner]) -> None:
     for runner in runners:
-        await server.stop(runner, 0)
+        await serve.stop(runner, 0)
 
 
 @pytest.fixture
-async def start_proxy(upstream: Upstream, runners: list[server.Runner]) -> StartProxy:
+async def start_proxy(upstream: Upstream, runners: list[serve.Runner]) -> StartProxy:
     """Starts a proxy: ``await start_proxy({"server.heartbeat_s": 0.1})`` returns its URL."""
 
     async def start(settings: dict[str, Any] | None = None) -> str:
@@ -53,7 +54,7 @@ async def start_proxy(upstream: Upstream, runners: list[server.Runner]) -> Start
             "upstream.url": f"{upstream.origin}/v1",
             **(settings or {}),
         }
-        runner, url = await server.start(config.load(environ={}, flags=flags))
+        runner, url = await serve.start(config.load(environ={}, flags=flags))
         runners.append(runner)
         return url.replace("127.0.0.1", "localhost")  # a cookie jar would ignore an address
 

@@ -3,8 +3,9 @@
 import logging
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.config import model as config
 
-from proxy import config, server
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, DONE, JSON, Answer, Client, Request, Upstream, Wire, ask, chat, text
 
@@ -188,7 +189,7 @@ async def test_without_keys_of_ours_the_clients_key_is_the_upstreams_business(
 
 
 async def test_keys_may_come_from_the_environment(
-    upstream: Upstream, runners: list[server.Runner]
+    upstream: Upstream, runners: list[serve.Runner]
 ) -> None:
     flags = {
         "server.listen": "127.0.0.1:0",
@@ -197,7 +198,7 @@ async def test_keys_may_come_from_the_environment(
         "upstream.api_key": "env:UPSTREAM_KEY",
     }
     environ = {"CLIENT_KEY": "ours-env", "UPSTREAM_KEY": "theirs-env"}
-    runner, url = await server.start(config.load(environ=environ, flags=flags))
+    runner, url = await serve.start(config.load(environ=environ, flags=flags))
     runners.append(runner)
     for key, status in (("ours-env", 200), ("ours-2", 200), ("env:CLIENT_KEY", 401)):
         answer = await ask(url, "GET", "/v1/models", f"Authorization: Bearer {key}")

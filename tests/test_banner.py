@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 import trustme
+from lifecycle_proxy import __version__
+from lifecycle_proxy.app import serve as server
+from lifecycle_proxy.app.banner import Banner, probe
+from lifecycle_proxy.config import model as config
 
-from proxy import __version__, config, server
-from proxy.banner import Banner, probe
 from tests.commands import COMMAND, LISTEN, ended, environment
 from tests.fakes import ask
 

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import Final
 
 import pytest
+from lifecycle_proxy.exchange import zstd
+from lifecycle_proxy.exchange.content_coding import maybe_decoded
 
-from proxy import zstd
-from proxy.inflate import maybe_decoded
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,

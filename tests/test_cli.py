@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from lifecycle_proxy.cli import main as cli
 
-from proxy import cli
 from tests.commands import LISTEN, ended, run, serving
 from tests.fakes import Client, Request, Upstream, Wire, ask, lifecycle, payloads, tool_call
 
@@ -117,7 +117,7 @@ def test_a_failure_names_the_file_and_the_cure(
     def fail(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr("proxy.recording.show.show", fail)
+    monkeypatch.setattr("lifecycle_proxy.inspect.show.show", fail)
     assert cli.main(["show", "x"]) == 1
     assert capsys.readouterr().err.startswith(f"lifecycle-proxy: {told}")
 
@@ -201,7 +201,7 @@ def test_check_config_names_so_many_changes_and_no_more(
 ) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[server]\nheartbeat_s = 5\ndrain_timeout_s = 5\nworkers = 2\n")
-    monkeypatch.setattr("proxy.banner._MOST_CHANGED", 2)
+    monkeypatch.setattr("lifecycle_proxy.app.banner._MOST_CHANGED", 2)
     assert cli.main(["check-config", str(file)]) == 0
     assert capsys.readouterr().out.endswith(
         "  changed    server.workers = 2\n"

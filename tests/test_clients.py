@@ -1,15 +1,14 @@
 """Which client gets which dialect: first match wins."""
 
 import pytest
+from lifecycle_proxy.config.model import ClientRule
+from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Route
+from lifecycle_proxy.exchange.routes import split_profile
+from lifecycle_proxy.handlers.dialect_selection import SPAN_HEADER, DialectSelector, span
 from multidict import CIMultiDict
-
-from proxy.clients import SPAN_HEADER, Chooser, span
-from proxy.config import ClientRule
-from proxy.core.calls import Span
-from proxy.core.dialects import DIALECTS
-from proxy.errors import ProxyError
-from proxy.exchange import Route
-from proxy.routes import split_profile
 
 RULES = [
     ClientRule(header="user-agent", match="Python/3.* aiohttp/3.*", dialect="comment"),
@@ -23,7 +22,7 @@ def head(given: dict[str, str]) -> CIMultiDict[str]:
 
 
 def choose(profile: str | None = None, default: str = "chunk", **given: str) -> str:
-    return Chooser(RULES, default).choose(head(given), profile)
+    return DialectSelector(RULES, default).choose(head(given), profile)
 
 
 def test_nobody_in_particular_gets_the_default() -> None:
@@ -116,10 +115,10 @@ WEBUI = {"x_openwebui_user_id": "7"}
 )
 def test_open_webui_gets_its_cards(given: dict[str, str], dialect: str) -> None:
     headers = head(given)
-    assert Chooser([], "off").choose(headers, None) == dialect
+    assert DialectSelector([], "off").choose(headers, None) == dialect
     if "x_lifecycle_events" not in given:
-        assert Chooser([], "off", builtin=False).choose(headers, None) == "off"
-        assert Chooser([], "off").choose(headers, "bare") == "bare"
+        assert DialectSelector([], "off", builtin=False).choose(headers, None) == "off"
+        assert DialectSelector([], "off").choose(headers, "bare") == "bare"
 
 
 LOBE_USER = "DEFAULT_LOBE_CHAT_USER"
@@ -148,28 +147,28 @@ NODE_6 = {"x_stainless_lang": "js", "x_stainless_package_version": "6.1.0"}
 def test_lobe_chat_gets_lines(
     given: dict[str, str], user: str, dialect: str | None, sdk: dict[str, str]
 ) -> None:
-    headers, chooser = head({**given, **sdk}), Chooser([], "chunk")
+    headers, chooser = head({**given, **sdk}), DialectSelector([], "chunk")
     assert chooser.choose(headers, None, "chat", user) == (
         dialect or ("plain" if sdk == NODE_4 else "chunk")
     )
     if "x_lifecycle_events" not in given:
         assert chooser.choose(headers, "bare", "chat", user) == "bare"
-        blind = Chooser([], "chunk", builtin=False)
+        blind = DialectSelector([], "chunk", builtin=False)
         assert blind.choose(headers, None, "chat", user) == "chunk"
-        rule = Chooser([ClientRule(header="x-client", dialect="comment")], "chunk")
+        rule = DialectSelector([ClientRule(header="x-client", dialect="comment")], "chunk")
         assert (rule.choose(headers, None, "chat", user) == "comment") is ("x_client" in given)
 
 
 @pytest.mark.parametrize("builtin", [True, False])
 def test_a_rule_beats_what_is_built_in(builtin: bool) -> None:
-    chooser = Chooser(RULES, "chunk", builtin=builtin)
+    chooser = DialectSelector(RULES, "chunk", builtin=builtin)
     assert chooser.choose(head(AIOHTTP), None) == "comment"
     assert chooser.choose(head(WEBUI), None) == "bare"
 
 
 def test_without_built_in_rules_no_sdk_is_too_old() -> None:
     given = {"x_stainless_lang": "python", "x_stainless_package_version": "1.0.0"}
-    assert Chooser([], "chunk", builtin=False).choose(head(given), None) == "chunk"
+    assert DialectSelector([], "chunk", builtin=False).choose(head(given), None) == "chunk"
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -212,7 +211,7 @@ def test_an_sdk_that_raises_on_keepalives_gets_comments(
     lang: str, version: str, route: Route, dialect: str
 ) -> None:
     given = {"x-stainless-lang": lang, "x-stainless-package-version": version}
-    assert Chooser([], "chunk").choose(CIMultiDict(given), None, route) == dialect
+    assert DialectSelector([], "chunk").choose(CIMultiDict(given), None, route) == dialect
 
 
 @pytest.mark.parametrize("profile", [None, *DIALECTS])
@@ -226,11 +225,11 @@ def test_no_profile_breaks_an_old_sdk_in_a_responses_stream(
     assert {name for name, dialect in DIALECTS.items() if not dialect.names_typed} == {
         *("plain", "bare", "comment", "strip", "off"),
     }
-    chosen = Chooser([], "chunk").choose(headers, profile, "responses")
+    chosen = DialectSelector([], "chunk").choose(headers, profile, "responses")
     assert chosen == (instead if typed else name)
-    assert Chooser([], "chunk", builtin=False).choose(headers, profile, "responses") == name
+    assert DialectSelector([], "chunk", builtin=False).choose(headers, profile, "responses") == name
     newer = head({"x_stainless_lang": "js", "x_stainless_package_version": "7.0.0"})
-    assert Chooser([], "chunk").choose(newer, profile, "responses") == name
+    assert DialectSelector([], "chunk").choose(newer, profile, "responses") == name
 
 
 # --- the span ---------------------------------------------------------------------------------

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from proxy import config
-from proxy.config import ConfigError, Settings
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.model import ConfigError, Settings
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 RULE = "[[lifecycle.clients]]\nheader = 'x'\ndialect = "

@@ -10,8 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.connect import PushingProtocol, whole_chunk
+from lifecycle_proxy.upstream.connection import StreamingProtocol, whole_chunk
 
 _HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BUFFER_BYTES = 128  # of twice as much the parser keeps the rest to itself
@@ -74,7 +73,7 @@ async def _read(
     body = _Body(protocol, reader)
     pause: Callable[[], None] = protocol.pause_reading
     resume: Callable[[], None] = protocol.resume_reading
-    if isinstance(protocol, PushingProtocol):
+    if isinstance(protocol, StreamingProtocol):
         protocol.sink = body
         pause, resume = protocol.hold, protocol.release
     for number, read in enumerate(reads):
@@ -132,7 +131,7 @@ def test_a_body_is_what_aiohttp_reads(
     reads = [body[start:stop] for start, stop in itertools.pairwise(marks)]
 
     async def both() -> None:
-        _, ours = await _read(PushingProtocol, reads, pauses)
+        _, ours = await _read(StreamingProtocol, reads, pauses)
         _, theirs = await _read(ResponseHandler, reads, pauses)
         assert ours == theirs
 
@@ -144,7 +143,7 @@ def test_a_body_is_what_aiohttp_reads(
 )
 async def test_whole_chunks_do_not_go_through_the_parser() -> None:
     reads = [_framed(_EVENT), _framed(_EVENT), _framed(_EVENT, "%X"), b"0\r\n\r\n"]
-    body, (data, whole, closed, failure) = await _read(PushingProtocol, reads)
+    body, (data, whole, closed, failure) = await _read(StreamingProtocol, reads)
     assert body.passed == reads[1:3], "the first tells where the parser stands"
     assert data == _EVENT * 3
     assert (whole, closed, failure) == (True, False, None)
@@ -162,7 +161,7 @@ async def test_whole_chunks_do_not_go_through_the_parser() -> None:
 )
 async def test_a_read_in_the_middle_of_a_chunk_goes_through_the_parser(before: list[bytes]) -> None:
     reads = [*before, _framed(_EVENT)]
-    body, ours = await _read(PushingProtocol, reads)
+    body, ours = await _read(StreamingProtocol, reads)
     _, theirs = await _read(ResponseHandler, reads)
     assert reads[-1] not in body.passed
     assert ours == theirs
@@ -171,7 +170,7 @@ async def test_a_read_in_the_middle_of_a_chunk_goes_through_the_parser(before: l
 async def test_what_the_parser_keeps_to_itself_comes_first() -> None:
     reads = [_framed(_EVENT), b"".join(_framed(b"data: %d\n\n" % n) for n in range(99))]
     reads += [_framed(_EVENT), _framed(_EVENT)]
-    body, ours = await _read(PushingProtocol, reads)
+    body, ours = await _read(StreamingProtocol, reads)
     _, theirs = await _read(ResponseHandler, reads)
     assert ours == theirs
     assert body.passed == [], "it may keep something at any time from now on"
@@ -208,7 +207,7 @@ def test_a_chunk_is_a_size_and_that_many_bytes(read: bytes, data: bytes) -> None
 async def test_what_is_known_of_an_answer_is_not_held_of_the_next(
     end: bytes, is_let_go: bool
 ) -> None:
-    protocol = PushingProtocol(asyncio.get_running_loop())
+    protocol = StreamingProtocol(asyncio.get_running_loop())
     protocol.connection_made(_Transport())
     bodies = []
     for head, reads in (
@@ -240,6 +239,6 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection(more: bytes) 
     for glued in (False, True):
         last = b"0\r\n\r\n"
         reads = [_framed(_EVENT), *([last + more] if glued else [last, more])]
-        body, (data, whole, closed, failure) = await _read(PushingProtocol, reads)
+        body, (data, whole, closed, failure) = await _read(StreamingProtocol, reads)
         assert (data, whole, closed, failure) == (_EVENT, True, True, None)
         assert len(body.protocol) == 0

@@ -20,14 +20,16 @@ import pytest
 import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.cli import demo
+from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
+from lifecycle_proxy.config import model as config
 
-from proxy import config, demo, server
-from proxy.demo_upstream import ANSWER, QUESTION, upstream
 from tests.commands import environment, run
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-_COMMAND: Final = (sys.executable, "-m", "proxy", "demo")
+_COMMAND: Final = (sys.executable, "-m", "lifecycle_proxy", "demo")
 _PACE: Final = 0.02
 # Cards as they are printed: emoji, tool, maybe a label, status.
 _CARD: Final = re.compile(r"^  \S* +(\w+) .*? (?:\S (running|completed|failed)).*$", re.MULTILINE)
@@ -329,9 +331,9 @@ async def backend() -> AsyncIterator[str]:
 async def proxied(backend: str) -> AsyncIterator[str]:
     """The base URL of a proxy with default settings in front of it."""
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": backend}
-    runner, url = await server.start(config.load(environ={}, flags=flags))
+    runner, url = await serve.start(config.load(environ={}, flags=flags))
     yield f"{url}/v1"
-    await server.stop(runner, 0)
+    await serve.stop(runner, 0)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.core.sse import begins_stream
 
-from proxy import server
-from proxy.core.sse import begins_stream
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -281,7 +281,7 @@ async def test_a_client_that_leaves_meanwhile_takes_the_upstream_along(
 
 
 async def test_a_drain_ends_the_wait(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner]
 ) -> None:
     waiting = asyncio.Event()
 
@@ -295,7 +295,7 @@ async def test_a_drain_ends_the_wait(
         await client.ask_chat()
         await waiting.wait()
         await asyncio.sleep(0.05)
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         answer = await (await client.head()).read()
     assert (answer.status, answer.json()["error"]["code"]) == (503, "draining")
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
-from proxy.config import Settings
-from proxy.core.dialects import DIALECTS
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.dialects import DIALECTS
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -52,15 +51,23 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_every_path_of_the_map_exists() -> None:
-    named = re.findall(r"`((?:proxy|tests|fuzz|bench)/[\w./]*)`", _read(DOCS / "architecture.md"))
-    assert len(named) > 50
+    text = _read(DOCS / "architecture.md")
+    named = re.findall(r"`((?:proxy|tests|fuzz|bench)/[\w./]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
+    rows = re.findall(r"^\| `(\w+)/` \| (.*?) \|", text, re.MULTILINE)
+    source = ROOT / "proxy" / "lifecycle_proxy"
+    assert {name for name, _ in rows} == {init.parent.name for init in source.glob("*/__init__.py")}
+    inside = [
+        source / name / one for name, row in rows for one in re.findall(r"`(\w+(?:\.py|/))`", row)
+    ]
+    assert len(inside) > 10
+    assert [path for path in inside if not path.exists()] == []
 
 
 @pytest.mark.parametrize("page", PROSE, ids=str)
 def test_every_setting_exists(page: Path) -> None:
     known = msgspec.to_builtins(Settings())
-    named = re.findall(rf"`({'|'.join(_TABLES)})\.(\w+)", _read(page))
+    named = re.findall(rf"`({'|'.join(_TABLES)})\.(?!py`)(\w+)", _read(page))
     assert [f"{table}.{key}" for table, key in named if key not in known[table]] == []
 
 

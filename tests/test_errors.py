@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from proxy.errors import STATUS, ProxyError
+from lifecycle_proxy.exchange.errors import STATUS, ProxyError
 
 
 @pytest.mark.parametrize(("code", "status"), STATUS.items())

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 from aiohttp import web
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.relay.relay import Relay
 
-from proxy import server
-from proxy.relay import Relay
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -725,7 +725,7 @@ async def test_a_refusal_that_never_ends_behind_early_heartbeats_has_a_limit(
 
 
 async def test_a_drain_ends_a_refusal_that_never_ends(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await asyncio.sleep(0.12)
@@ -739,7 +739,7 @@ async def test_a_drain_ends_a_refusal_that_never_ends(
         answer = await client.chat()
         await stopping.wait()
         await asyncio.sleep(0.05)
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         await answer.read()
     assert payloads(answer.body)[0]["error"]["code"] == "draining"
     assert answer.end == "cut"
@@ -796,7 +796,7 @@ async def test_an_end_that_is_on_its_way_is_no_break(
 
 
 async def test_an_open_stream_may_end_within_the_drain(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     stopping = asyncio.Event()
 
@@ -810,7 +810,7 @@ async def test_an_open_stream_may_end_within_the_drain(
     upstream.script = script
     async with Client(proxy) as client:
         answer = await (await client.chat()).until(b"one")
-        stop = asyncio.create_task(server.stop(runners.pop(), 2))
+        stop = asyncio.create_task(serve.stop(runners.pop(), 2))
         await asyncio.sleep(0.05)
         stopping.set()
         await answer.read()
@@ -820,7 +820,7 @@ async def test_an_open_stream_may_end_within_the_drain(
 
 
 async def test_a_request_that_waits_for_its_answer_may_end_within_the_drain(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     asked = asyncio.Event()
 
@@ -833,19 +833,19 @@ async def test_a_request_that_waits_for_its_answer_may_end_within_the_drain(
     async with Client(proxy) as client:
         await client.send("POST", CHAT, JSON, body=b"{}")
         await asked.wait()
-        stop = asyncio.create_task(server.stop(runners.pop(), 4))
+        stop = asyncio.create_task(serve.stop(runners.pop(), 4))
         assert (await (await client.head()).read()).json() == {"ok": True}
         await stop
 
 
 async def test_a_stream_that_outlives_the_drain_is_completed_and_broken_off(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     upstream.script = stuck_tool
     async with Client(proxy) as client:
         answer = await (await client.chat()).until(b"running")
         began = time.monotonic()
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         assert time.monotonic() - began < 1
         await answer.read()
     assert_broken(answer, "draining")
@@ -853,7 +853,7 @@ async def test_a_stream_that_outlives_the_drain_is_completed_and_broken_off(
 
 
 async def test_a_request_without_an_answer_does_not_outlive_the_drain(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     asked = asyncio.Event()
 
@@ -866,14 +866,14 @@ async def test_a_request_without_an_answer_does_not_outlive_the_drain(
         await client.ask_chat()
         await asked.wait()
         began = time.monotonic()
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         assert time.monotonic() - began < 1.5
         await client.wire.left()
     await upstream.wires[0].left()
 
 
 async def test_a_client_that_does_not_read_does_not_hold_up_the_shutdown(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     async def flood(request: Request, wire: Wire) -> None:
         await wire.stream()
@@ -886,20 +886,20 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_shutdown(
         client.wire.transport.pause_reading()
         await asyncio.sleep(0.1)
         began = time.monotonic()
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         assert time.monotonic() - began < 1.5
     await upstream.wires[0].left()
 
 
 async def test_nothing_new_is_taken_while_draining(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     upstream.script = stuck_tool
     async with Client(proxy) as idle, Client(proxy) as busy:
         await idle.send("GET", "/-/healthy")
         await (await idle.head()).read()
         await (await busy.chat()).until(b"running")
-        stop = asyncio.create_task(server.stop(runners.pop(), 0.3))
+        stop = asyncio.create_task(serve.stop(runners.pop(), 0.3))
         await asyncio.sleep(0.05)
         await idle.ask_chat()
         answer = await (await idle.head()).read()

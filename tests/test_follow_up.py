@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
+from lifecycle_proxy.state import pending_calls
 from openai.types.chat import ChatCompletionMessageParam
 
-from proxy import registry
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -195,7 +195,7 @@ async def test_nobody_else_can_complete_a_call(url: str, mine: str, other: str) 
 async def test_a_call_whose_result_never_comes_is_counted(
     backend: Upstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_SWEEP_S", 0.02)
+    monkeypatch.setattr(pending_calls, "_SWEEP_S", 0.02)
     url = await start_proxy({**SPAN, "lifecycle.registry_ttl_s": 0.05})
     await chat(url)
     async with asyncio.timeout(3):

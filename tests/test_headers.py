@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 
 import pytest
+from lifecycle_proxy.exchange import headers
 from multidict import CIMultiDict
-
-from proxy import headers
 
 Cross = Callable[[Mapping[str, str]], CIMultiDict[str]]
 

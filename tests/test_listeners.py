@@ -4,11 +4,11 @@ import logging
 from typing import Any
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.factory import GATEWAY
+from lifecycle_proxy.core.events import Outcome, ToolCompleted
+from lifecycle_proxy.exchange.model import Exchange, Listener, Listeners
 
-from proxy import server
-from proxy.app import GATE
-from proxy.core.events import Outcome, ToolCompleted
-from proxy.exchange import Exchange, Listener, Listeners
 from tests.conftest import StartProxy
 from tests.fakes import (
     DONE,
@@ -129,7 +129,7 @@ async def test_the_answer_is_whole_whoever_raises(
     happening: str,
     upstream: Upstream,
     start_proxy: StartProxy,
-    runners: list[server.Runner],
+    runners: list[serve.Runner],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pieces = (tool_call(), delta("tool_calls"), text("hi"), DONE)
@@ -140,7 +140,7 @@ async def test_the_answer_is_whole_whoever_raises(
     upstream.script = script
     url = await start_proxy()
     bad = Told(happening)
-    runners[0].app[GATE].listeners.insert(0, bad)
+    runners[0].app[GATEWAY].listeners.insert(0, bad)
     for _ in range(2):
         answer = await chat(url)
         assert without_frames(answer.body) == b"".join(pieces)

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-
-from proxy import logs
-from proxy.core.events import Outcome, ToolCompleted
-from proxy.exchange import Exchange
+from lifecycle_proxy.core.events import Outcome, ToolCompleted
+from lifecycle_proxy.exchange.model import Exchange
+from lifecycle_proxy.telemetry import logs
 
 log = logging.getLogger("proxy.test")
 

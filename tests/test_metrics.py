@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy import __version__
+from lifecycle_proxy.core.events import Counts, Outcome, ToolCompleted
+from lifecycle_proxy.exchange.model import Exchange
+from lifecycle_proxy.telemetry.metrics import Metrics, forget_worker
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-
-from proxy import __version__
-from proxy.core.events import Counts, Outcome, ToolCompleted
-from proxy.exchange import Exchange
-from proxy.metrics import Metrics, forget_worker
 
 # The Accept header of Prometheus 3.
 PROMETHEUS = (
@@ -256,8 +255,8 @@ class TestRender:
 
 WORKER = """
 import os, sys
-from proxy.exchange import Exchange
-from proxy.metrics import Metrics
+from lifecycle_proxy.exchange.model import Exchange
+from lifecycle_proxy.telemetry.metrics import Metrics
 metrics = Metrics()
 exchange = Exchange("req", "POST", "/", "::1", route="chat", status=200, first_byte=None)
 metrics.on_request(exchange)
@@ -269,7 +268,7 @@ sys.stdin.read()
 """
 READER = """
 import sys
-from proxy.metrics import Metrics, forget_worker
+from lifecycle_proxy.telemetry.metrics import Metrics, forget_worker
 metrics = Metrics()
 print(metrics.render("")[0].decode())
 print("----")

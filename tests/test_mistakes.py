@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from lifecycle_proxy.cli import main as cli
+from lifecycle_proxy.core import dialects
 
-from proxy import cli
-from proxy.core import dialects
 from tests.commands import run
 
 FAULTS = (
@@ -410,7 +410,7 @@ def test_a_port_below_1024_without_the_right(
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("proxy.settings.machine.socket.socket.bind", denied)  # root may
+    monkeypatch.setattr("lifecycle_proxy.config.machine.socket.socket.bind", denied)  # root may
     file.write_text("[server]\nlisten = '127.0.0.1:80'")
     _, err = checked(file, capsys, 2)
     assert "127.0.0.1:80: permission denied; choose a port above 1023 (line 2)" in err

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.core.dialects import DIALECTS
 
-from proxy import server
-from proxy.core.dialects import DIALECTS
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -333,7 +333,7 @@ async def test_a_stall_ends_properly(
 
 
 async def test_a_drain_ends_properly(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await wire.stream(text("a"), progress("running"))
@@ -342,7 +342,7 @@ async def test_a_drain_ends_properly(
     upstream.script = script
     async with Client(await start_proxy()) as client:
         answer = await (await client.chat(NAMED)).until(b'"running"')
-        await server.stop(runners.pop(), 0.05)
+        await serve.stop(runners.pop(), 0.05)
         await answer.read()
     assert (answer.end, error_of(answer)) == ("clean", "draining")
 
@@ -366,7 +366,7 @@ async def test_its_connection_can_be_used_again(upstream: Upstream, proxy: str) 
 
 
 async def test_a_client_that_does_not_read_keeps_no_upstream_and_holds_up_no_shutdown(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner]
 ) -> None:
     async def flood(request: Request, wire: Wire) -> None:
         await wire.stream()
@@ -379,13 +379,13 @@ async def test_a_client_that_does_not_read_keeps_no_upstream_and_holds_up_no_shu
         client.wire.transport.pause_reading()
         await asyncio.sleep(0.1)
         began = time.monotonic()
-        await server.stop(runners.pop(), 0.1)
+        await serve.stop(runners.pop(), 0.1)
         assert time.monotonic() - began < 1.5
     await upstream.wires[0].left()
 
 
 async def test_a_client_that_leaves_at_the_error_is_no_failure(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await wire.stream(text("x" * 65536))
@@ -482,11 +482,11 @@ async def test_a_break_behind_an_early_head_ends_properly(
 
 
 async def test_a_drain_behind_early_heartbeats_ends_properly(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner]
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner]
 ) -> None:
     upstream.script = never
     async with Client(await start_proxy(EARLY)) as client:
         answer = await client.chat(NAMED)
-        await server.stop(runners.pop(), 0.05)
+        await serve.stop(runners.pop(), 0.05)
         await answer.read()
     assert (answer.end, error_of(answer)) == ("clean", "draining")

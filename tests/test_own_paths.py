@@ -6,9 +6,9 @@ import re
 from typing import Any, Final
 
 import pytest
+from lifecycle_proxy.app import serve
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import server
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -68,7 +68,7 @@ async def test_an_upstream_that_answers_anything_is_up(upstream: Upstream, proxy
 async def test_an_upstream_that_is_slow_to_answer_is_up(
     upstream: Upstream, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstream._PROBE_S", 0.1)
+    monkeypatch.setattr("lifecycle_proxy.upstream.client._PROBE_S", 0.1)
 
     async def script(request: Request, wire: Wire) -> None:
         await wire.left()
@@ -84,12 +84,12 @@ async def test_many_probes_are_one_for_the_upstream(upstream: Upstream, proxy: s
 
 
 async def test_while_draining_it_is_healthy_and_not_ready(
-    upstream: Upstream, proxy: str, runners: list[server.Runner]
+    upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
     upstream.script = stuck_tool
     async with Client(proxy) as client:
         await (await client.chat()).until(b"running")
-        stop = asyncio.create_task(server.stop(runners.pop(), 0.5))
+        stop = asyncio.create_task(serve.stop(runners.pop(), 0.5))
         await asyncio.sleep(0.05)
         ready = await ask(proxy, "GET", "/-/ready")
         healthy = await ask(proxy, "GET", "/-/healthy")

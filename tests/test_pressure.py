@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.factory import GATEWAY, WATCH
+from lifecycle_proxy.relay.relay import Relay
 
-from proxy import server
-from proxy.app import GATE, WATCH
-from proxy.relay import Relay
 from tests.commands import LISTEN, ended, serving
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -59,7 +59,7 @@ class Flood:
         return before
 
 
-def held_bytes(runner: server.Runner) -> int:
+def held_bytes(runner: serve.Runner) -> int:
     """What the proxy has not yet been able to write to its clients."""
     assert runner.server is not None
     transports = [one.transport for one in runner.server.connections]
@@ -71,7 +71,7 @@ def held_bytes(runner: server.Runner) -> int:
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
 async def test_for_a_slow_client_little_is_held_and_nothing_is_lost(
-    upstream: Upstream, start_proxy: StartProxy, runners: list[server.Runner], target: str
+    upstream: Upstream, start_proxy: StartProxy, runners: list[serve.Runner], target: str
 ) -> None:
     flood = Flood(limit=40 << 20)
 
@@ -99,7 +99,7 @@ async def test_for_a_slow_client_little_is_held_and_nothing_is_lost(
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
 async def test_what_comes_last_reaches_a_client_that_has_caught_up(
-    upstream: Upstream, proxy: str, runners: list[server.Runner], target: str
+    upstream: Upstream, proxy: str, runners: list[serve.Runner], target: str
 ) -> None:
     """aiohttp's parser, once told to pause, stops in the middle of the next read."""
     caught_up = asyncio.Event()
@@ -130,7 +130,7 @@ async def test_what_comes_last_reaches_a_client_that_has_caught_up(
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/f/content"])
 async def test_a_connection_whose_answer_ended_before_a_slow_client_serves_the_next(
-    upstream: Upstream, proxy: str, runners: list[server.Runner], target: str
+    upstream: Upstream, proxy: str, runners: list[serve.Runner], target: str
 ) -> None:
     body = bytearray()
 
@@ -254,7 +254,7 @@ def descriptors() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 @pytest.mark.parametrize("when", ["before", "within", "after"])
 async def test_aborts_by_the_hundred_leave_nothing_behind(
-    upstream: Upstream, proxy: str, runners: list[server.Runner], when: str
+    upstream: Upstream, proxy: str, runners: list[serve.Runner], when: str
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         if when != "before":
@@ -289,7 +289,7 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
     app = runners[0].app
     assert descriptors() <= before[0] + 2
     assert len(asyncio.all_tasks()) <= before[1] + 2
-    assert not app[GATE]._active
+    assert not app[GATEWAY]._active
     assert not app[WATCH]._streams
     assert [one for one in gc.get_objects() if isinstance(one, Relay)] == []
     told = (await ask(proxy, "GET", "/-/metrics")).body.decode()

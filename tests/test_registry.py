@@ -6,13 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.followup import Seen, fingerprint, last_calls
+from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.state import pending_calls
+from lifecycle_proxy.state.pending_calls import ConversationCalls, MemoryStore, Waiting
 from multidict import CIMultiDict
 
-from proxy import registry
-from proxy.client_scope import scope_of
-from proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
-from proxy.core.followup import Seen, fingerprint, last_calls
-from proxy.registry import Conversation, MemoryStore, Waiting
 from tests.core import told
 
 
@@ -31,8 +31,8 @@ class Kept:
         for call_id in call_ids:
             self.store.put(scope, Waiting(handed(call_id)))
 
-    def conversation(self, *messages: Any, scope: str = "s") -> Conversation:
-        return Conversation(self.store, scope, last_calls(list(messages)))
+    def conversation(self, *messages: Any, scope: str = "s") -> ConversationCalls:
+        return ConversationCalls(self.store, scope, last_calls(list(messages)))
 
     @property
     def told(self) -> list[str]:
@@ -125,7 +125,7 @@ def test_there_is_a_cap() -> None:
 
 
 async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_SWEEP_S", 0.01)
+    monkeypatch.setattr(pending_calls, "_SWEEP_S", 0.01)
     expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
     store = MemoryStore(0.02, expired.put_nowait)
     store.put("s", Waiting(handed()))
@@ -276,7 +276,7 @@ class Raced(MemoryStore):
 def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
     store.put("s", Waiting(handed()))
-    assert Conversation(store, "s", [Seen("a", result="r")]).resume(1.0) == []
+    assert ConversationCalls(store, "s", [Seen("a", result="r")]).resume(1.0) == []
 
 
 def test_all_choices_of_an_id_and_the_longest_first() -> None:

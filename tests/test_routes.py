@@ -1,9 +1,9 @@
 """What a request asks for, by its method and path."""
 
 import pytest
+from lifecycle_proxy.exchange.model import Vocabulary
+from lifecycle_proxy.exchange.routes import maybe_vocabulary
 
-from proxy.exchange import Vocabulary
-from proxy.routes import maybe_vocabulary
 from tests.conftest import StartProxy
 from tests.fakes import JSON, Request, Upstream, Wire, ask, event, lifecycle, without_frames
 

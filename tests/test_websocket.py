@@ -13,8 +13,8 @@ from typing import Final
 import aiohttp
 import pytest
 from aiohttp import WSCloseCode, WSMsgType, web
+from lifecycle_proxy.app import serve as server
 
-from proxy import server
 from tests.conftest import StartProxy
 from tests.fakes import JSON, Answer, Client, Request, Upstream, Wire, ask
 

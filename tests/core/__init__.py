@@ -7,16 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from proxy.core.calls import Terms
-from proxy.core.dialects import Dialect, Encoder, each
-from proxy.core.events import (
-    Counts,
-    Envelope,
-    LifecycleEvent,
-    ToolCompleted,
-    ToolRunning,
-)
-from proxy.core.pipeline import Options, Pipeline, Step
+from lifecycle_proxy.core.calls import Terms
+from lifecycle_proxy.core.dialects import Dialect, Encoder, each
+from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.pipeline import Options, Pipeline, Step
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"

@@ -6,8 +6,8 @@ Each class in the API in which it was seen: Responses, Messages, chat completion
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.events import ToolCompleted
 
-from proxy.core.events import ToolCompleted
 from tests.core import (
     BYTEWISE,
     DONE,

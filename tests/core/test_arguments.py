@@ -7,8 +7,7 @@ import time
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-
-from proxy.core.arguments import Arguments
+from lifecycle_proxy.core.arguments import Arguments
 
 
 def grown(*pieces: str, is_free_form: bool = False) -> Arguments:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import Counts, Envelope
+from lifecycle_proxy.core.observers import OBSERVERS
+from lifecycle_proxy.core.observers.chat import ChatObserver
+from lifecycle_proxy.core.sse import Event
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Counts, Envelope
-from proxy.core.observers import OBSERVERS
-from proxy.core.observers.chat import ChatObserver
-from proxy.core.sse import Event
 from tests.core import (
     BYTEWISE,
     DONE,

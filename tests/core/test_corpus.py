@@ -11,10 +11,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
+from lifecycle_proxy.core.sse import Parser
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import LifecycleEvent, ToolRunning
-from proxy.core.sse import Parser
 from tests.core import BYTEWISE, WHOLE, Json, places, play
 
 _HERE = Path(__file__).parents[1] / "corpus"

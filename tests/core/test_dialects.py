@@ -5,9 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import (
+    Envelope,
+    LifecycleEvent,
+    Outcome,
+    ToolCompleted,
+    ToolRunning,
+)
 
 RUNNING = ToolRunning("call_1", 0, "terminal", "ls ü", "💻")
 COMPLETED = ToolCompleted("call_1", 0, "terminal", "ls ü", "💻", Outcome.OK, 1234)

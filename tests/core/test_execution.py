@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import (
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import (
     Envelope,
     Handed,
     LifecycleEvent,
@@ -17,9 +16,10 @@ from proxy.core.events import (
     ToolCompleted,
     ToolRunning,
 )
-from proxy.core.labels import Labels
-from proxy.core.observers import OBSERVERS
-from proxy.core.pipeline import Pipeline, Step
+from lifecycle_proxy.core.labels import Labels
+from lifecycle_proxy.core.observers import OBSERVERS
+from lifecycle_proxy.core.pipeline import Pipeline, Step
+
 from tests.core import (
     BYTEWISE,
     DONE,

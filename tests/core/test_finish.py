@@ -1,10 +1,10 @@
 """What a word for an end says of the calls that it ends."""
 
 import pytest
+from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.events import Outcome
+from lifecycle_proxy.core.finish import judge_finish, maybe_failure
 
-from proxy.core.arguments import Arguments
-from proxy.core.events import Outcome
-from proxy.core.finish import judge_finish, maybe_failure
 from tests.core import DONE, call, calls, finish, play, sse, text
 
 

@@ -4,8 +4,7 @@ import time
 from typing import Any
 
 import pytest
-
-from proxy.core.followup import NO_CALLS, Earlier, Seen, fingerprint, last_calls
+from lifecycle_proxy.core.followup import NO_CALLS, Earlier, Seen, fingerprint, last_calls
 
 USER = {"role": "user", "content": "hi"}
 TEXT = {"role": "assistant", "content": "done"}

@@ -1,11 +1,11 @@
 """The upstream's own lifecycle events: answered in their place, or passed; one pair in all."""
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.dialects.chunk import plain
+from lifecycle_proxy.core.events import NativeProgress, Outcome
+from lifecycle_proxy.core.observers.hermes import maybe_progress
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.dialects.chunk import plain
-from proxy.core.events import NativeProgress, Outcome
-from proxy.core.observers.hermes import maybe_progress
 from tests.core import BYTEWISE, DONE, WHOLE, call, calls, finish, native, play, text
 
 RUN = native(label="ls -la", emoji="💻")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_proxy.core.followup import last_calls
+from lifecycle_proxy.core.history import PREFIX, cleaned
 
-from proxy.core.followup import last_calls
-from proxy.core.history import PREFIX, cleaned
 from tests.core import Json
 
 USER: Json = {"role": "user", "content": "How many files?"}

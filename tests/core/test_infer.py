@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.events import ToolCompleted
 
-from proxy.core.events import ToolCompleted
 from tests.core import (
     BYTEWISE,
     DONE,

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from proxy.core.labels import Labels, preview, redact
+from lifecycle_proxy.core.labels import Labels, preview, redact
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-
-from proxy.core.arguments import Arguments
-from proxy.core.calls import Span, Terms
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import (
+from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.calls import Span, Terms
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
     CallDelta,
@@ -28,13 +27,14 @@ from proxy.core.events import (
     ToolCompleted,
     UnknownResult,
 )
-from proxy.core.labels import Labels
-from proxy.core.lifecycle import Lifecycle
-from proxy.core.lines import without_lines
-from proxy.core.observers import OBSERVERS
-from proxy.core.observers.chat import ChatObserver
-from proxy.core.pipeline import Pipeline
-from proxy.core.sse import Parser
+from lifecycle_proxy.core.labels import Labels
+from lifecycle_proxy.core.lifecycle import Lifecycle
+from lifecycle_proxy.core.lines import without_lines
+from lifecycle_proxy.core.observers import OBSERVERS
+from lifecycle_proxy.core.observers.chat import ChatObserver
+from lifecycle_proxy.core.pipeline import Pipeline
+from lifecycle_proxy.core.sse import Parser
+
 from tests.core import (
     BYTEWISE,
     DONE,

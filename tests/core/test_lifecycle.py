@@ -3,10 +3,9 @@
 import itertools
 
 import pytest
-
-from proxy.core.arguments import Arguments
-from proxy.core.calls import TABLE, Signal, State
-from proxy.core.events import (
+from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.calls import TABLE, Signal, State
+from lifecycle_proxy.core.events import (
     SUBSTANCE,
     UPSTREAM_ERROR,
     CallDelta,
@@ -22,7 +21,8 @@ from proxy.core.events import (
     ToolRunning,
     UnknownResult,
 )
-from proxy.core.lifecycle import Lifecycle
+from lifecycle_proxy.core.lifecycle import Lifecycle
+
 from tests.core import Presenter, told
 
 DONE = StreamEnded()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import Envelope, Outcome, Text, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.history import cleaned, may_be_cleaned
+from lifecycle_proxy.core.lines import END, START, without_lines
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, Outcome, Text, ToolCompleted, ToolRunning
-from proxy.core.history import cleaned, may_be_cleaned
-from proxy.core.lines import END, START, without_lines
 from tests.core import Json
 
 MARK = "\u2063"

@@ -7,9 +7,9 @@ in chat completions; ``assistant.*``, ``tool.*`` and ``run.*`` in its session st
 import re
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS, Dialect, Encoder
+from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 
-from proxy.core.dialects import DIALECTS, Dialect, Encoder
-from proxy.core.events import Envelope, LifecycleEvent
 from tests.core import (
     BYTEWISE,
     DONE,

@@ -5,10 +5,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
-
-from proxy.core import sse
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import (
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import (
     Counts,
     Envelope,
     LifecycleEvent,
@@ -16,10 +15,11 @@ from proxy.core.events import (
     Outcome,
     ToolCompleted,
 )
-from proxy.core.labels import Labels
-from proxy.core.observers import OBSERVERS
-from proxy.core.observers.chat import ChatObserver
-from proxy.core.pipeline import Pipeline, Step
+from lifecycle_proxy.core.labels import Labels
+from lifecycle_proxy.core.observers import OBSERVERS
+from lifecycle_proxy.core.observers.chat import ChatObserver
+from lifecycle_proxy.core.pipeline import Pipeline, Step
+
 from tests.core import (
     BYTEWISE,
     DONE,

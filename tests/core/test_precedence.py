@@ -9,9 +9,9 @@ the first stays, since a completed cannot be taken back.
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.events import ToolCompleted
+from lifecycle_proxy.core.labels import Labels
 
-from proxy.core.events import ToolCompleted
-from proxy.core.labels import Labels
 from tests.core import (
     BYTEWISE,
     DONE,

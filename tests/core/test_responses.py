@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.observers import OBSERVERS
+from lifecycle_proxy.core.observers.responses import ResponsesObserver
+from lifecycle_proxy.core.sse import Parser
 
-from proxy.core.arguments import Arguments
-from proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted, ToolRunning
-from proxy.core.observers import OBSERVERS
-from proxy.core.observers.responses import ResponsesObserver
-from proxy.core.sse import Parser
 from tests.core import (
     BYTEWISE,
     DONE,

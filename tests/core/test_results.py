@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import ToolCompleted
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import ToolCompleted
 from tests.core import (
     BYTEWISE,
     DONE,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_proxy.core import rounds
+from lifecycle_proxy.core import sse as parsing
+from lifecycle_proxy.core.dialects import DIALECTS
 
-from proxy.core import rounds
-from proxy.core import sse as parsing
-from proxy.core.dialects import DIALECTS
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -344,7 +344,7 @@ def test_what_is_kept_back_is_counted_anew_when_it_is_written(
 
 
 def test_holding_is_told() -> None:
-    kept = rounds.Rounds()
+    kept = rounds.FinishMerger()
     assert kept.pass_on(parsing.Event(STOP, b"", STOP[6:-2])) == b""
     assert kept.holds
     assert kept.release() == STOP

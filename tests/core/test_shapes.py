@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.dialects.chunk import plain
+from lifecycle_proxy.core.events import Counts
+from lifecycle_proxy.core.observers.chat import ChatObserver
+from lifecycle_proxy.core.sse import Parser
 
-from proxy.core.dialects.chunk import plain
-from proxy.core.events import Counts
-from proxy.core.observers.chat import ChatObserver
-from proxy.core.sse import Parser
 from tests.core import (
     BYTEWISE,
     DONE,

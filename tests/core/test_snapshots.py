@@ -3,9 +3,8 @@
 import time
 
 import pytest
-
-from proxy.core.arguments import canonical
-from proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.arguments import canonical
+from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
 
 
 def item(

@@ -1,8 +1,8 @@
 """The parser: where events end, what is in them, and that no byte is lost."""
 
 import pytest
+from lifecycle_proxy.core.sse import Event, Parser
 
-from proxy.core.sse import Event, Parser
 from tests.core import BYTEWISE, WHOLE, segments, whatwg
 
 _BIG = 1 << 20

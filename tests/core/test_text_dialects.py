@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import Envelope, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.lines import END, START
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, Outcome, ToolCompleted, ToolRunning
-from proxy.core.lines import END, START
 from tests.core import (
     BYTEWISE,
     DONE,

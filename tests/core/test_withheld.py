@@ -5,11 +5,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+from lifecycle_proxy.core import withheld
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.sse import Event, Parser
+from lifecycle_proxy.core.withheld import HostedCallFilter
 
-from proxy.core import withheld
-from proxy.core.dialects import DIALECTS
-from proxy.core.sse import Event, Parser
-from proxy.core.withheld import Withheld
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -38,7 +38,7 @@ segmented = pytest.mark.parametrize(
 
 def merged_alone(body: bytes) -> bytes:
     """What is left without what ``rounds`` does."""
-    events, stripper = Parser(8 << 20).feed(body), Withheld(RUNNABLE)
+    events, stripper = Parser(8 << 20).feed(body), HostedCallFilter(RUNNABLE)
     return b"".join(left.raw for event in events if (left := stripper.strip(event)))
 
 
@@ -111,7 +111,7 @@ def test_where_the_tools_are_not_known_all_are_shown() -> None:
 )
 def test_what_makes_no_sense_stays(data: bytes) -> None:
     event = Event(b"data: " + data + b"\n\n", b"", data)
-    assert Withheld(RUNNABLE).strip(event) is event
+    assert HostedCallFilter(RUNNABLE).strip(event) is event
     assert merged(event.raw + sse({"x": 1})) == event.raw + sse({"x": 1})
 
 

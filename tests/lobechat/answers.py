@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from proxy.core.dialects import DIALECTS
-from proxy.core.events import Envelope, Outcome, Text, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import Envelope, Outcome, Text, ToolCompleted, ToolRunning
 
 _ODD = "`x` > y **b** <img src=x> $a$ [l](u)"
 _SHOWN = "ˋxˋ > y **b** <img src=x> $a$ [l](u)"

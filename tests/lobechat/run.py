@@ -16,7 +16,9 @@ HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from proxy import config, server  # noqa: E402
+from lifecycle_proxy.app import serve  # noqa: E402
+from lifecycle_proxy.config import model as config  # noqa: E402
+
 from tests.open_webui.backend import PAUSE_S, call, chunk, progress  # noqa: E402
 
 Json = dict[str, Any]
@@ -205,12 +207,12 @@ async def play(bench: Bench, dialect: str, names: list[str]) -> None:
     }
     if dialect != "quote":  # that is what LobeChat gets by itself
         flags["lifecycle.clients"] = rules
-    runner, _ = await server.start(config.load(environ={}, flags=flags))
+    runner, _ = await serve.start(config.load(environ={}, flags=flags))
     try:
         bench.backend.log.clear()
         found = await bench.drive(dialect, names)
     finally:
-        await server.stop(runner, 0)
+        await serve.stop(runner, 0)
         await backend.cleanup()
     judge(bench, dialect, found)
 

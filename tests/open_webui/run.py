@@ -357,7 +357,7 @@ async def _running(
 def _proxy(
     command: Iterable[str], listen: str, log: Path, env: dict[str, str]
 ) -> AbstractAsyncContextManager[None]:
-    whole = [sys.executable, "-m", "proxy", *command, "--listen", listen]
+    whole = [sys.executable, "-m", "lifecycle_proxy", *command, "--listen", listen]
     return _running(whole, f"http://{listen}/-/healthy", log, {"PYTHONPATH": str(ROOT), **env})
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from proxy.exchange import Headers, SideEnd
-from proxy.recording.cassette import Exchange, Piece, Request, Side
+from lifecycle_proxy.exchange.model import Headers, SideEnd
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 
 CHAT = "/v1/chat/completions"
 SSE_HEAD: Headers = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from proxy import config, server
-from proxy.headers import HOP_BY_HOP
-from proxy.recording import replay
-from proxy.recording.cassette import Exchange, Request, load
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.exchange.headers import HOP_BY_HOP
+from lifecycle_proxy.recording.cassette import Exchange, Request, load
+from lifecycle_proxy.replay import server as replay
+
 from tests.fakes import CHAT, Answer, Client
 from tests.recording import asked, exchange
 
@@ -66,11 +68,11 @@ async def through_the_proxy(
     upstream, where = await replay.start_replay(app, "127.0.0.1:0")
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": f"{where}/v1", **(settings or {})}
     try:
-        runner, url = await server.start(config.load(environ={}, flags=flags))
+        runner, url = await serve.start(config.load(environ={}, flags=flags))
         try:
             return [await send(url, one.request) for one in exchanges]
         finally:
-            await server.stop(runner, 0)
+            await serve.stop(runner, 0)
     finally:
         await replay.stop_replay(upstream)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import aiohttp
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.recording.cassette import load
 
-from proxy import config, server
-from proxy.recording.cassette import load
 from tests.fakes import CHAT
 from tests.recording.model import SCRIPTS
 from tests.recording.rerecord import CASSETTES, RESPONSES
@@ -95,13 +96,13 @@ async def record(name: str, url: str, key: str, target: Path) -> None:
     fresh = target.with_name(f"new-{target.name}")
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": url}
     flags |= {"recording.mode": "record", "recording.path": str(fresh)}
-    runner, where = await server.start(config.load(environ={}, flags=flags))
+    runner, where = await serve.start(config.load(environ={}, flags=flags))
     try:
         headers = {"Authorization": f"Bearer {key}", "X-Lifecycle-Events": one.dialect}
         async with aiohttp.ClientSession(where, headers=headers) as session:
             await one.talk(session, one.turns, one.more)
     finally:
-        await server.stop(runner, 1)
+        await serve.stop(runner, 1)
     fresh.replace(target)
     tools = sum(told["status"] == "running" for each in load(target) for told in each.tools)
     print(f"{target.name}: {len(load(target))} exchanges, {tools} tools")

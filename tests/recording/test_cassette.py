@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from proxy import server
-from proxy.exchange import SideName
-from proxy.recording.cassette import (
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.recording.cassette import (
     CassetteError,
     Exchange,
     Piece,
@@ -26,7 +25,8 @@ from proxy.recording.cassette import (
     pack,
     unpack,
 )
-from proxy.recording.replay import Options, create_replay_app, start_replay, stop_replay
+from lifecycle_proxy.replay.server import Options, create_replay_app, start_replay, stop_replay
+
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -78,12 +78,12 @@ async def recording(start_proxy: StartProxy, place: Path) -> str:
 
 
 @pytest.fixture
-async def recorded(runners: list[server.Runner], place: Path) -> Recorded:
+async def recorded(runners: list[serve.Runner], place: Path) -> Recorded:
     """Ends the proxies, and reads what they wrote."""
 
     async def read() -> list[Exchange]:
         while runners:
-            await server.stop(runners.pop(), 0)
+            await serve.stop(runners.pop(), 0)
         return load(place)
 
     return read
@@ -353,7 +353,7 @@ async def test_an_upstream_that_falls_silent(
 
 
 async def test_a_drain(
-    upstream: Upstream, recording: str, recorded: Recorded, runners: list[server.Runner]
+    upstream: Upstream, recording: str, recorded: Recorded, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await wire.stream(text("a"))

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lifecycle_proxy.cli import main as cli
+from lifecycle_proxy.recording.cassette import load
 
-from proxy import cli
-from proxy.recording.cassette import load
 from tests import commands
 from tests.commands import LISTEN, ended, run, serving
 from tests.fakes import CHAT, DONE, Request, Upstream, Wire, ask, chat, text

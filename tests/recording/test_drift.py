@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.exchange.model import SideEnd
+from lifecycle_proxy.inspect.compare import compare
+from lifecycle_proxy.inspect.drift import Report, drift, render
+from lifecycle_proxy.inspect.signature import Reply, Verdict, shape
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 
-from proxy import config
-from proxy.exchange import SideEnd
-from proxy.recording.cassette import Exchange, Piece, Request, Side
-from proxy.recording.compare import compare
-from proxy.recording.drift import Report, drift, render
-from proxy.recording.shape import Reply, Verdict, shape
 from tests import fakes
 from tests.fakes import CHAT, DONE, JSON, Upstream, Wire, delta, event, text, tool_call, usage
 
@@ -153,8 +153,8 @@ def test_calls_that_share_a_place_are_told_apart() -> None:
     assert ollama.tools() == {"one": {"x"}, "two": {"y"}}
     begun = {"index": 0, "id": "1", "function": {"name": "one", "arguments": '{"x"'}}
     goes_on = {"index": 0, "id": "2", "function": {"arguments": ":1}"}}
-    studio = shape(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
-    assert studio.tools() == {"one": {"x"}}
+    lm_studio = shape(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
+    assert lm_studio.tools() == {"one": {"x"}}
 
 
 def test_legacy_function_calls() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.exchange.model import Headers
+from lifecycle_proxy.recording.cassette import Exchange, load
 
-from proxy.exchange import Headers
-from proxy.recording.cassette import Exchange, load
 from tests.fakes import Answer, payloads
 from tests.recording import rerecord
 from tests.recording.rerecord import CASSETTES, through_the_proxy

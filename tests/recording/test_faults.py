@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifecycle_proxy.faults.plan import KINDS, Fault, FaultPlan, FaultPolicy, FaultSettings
+from lifecycle_proxy.faults.transform import Action, Delay, Disconnect, Forward
+from lifecycle_proxy.replay.faults import apply
+from lifecycle_proxy.replay.schedule import Schedule
 
-from proxy.recording.damage import Action, Break, Delay, Pass
-from proxy.recording.fault_schedule import apply
-from proxy.recording.faults import KINDS, Fault, Faults, FaultSettings, Plan
-from proxy.recording.playback import Schedule
 from tests.fakes import DONE, text
 
 A, B, C = text("a"), text("bé"), text("c")
@@ -20,18 +20,18 @@ STREAM = A + COMMENT + B.replace(rb"\u00e9", "é".encode()) + C + DONE
 GARBAGE = b"<<< this line is no event >>>\n"
 
 
-def plan(kind: str, **parameters: Any) -> Plan:
-    return Plan((Fault(kind, **parameters),))
+def plan(kind: str, **parameters: Any) -> FaultPlan:
+    return FaultPlan((Fault(kind, **parameters),))
 
 
-def fed(one: Plan, *chunks: bytes) -> list[Action]:
+def fed(one: FaultPlan, *chunks: bytes) -> list[Action]:
     live = one.live()
     actions = [action for chunk in chunks for action in live.feed(chunk, 0.0)]
     return actions + live.eof(0.0)
 
 
 def sent(actions: list[Action]) -> bytes:
-    return b"".join(action.data for action in actions if isinstance(action, Pass))
+    return b"".join(action.data for action in actions if isinstance(action, Forward))
 
 
 def scheduled(*pieces: tuple[float, bytes], length: int | None = None) -> Schedule:
@@ -43,13 +43,13 @@ def scheduled(*pieces: tuple[float, bytes], length: int | None = None) -> Schedu
 
 
 def with_end(end: str) -> list[Action]:
-    return [Break(end)]  # type: ignore[arg-type]
+    return [Disconnect(end)]  # type: ignore[arg-type]
 
 
 # --- bodies -------------------------------------------------------------------------------------
 
 SPLIT = STREAM.index("é".encode()) + 1
-BODIES: list[tuple[Plan, bytes, list[Action]]] = [
+BODIES: list[tuple[FaultPlan, bytes, list[Action]]] = [
     (plan("cut_at_byte", byte=7), STREAM[:7], with_end("cut")),
     (plan("cut_at_byte", byte=0), b"", with_end("cut")),
     (plan("cut_at_byte", byte=len(STREAM)), STREAM, with_end("cut")),
@@ -73,48 +73,48 @@ BODIES: list[tuple[Plan, bytes, list[Action]]] = [
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_a_fault_hits_the_same_place_however_the_bytes_come(
-    case: tuple[Plan, bytes, list[Action]], data: st.DataObject
+    case: tuple[FaultPlan, bytes, list[Action]], data: st.DataObject
 ) -> None:
     one, body, others = case
     cuts = sorted(data.draw(st.sets(st.integers(1, len(STREAM) - 1), max_size=8)))
     chunks = [STREAM[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
     actions = fed(one, *chunks)
     assert sent(actions) == body
-    assert [action for action in actions if not isinstance(action, Pass)] == others
+    assert [action for action in actions if not isinstance(action, Forward)] == others
 
 
 def test_without_a_fault_of_the_frames_bytes_leave_as_they_came() -> None:
     chunk = STREAM[:11]
     (action,) = plan("cut_at_byte", byte=99).live().feed(chunk, 0.0)
-    assert isinstance(action, Pass)
+    assert isinstance(action, Forward)
     assert action.data is chunk
 
 
 def test_behind_a_break_nothing_comes() -> None:
     live = plan("reset", byte=1).live()
-    assert live.feed(b"ab", 0.0) == [Pass(b"a"), Break("reset")]
+    assert live.feed(b"ab", 0.0) == [Forward(b"a"), Disconnect("reset")]
     assert live.is_broken
     assert live.feed(b"c", 0.0) == []
     assert live.eof(0.0) == []
 
 
 def test_the_first_of_several_breaks_counts() -> None:
-    both = Plan((Fault("cut_at_byte", byte=5), Fault("reset", byte=2), Fault("reset", byte=9)))
-    assert fed(both, b"abcdef") == [Pass(b"ab"), Break("reset")]
+    both = FaultPlan((Fault("cut_at_byte", byte=5), Fault("reset", byte=2), Fault("reset", byte=9)))
+    assert fed(both, b"abcdef") == [Forward(b"ab"), Disconnect("reset")]
 
 
 def test_bytes_are_counted_as_the_client_gets_them() -> None:
-    both = Plan((Fault("garbage_line", text="???"), Fault("cut_at_byte", byte=6)))
-    assert fed(both, STREAM) == [Pass(b"???\nda"), Break("cut")]
+    both = FaultPlan((Fault("garbage_line", text="???"), Fault("cut_at_byte", byte=6)))
+    assert fed(both, STREAM) == [Forward(b"???\nda"), Disconnect("cut")]
 
 
 def test_a_body_without_large_characters_is_not_cut_inside_one() -> None:
-    assert fed(plan("cut_inside_character"), b"plain") == [Pass(b"plain")]
+    assert fed(plan("cut_inside_character"), b"plain") == [Forward(b"plain")]
 
 
 def test_a_body_that_is_no_stream_is_one_frame() -> None:
-    assert fed(plan("stall", ms=3), b'{"a":', b"1}") == [Delay(3), Pass(b'{"a":1}')]
-    assert fed(plan("duplicate_chunk"), b'{"a":1}') == [Pass(b'{"a":1}')]
+    assert fed(plan("stall", ms=3), b'{"a":', b"1}") == [Delay(3), Forward(b'{"a":1}')]
+    assert fed(plan("duplicate_chunk"), b'{"a":1}') == [Forward(b'{"a":1}')]
 
 
 def test_an_event_without_its_blank_line_comes_twice_as_two() -> None:
@@ -129,10 +129,10 @@ def test_a_frame_above_the_limit_is_one_frame() -> None:
 
 def test_a_slow_drip_keeps_its_pace_over_reads() -> None:
     live = plan("slow_drip", size_bytes=2, ms=125).live()
-    assert live.feed(b"abc", 1.0) == [Pass(b"ab"), Delay(125), Pass(b"c")]
+    assert live.feed(b"abc", 1.0) == [Forward(b"ab"), Delay(125), Forward(b"c")]
     # That went out at 1.125; the next may at 1.25, and one that comes much later at once.
-    assert live.feed(b"d", 1.1875) == [Delay(62.5), Pass(b"d")]
-    assert live.feed(b"e", 9.0) == [Pass(b"e")]
+    assert live.feed(b"d", 1.1875) == [Delay(62.5), Forward(b"d")]
+    assert live.feed(b"e", 9.0) == [Forward(b"e")]
 
 
 # --- schedules ----------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def test_a_slow_drip_keeps_its_pace_over_reads() -> None:
 
 def test_a_plan_without_faults_changes_nothing() -> None:
     before = scheduled((10.0, A), (20.0, B))
-    assert apply(Plan(), before) == before
-    assert not Plan()
+    assert apply(FaultPlan(), before) == before
+    assert not FaultPlan()
 
 
 def test_latency_moves_everything() -> None:
@@ -196,7 +196,7 @@ def test_a_recorded_reset_stays_one() -> None:
         (plan("error_200"), 200, "OK"),
     ],
 )
-def test_an_error_answers_instead(one: Plan, status: int, reason: str) -> None:
+def test_an_error_answers_instead(one: FaultPlan, status: int, reason: str) -> None:
     after = apply(one, scheduled((10.0, A), (900.0, B)))
     ((ms, body),) = after.pieces
     assert (after.status, after.reason, after.end) == (status, reason, "eof")
@@ -208,7 +208,7 @@ def test_an_error_answers_instead(one: Plan, status: int, reason: str) -> None:
 
 
 def test_an_error_can_drip_too() -> None:
-    both = Plan((Fault("status_500"), Fault("slow_drip", size_bytes=1000, ms=1)))
+    both = FaultPlan((Fault("status_500"), Fault("slow_drip", size_bytes=1000, ms=1)))
     assert apply(both, scheduled()).status == 500
     assert both.kinds == ("status_500", "slow_drip")
 
@@ -226,10 +226,10 @@ def test_the_upstream_is_not_asked_for_what_is_answered_instead() -> None:
 def test_the_same_seed_gives_the_same_faults() -> None:
     rules = [Fault("status_500", 0.5), Fault("drop_done", 0.5)]
     numbers = range(50)
-    forth = [Faults(rules, 7).pick(n) for n in numbers]
-    back = [Faults(rules, 7).pick(n) for n in reversed(numbers)]
+    forth = [FaultPolicy(rules, 7).pick(n) for n in numbers]
+    back = [FaultPolicy(rules, 7).pick(n) for n in reversed(numbers)]
     assert forth == back[::-1]
-    assert forth != [Faults(rules, 8).pick(n) for n in numbers]
+    assert forth != [FaultPolicy(rules, 8).pick(n) for n in numbers]
     assert {one.kinds for one in forth} == {
         (),
         ("status_500",),
@@ -239,15 +239,15 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 
 def test_the_faults_of_a_seed_are_these_for_ever() -> None:
-    picked = Faults([Fault("status_500", 0.3)], 1)
+    picked = FaultPolicy([Fault("status_500", 0.3)], 1)
     assert [n for n in range(1, 13) if picked.pick(n)] == [3, 4, 5, 7, 8, 9, 11, 12]
 
 
 def test_probability() -> None:
-    always, never = Faults([Fault("drop_done")]), Faults([Fault("drop_done", 0.0)])
+    always, never = FaultPolicy([Fault("drop_done")]), FaultPolicy([Fault("drop_done", 0.0)])
     assert all(always.pick(f"key {n}") for n in range(100))
     assert not any(never.pick(n) for n in range(100))
-    hits = sum(bool(Faults([Fault("drop_done", 0.2)]).pick(n)) for n in range(2000))
+    hits = sum(bool(FaultPolicy([Fault("drop_done", 0.2)]).pick(n)) for n in range(2000))
     assert 300 < hits < 500
 
 

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from proxy.recording.cassette import line, load, records
-from proxy.recording.files import File, Files
+from lifecycle_proxy.recording.cassette import line, load, records
+from lifecycle_proxy.recording.writer import File, Files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_CLOEXEC"), reason="POSIX")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.inspect import export, har_writer
+from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording.cassette import CassetteError
 
-from proxy.exchange import SideName
-from proxy.recording import cassette, export, har
-from proxy.recording.cassette import CassetteError
 from tests.recording.build import Tape, agent, chunk, write
 
 TEXT, NUMBER, LIST, OBJECT = str, (int, float), list, dict
@@ -58,7 +59,7 @@ def check(value: Any, shape: Any, place: str = "entry") -> None:
 
 def entries(tmp_path: Path, *tapes: Tape, side: SideName = "client") -> list[Any]:
     path = write(tmp_path / "one.jsonl", *tapes)
-    log = json.loads(har.dumps(cassette.load(path), side=side))["log"]
+    log = json.loads(har_writer.dumps(cassette.load(path), side=side))["log"]
     assert log["version"] == "1.2"
     assert log["creator"].keys() == {"name", "version"}
     for entry in log["entries"]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.inspect import har_writer
+from lifecycle_proxy.inspect.importer import convert
+from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Side, load
+from lifecycle_proxy.replay.schedule import schedule
 
-from proxy.exchange import SideName
-from proxy.recording import har
-from proxy.recording.cassette import CassetteError, Exchange, Side, load
-from proxy.recording.imports import convert
-from proxy.recording.playback import schedule
 from tests.fakes import DONE, text
 from tests.recording.build import Tape, agent, write
 
@@ -177,7 +177,7 @@ def test_the_length_of_an_answer_to_head_stays(tmp_path: Path) -> None:
 def test_our_own_har_comes_back(tmp_path: Path) -> None:
     before = imported(tmp_path, har_of(entry()))
     (tmp_path / "target.jsonl").unlink()
-    (after,) = imported(tmp_path, har.dumps(before))
+    (after,) = imported(tmp_path, har_writer.dumps(before))
     assert after.client.body == before[0].client.body
     assert (after.request.target, after.ts) == (before[0].request.target, before[0].ts)
     assert after.request.body == before[0].request.body
@@ -188,7 +188,7 @@ def test_our_own_har_comes_back(tmp_path: Path) -> None:
 def test_our_own_har_keeps_pieces_and_times(tmp_path: Path, side: SideName) -> None:
     (before,) = load(write(tmp_path / "before.jsonl", agent()))
     (tmp_path / "before.jsonl").unlink()
-    (after,) = imported(tmp_path, har.dumps([before], side=side))
+    (after,) = imported(tmp_path, har_writer.dumps([before], side=side))
     assert told(after.side(side)) == told(before.side(side))
     assert told(after.upstream) == told(before.upstream)  # without the frames of ours
     assert (after.client.is_whole, after.upstream.is_whole) == (True, True)
@@ -198,7 +198,7 @@ def test_our_own_har_keeps_pieces_and_times(tmp_path: Path, side: SideName) -> N
 def again(tmp_path: Path, tape: Tape, side: SideName = "client") -> tuple[Exchange, Exchange]:
     """An exchange, and what becomes of it through a HAR."""
     (before,) = load(write(tmp_path / "before.jsonl", tape))
-    (after,) = imported(tmp_path, har.dumps([before], side=side))
+    (after,) = imported(tmp_path, har_writer.dumps([before], side=side))
     return before, after
 
 
@@ -430,7 +430,7 @@ def with_tag(tag: str) -> bytes:
     [
         "!!python/object/apply:os.system ['touch pwned']",
         "!!python/object/new:_io.BytesIO {state: ['x']}",
-        "!!python/object:proxy.cli.main {}",
+        "!!python/object:lifecycle_proxy.cli.main.main {}",
         "!!python/name:os.system ''",
         "!!python/tuple [1, 2]",
         "!!python/unicode 'x'",

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.faults.plan import Fault, FaultPolicy
 
-from proxy import server
-from proxy.recording.faults import Fault, Faults
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -334,7 +334,7 @@ async def outcomes(url: str, count: int) -> list[int]:
 
 async def test_the_same_seed_the_same_exchanges(start: Start) -> None:
     fault = rule("status_500", probability=0.5)
-    drawn = Faults([Fault("status_500", probability=0.5)], 7)
+    drawn = FaultPolicy([Fault("status_500", probability=0.5)], 7)
     expected = [500 if drawn.pick(number) else 200 for number in range(1, 13)]
     assert {200, 500} == set(expected)
     for _ in range(2):
@@ -382,11 +382,11 @@ async def test_a_client_that_leaves_during_a_delay(
     await upstream.request.wire.left()
 
 
-async def test_a_shutdown_during_a_delay(start: Start, runners: list[server.Runner]) -> None:
+async def test_a_shutdown_during_a_delay(start: Start, runners: list[serve.Runner]) -> None:
     url = await start(rule("stall", frame=2, ms=60_000))
     async with Client(url) as client:
         answer = await (await client.chat()).until(b"running")
-        stopping = asyncio.create_task(server.stop(runners.pop(), 0))
+        stopping = asyncio.create_task(serve.stop(runners.pop(), 0))
         await answer.read()
         await stopping
     assert_broken(answer, "draining", "drained")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.replay.matching import STAGES, Found, RecordingIndex, Rules, Stage, cleaned_by
+from lifecycle_proxy.replay.near_miss import Miss
 
-from proxy.recording.cassette import Exchange, Request
-from proxy.recording.matching import STAGES, Found, Library, Rules, Stage, cleaned_by
-from proxy.recording.misses import Miss
-from proxy.recording.redaction import Redaction
 from tests.recording import CHAT, asked, exchange
 
 Json = dict[str, Any]
@@ -25,14 +25,14 @@ def said(text: str = "hi", **fields: Any) -> Json:
     return {"model": "m", "messages": [{"role": "user", "content": text}], **fields}
 
 
-def found(library: Library, request: Request, session: str = "") -> tuple[str, str]:
+def found(library: RecordingIndex, request: Request, session: str = "") -> tuple[str, str]:
     """The id of the recording and the stage that found it."""
     one = library.find(request, session)
     assert isinstance(one, Found), one
     return one.exchange.id, one.stage
 
 
-def missed(library: Library, request: Request) -> Miss:
+def missed(library: RecordingIndex, request: Request) -> Miss:
     one = library.find(request)
     assert isinstance(one, Miss), one
     return one
@@ -40,7 +40,7 @@ def missed(library: Library, request: Request) -> Miss:
 
 def stage(recorded: Request, request: Request, rules: Rules | None = None) -> str:
     """The stage in which one request finds the other; "" for none."""
-    one = Library([exchange(recorded)], rules).find(request)
+    one = RecordingIndex([exchange(recorded)], rules).find(request)
     return one.stage if isinstance(one, Found) else ""
 
 
@@ -176,7 +176,7 @@ def test_what_is_no_conversation_goes_by_order(body: Any) -> None:
 
 
 def test_the_order_of_the_same_method_and_path() -> None:
-    library = Library(
+    library = RecordingIndex(
         [exchange(asked(said(text), target=target), name=text) for text, target in
          (("a", CHAT), ("b", MESSAGES), ("c", CHAT))]
     )  # fmt: skip
@@ -188,7 +188,7 @@ def test_the_order_of_the_same_method_and_path() -> None:
 
 def test_only_the_order() -> None:
     rules = Rules(stages=("order",), strict=True)
-    library = Library([exchange(asked(said(t)), name=t) for t in "ab"], rules)
+    library = RecordingIndex([exchange(asked(said(t)), name=t) for t in "ab"], rules)
     assert [found(library, asked(said("b")))[0] for _ in "ab"] == ["a", "b"]
     missed(library, asked(said("b")))
 
@@ -196,18 +196,18 @@ def test_only_the_order() -> None:
 def test_the_last_resort_is_of_the_same_kind_of_answer() -> None:
     streamed, whole = asked({"stream": True, "input": []}), asked({"input": []})
     recorded = [exchange(streamed, name="streamed"), exchange(whole, name="whole")]
-    assert found(Library(recorded), asked({"x": 1})) == ("whole", "order")
-    assert found(Library(recorded), asked({"stream": True})) == ("streamed", "order")
-    assert found(Library(recorded), asked({"stream": False})) == ("whole", "order")
-    missed(Library(recorded[:1]), asked({"x": 1}))
-    missed(Library(recorded[1:]), asked({"stream": True}))
+    assert found(RecordingIndex(recorded), asked({"x": 1})) == ("whole", "order")
+    assert found(RecordingIndex(recorded), asked({"stream": True})) == ("streamed", "order")
+    assert found(RecordingIndex(recorded), asked({"stream": False})) == ("whole", "order")
+    missed(RecordingIndex(recorded[:1]), asked({"x": 1}))
+    missed(RecordingIndex(recorded[1:]), asked({"stream": True}))
     assert stage(streamed, asked({}), Rules(stages=("order",))) == "order"
 
 
 @pytest.mark.parametrize(("loop", "expected"), [(False, "abbb"), (True, "abab")])
 def test_only_the_order_repeats_the_last(loop: bool, expected: str) -> None:
     recorded = [exchange(asked(said(name)), name=name) for name in "ab"]
-    library = Library(recorded, Rules(stages=("order",), loop=loop))
+    library = RecordingIndex(recorded, Rules(stages=("order",), loop=loop))
     assert "".join(found(library, asked({}))[0] for _ in range(4)) == expected
     assert missed(library, asked({}, target=MESSAGES)).nearest
     assert missed(library, asked({}, method="PUT")).nearest
@@ -275,7 +275,7 @@ def test_boundaries_in_any_form(boundary: str) -> None:
 
 
 def test_a_miss_of_an_upload_names_the_part() -> None:
-    library = Library([exchange(uploaded(prompt="one"))], STRICT)
+    library = RecordingIndex([exchange(uploaded(prompt="one"))], STRICT)
     miss = missed(library, uploaded(prompt="two"))
     assert [difference.path for difference in miss.diff] == [":part.2"]
     assert "one" in str(miss.diff[0].recorded)
@@ -283,7 +283,7 @@ def test_a_miss_of_an_upload_names_the_part() -> None:
 
 def test_a_body_that_was_not_recorded_is_found_by_order() -> None:
     assert stage(asked(None), asked(said())) == "order"
-    miss = missed(Library([exchange(asked(None))], STRICT), asked(said()))
+    miss = missed(RecordingIndex([exchange(asked(None))], STRICT), asked(said()))
     assert miss.diff[0].path == ":body"
 
 
@@ -291,12 +291,12 @@ def test_a_body_that_was_not_recorded_is_found_by_order() -> None:
 def test_bodies_beyond_reason(body: bytes) -> None:
     request = asked(body)
     assert stage(request, request) == "exact"
-    assert missed(Library([exchange(asked(said()))], STRICT), request).body()
+    assert missed(RecordingIndex([exchange(asked(said()))], STRICT), request).body()
 
 
 def test_what_was_forwarded_finds_it_too() -> None:
     forwarded = asked(said(), target="/api/paas/v4/chat/completions")
-    library = Library([exchange(asked(said()), forwarded=forwarded, name="one")], STRICT)
+    library = RecordingIndex([exchange(asked(said()), forwarded=forwarded, name="one")], STRICT)
     assert found(library, forwarded) == ("one", "exact")
     missed(library, asked(said()))  # it has been given out
 
@@ -315,7 +315,7 @@ def test_what_was_forwarded_finds_it_too() -> None:
 def test_any_json_finds_itself_whatever_its_form(value: Any) -> None:
     one, other = asked({"x": value}), json.dumps({"x": value}, indent=1, ensure_ascii=False)
     assert stage(one, asked(other.encode("utf-8", "surrogatepass")), STRICT) in ("exact", "json")
-    assert missed(Library([exchange(asked({"y": value}))], STRICT), one).text()
+    assert missed(RecordingIndex([exchange(asked({"y": value}))], STRICT), one).text()
 
 
 # --- several of the same --------------------------------------------------------------------------
@@ -330,12 +330,12 @@ def same(count: int = 3) -> list[Exchange]:
     [(Rules(), "01222"), (Rules(loop=True), "01201"), (Rules(loop=True, strict=True), "01201")],
 )
 def test_they_are_given_out_in_the_order_they_were_recorded(rules: Rules, expected: str) -> None:
-    library = Library(same(), rules)
+    library = RecordingIndex(same(), rules)
     assert "".join(found(library, asked(said()))[0] for _ in range(5)) == expected
 
 
 def test_strict_gives_nothing_out_twice() -> None:
-    library = Library(same(), STRICT)
+    library = RecordingIndex(same(), STRICT)
     assert [found(library, asked(said()))[0] for _ in range(3)] == ["0", "1", "2"]
     miss = missed(library, asked(said()))
     assert "given out" in miss.message
@@ -346,34 +346,34 @@ def test_strict_gives_nothing_out_twice() -> None:
 def test_strict_repeats_the_last_of_what_is_polled(method: str) -> None:
     one, other = (asked(method=method, target=f"/v1/models?{query}") for query in ("a&b", "b&a"))
     recorded = [exchange(one, name="0"), exchange(one, name="1"), exchange(other, name="2")]
-    library = Library(recorded, STRICT)
+    library = RecordingIndex(recorded, STRICT)
     told = [found(library, one) for _ in range(5)]
     assert [name for name, _ in told] == ["0", "1", "2", "1", "1"]
     assert found(library, other) == ("2", "exact")
     assert found(library, one, "another") == ("0", "exact")
     assert "given out" not in missed(library, replace(one, target="/v1/other")).text()
-    looped = Library(recorded[:2], Rules(strict=True, loop=True))
+    looped = RecordingIndex(recorded[:2], Rules(strict=True, loop=True))
     assert [found(looped, one)[0] for _ in range(4)] == ["0", "1", "0", "1"]
-    ordered = Library(recorded[:1], Rules(strict=True, stages=("order",)))
+    ordered = RecordingIndex(recorded[:1], Rules(strict=True, stages=("order",)))
     assert found(ordered, one) == ("0", "order")
     missed(ordered, one)
 
 
 def test_strict_goes_on_to_what_is_nearly_the_same() -> None:
     recorded = [exchange(asked(said(user=u)), name=u) for u in "ab"]
-    library = Library(recorded, STRICT)
+    library = RecordingIndex(recorded, STRICT)
     assert found(library, asked(said(user="b"))) == ("b", "exact")
     assert found(library, asked(said(user="b"))) == ("a", "json")
 
 
 def test_sessions_count_on_their_own() -> None:
-    library = Library(same(), STRICT)
+    library = RecordingIndex(same(), STRICT)
     assert [found(library, asked(said()), s)[0] for s in ("x", "y", "x", "y")] == [*"0011"]
 
 
 def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.recording.matching._SESSIONS", 2)
-    library = Library(same())
+    monkeypatch.setattr("lifecycle_proxy.replay.matching._SESSIONS", 2)
+    library = RecordingIndex(same())
     for session in "abcd":
         found(library, asked(said()), session)
     assert len(library._sessions) == 2
@@ -409,14 +409,14 @@ def test_stages_may_be_a_list() -> None:
 def test_the_nearest_is_what_was_asked_before_it_had_tools() -> None:
     tools = [{"type": "function", "function": {"name": f"f{n}"}} for n in range(200)]
     chat, title = asked(said("Where are my files?", tools=tools)), asked(said("Make a title."))
-    library = Library([exchange(chat, name="chat"), exchange(title, name="title")], STRICT)
+    library = RecordingIndex([exchange(chat, name="chat"), exchange(title, name="title")], STRICT)
     assert missed(library, asked(said("Where are my photos?"))).nearest == "chat"
 
 
 def test_a_miss_tells_what_differs_from_the_nearest() -> None:
     far = exchange(asked({"other": 1}), name="far")
     near = exchange(asked(said("What is it?", temperature=0.5, old=None)), name="near")
-    library = Library([far, near], STRICT)
+    library = RecordingIndex([far, near], STRICT)
     miss = missed(library, asked(said("What is that?", temperature=0.7, new=[], user="u")))
     assert miss.nearest == "near"
     assert [tuple(d) for d in miss.diff] == [
@@ -439,9 +439,9 @@ def test_a_miss_tells_what_differs_from_the_nearest() -> None:
 
 
 def test_a_miss_of_another_path_or_of_everything() -> None:
-    miss = missed(Library([exchange(asked(said()))]), asked(said(), target="/v1/nothing"))
+    miss = missed(RecordingIndex([exchange(asked(said()))]), asked(said(), target="/v1/nothing"))
     assert [d.path for d in miss.diff] == [":target"]
-    miss = missed(Library([]), asked(said()))
+    miss = missed(RecordingIndex([]), asked(said()))
     assert (miss.nearest, miss.diff) == ("", ())
     assert json.loads(miss.body())["error"]["nearest"] is None
 
@@ -450,7 +450,7 @@ def test_no_secret_is_shown() -> None:
     secrets = ("sk-live-0123456789abcdef", "hunter2hunter2")
     recorded = said(f"my key is {secrets[0]}", password="x")
     request = said(f"{'x' * 300} Bearer {secrets[0]}", password=secrets[1])
-    library = Library([exchange(asked(recorded))], STRICT)
+    library = RecordingIndex([exchange(asked(recorded))], STRICT)
     miss = missed(library, asked(request, target=f"{CHAT}?api_key={secrets[1]}"))
     for text in (miss.body().decode(), miss.text()):
         assert not any(secret in text for secret in secrets), text
@@ -459,7 +459,7 @@ def test_no_secret_is_shown() -> None:
 
 def test_long_values_are_shown_around_the_difference() -> None:
     one, other = "x" * 500 + "one" + "y" * 500, "x" * 500 + "other" + "y" * 500
-    miss = missed(Library([exchange(asked(said(one)))], STRICT), asked(said(other)))
+    miss = missed(RecordingIndex([exchange(asked(said(one)))], STRICT), asked(said(other)))
     (difference,) = miss.diff
     assert "xone" in str(difference.recorded)
     assert "xother" in str(difference.asked)
@@ -468,20 +468,20 @@ def test_long_values_are_shown_around_the_difference() -> None:
 
 def test_many_differences_are_counted() -> None:
     body = {f"k{n}": n for n in range(50)}
-    miss = missed(Library([exchange(asked({}))], STRICT), asked(body))
+    miss = missed(RecordingIndex([exchange(asked({}))], STRICT), asked(body))
     assert (len(miss.diff), miss.differences) == (20, 50)
     assert miss.text().endswith("… and 30 more")
 
 
 def test_bytes_and_terminal_codes_are_not_shown() -> None:
-    miss = missed(Library([exchange(asked(b"\xff\xfe"))], STRICT), asked(b"\x1b[31mred"))
+    miss = missed(RecordingIndex([exchange(asked(b"\xff\xfe"))], STRICT), asked(b"\x1b[31mred"))
     assert "(2 bytes)" in miss.text()
     assert "\x1b" not in miss.text()
 
 
 def test_very_large_requests_are_compared_in_part() -> None:
     body = {"x": list(range(20_000))}
-    miss = missed(Library([exchange(asked({"x": [*range(4), 7]}))], STRICT), asked(body))
+    miss = missed(RecordingIndex([exchange(asked({"x": [*range(4), 7]}))], STRICT), asked(body))
     assert miss.differences < 6_000
 
 
@@ -512,7 +512,7 @@ def test_nothing_is_cleaned_that_is_found_as_it_is() -> None:
         cleaned.append(request)
         return request
 
-    library = Library([exchange(asked(said()), name="0")], Rules(clean=clean))
+    library = RecordingIndex([exchange(asked(said()), name="0")], Rules(clean=clean))
     assert found(library, asked(said())) == ("0", "exact")
     assert found(library, asked(said(user="u"))) == ("0", "json")
     assert cleaned == []
@@ -525,4 +525,4 @@ def test_what_is_clean_goes_before_what_is_alike() -> None:
     turns = [{"role": "user", "content": f"my key: {SECRET}"}, *said()["messages"]]
     request = asked({"model": "m", "messages": turns})
     alike, same = exchange(asked(said()), name="0"), exchange(cleaned_by(Redaction())(request))
-    assert found(Library([alike, same], STRICT), request) == (same.id, "exact")
+    assert found(RecordingIndex([alike, same], STRICT), request) == (same.id, "exact")

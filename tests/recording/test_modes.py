@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.recording_mode import RecordingMode
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.model import ConfigError
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.server.listener import bind
 
-from proxy import config, server
-from proxy.config import ConfigError
-from proxy.recording.cassette import Exchange, load
-from proxy.recording.studio import Studio
-from proxy.sockets import bind
 from tests.commands import LISTEN, ended, run, serving
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -57,7 +58,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def begin(
-    start_proxy: StartProxy, runners: list[server.Runner], upstream: Upstream, place: Path
+    start_proxy: StartProxy, runners: list[serve.Runner], upstream: Upstream, place: Path
 ) -> Run:
     """Ends the proxy that runs, and starts one in another mode."""
 
@@ -74,7 +75,7 @@ async def begin(
 
     async def start(mode: str, **more: Any) -> str:
         while runners:
-            await server.stop(runners.pop(), 0)
+            await serve.stop(runners.pop(), 0)
         own = {"recording.mode": mode, "recording.path": str(place), "recording.speed": 0}
         return await start_proxy({**own, **{k.replace("__", "."): v for k, v in more.items()}})
 
@@ -402,12 +403,12 @@ async def test_a_start_that_fails_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("proxy.recording.studio.Recorder", full)
-    studio = Studio(mode("new_episodes", place), lambda: None)
-    studio.upstream()
+    monkeypatch.setattr("lifecycle_proxy.app.recording_mode.Recorder", full)
+    recording_mode = RecordingMode(mode("new_episodes", place), lambda: None)
+    recording_mode.upstream()
     assert len(listed(temporary)) == 1
     with pytest.raises(OSError, match=r"recording\.path: .*: No space left"):
-        await studio.start()
+        await recording_mode.start()
     assert listed(temporary) == []
 
 
@@ -426,19 +427,19 @@ async def test_a_start_that_fails_closes_its_socket(
     )
     sock = bind(own)
     with pytest.raises(OSError, match=r"recording\.path: .*inner: "):
-        await server.start(own, sock)
+        await serve.start(own, sock)
     assert sock.fileno() == -1
 
     async def failing(_: object) -> None:
         raise OSError("no upstream")
 
     # What had started before the part that failed is ended, too.
-    monkeypatch.setattr("proxy.upstream.Upstream.start", failing)
+    monkeypatch.setattr("lifecycle_proxy.upstream.client.Upstream.start", failing)
     flags = {**listen, "recording.mode": "replay", "recording.path": str(place)}
     own = config.load(environ={}, flags=flags)
     sock = bind(own)
     with pytest.raises(OSError, match="no upstream"):
-        await server.start(own, sock)
+        await serve.start(own, sock)
     assert sock.fileno() == -1
     assert listed(temporary) == []
 
@@ -469,7 +470,7 @@ def test_nothing_to_play_is_a_2(
 def test_a_file_that_is_no_cassette_is_not_written_to(name: str, place: Path) -> None:
     place.write_text("my notes\n")
     with pytest.raises(ConfigError, match=r"recording\.path: .*: line 1: not a cassette"):
-        Studio(mode(name, place), lambda: None)
+        RecordingMode(mode(name, place), lambda: None)
     assert place.read_text() == "my notes\n"
 
 

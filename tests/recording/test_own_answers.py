@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.exchange.model import Headers
+from lifecycle_proxy.handlers.forward import Handlers
+from lifecycle_proxy.recording.cassette import Exchange, load
 
-from proxy import server
-from proxy.exchange import Headers
-from proxy.handlers import Handlers
-from proxy.recording.cassette import Exchange, load
 from tests.conftest import StartProxy
 from tests.fakes import (
     DONE,
@@ -42,12 +42,12 @@ def start(start_proxy: StartProxy, tmp_path: Path) -> Start:
 
 
 @pytest.fixture
-def recorded(runners: list[server.Runner], tmp_path: Path) -> Recorded:
+def recorded(runners: list[serve.Runner], tmp_path: Path) -> Recorded:
     """Ends the proxy; the one exchange that it recorded."""
 
     async def end() -> Exchange:
         while runners:
-            await server.stop(runners.pop(), 0)
+            await serve.stop(runners.pop(), 0)
         (one,) = load(tmp_path / "kept")
         return one
 
@@ -149,7 +149,7 @@ async def test_a_failure(upstream: Upstream, start: Start, recorded: Recorded) -
 
 
 async def test_a_drain(
-    upstream: Upstream, start: Start, recorded: Recorded, runners: list[server.Runner]
+    upstream: Upstream, start: Start, recorded: Recorded, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await wire.gone.wait()
@@ -157,7 +157,7 @@ async def test_a_drain(
     upstream.script = script
     async with Client(await start(EARLY)) as client:
         answer = await (await client.chat()).until(HEARTBEAT)
-        await server.stop(runners.pop(), 0)
+        await serve.stop(runners.pop(), 0)
         await answer.read()
     one = await recorded()
     assert b'"draining"' in answer.body
@@ -226,7 +226,7 @@ async def test_capabilities(upstream: Upstream, start: Start, recorded: Recorded
 
 
 async def test_a_late_no(
-    upstream: Upstream, start: Start, recorded: Recorded, runners: list[server.Runner]
+    upstream: Upstream, start: Start, recorded: Recorded, runners: list[serve.Runner]
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
         await wire.gone.wait()
@@ -236,7 +236,7 @@ async def test_a_late_no(
         await client.ask_chat()
         while not upstream.requests:  # noqa: ASYNC110  the fake sets no event
             await asyncio.sleep(0.01)
-        await server.stop(runners.pop(), 0)
+        await serve.stop(runners.pop(), 0)
         answer = await (await client.head()).read()
     one = await recorded()
     assert answer.status == 503

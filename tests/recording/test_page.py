@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.inspect import export, html_report
+from lifecycle_proxy.recording import cassette
 
-from proxy.recording import cassette, export, page
 from tests.recording.build import Tape, agent, chunk, frame, write
 
 MS, SIZE, OURS, KIND, WORDS, TEXT, THOUGHT, RAW = range(8)
@@ -45,7 +46,9 @@ class Reader(HTMLParser):
 
 
 def made(tmp_path: Path, *tapes: Tape, title: str = "one.jsonl", **limits: int) -> str:
-    return page.page(cassette.load(write(tmp_path / "one.jsonl", *tapes)), title=title, **limits)
+    return html_report.page(
+        cassette.load(write(tmp_path / "one.jsonl", *tapes)), title=title, **limits
+    )
 
 
 def embedded(text: str) -> Any:

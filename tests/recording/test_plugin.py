@@ -13,14 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import lifecycle_proxy
 import openai
 import pytest
 import uvloop
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, load
+from lifecycle_proxy.testing import assert_paired, fixtures, lifecycle_events, network_block
 
-import proxy
-from proxy.recording import fixtures, network
-from proxy.recording.cassette import Exchange, Piece, Request, load
-from proxy.testing import assert_paired, lifecycle_events
 from tests.fakes import DONE, delta, text, tool_call
 from tests.recording.build import agent, frame, write
 
@@ -29,8 +28,8 @@ assert all((fixtures, aiohttp, openai, uvloop))
 
 pytest_plugins = ["pytester"]
 
-ROOT = str(Path(proxy.__file__).parent.parent)
-PLUGIN = ("-p", "proxy.recording.pytest_plugin")
+ROOT = str(Path(lifecycle_proxy.__file__).parent.parent)
+PLUGIN = ("-p", "lifecycle_proxy.testing.plugin")
 ANSWER = (
     delta(role="assistant"),
     text("Let me look. "),
@@ -112,7 +111,7 @@ def ask(url, content="hi"):
     raise Refused(*told)
 """
 ONE = f"""{ASK}
-from proxy.testing import assert_paired
+from lifecycle_proxy.testing import assert_paired
 
 def test_one(lifecycle_proxy):
     body = ask(lifecycle_proxy.base_url)
@@ -275,7 +274,7 @@ def test_what_the_client_got_is_played_as_it_was(
 
 CLIENTS = """
 import aiohttp, asyncio, openai, pytest
-from proxy.testing import assert_paired, lifecycle_events
+from lifecycle_proxy.testing import assert_paired, lifecycle_events
 httpx = pytest.importorskip("httpx2")
 
 ASKED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
@@ -465,7 +464,7 @@ def test_a_mark_blocks_the_network_or_lets_it_be(
     pytester: pytest.Pytester, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stand-in for what is far away: the recording proxy may go there, the test may not.
-    monkeypatch.setattr(network, "is_local", lambda host: str(host) != "127.0.0.1")
+    monkeypatch.setattr(network_block, "is_local", lambda host: str(host) != "127.0.0.1")
     pytester.makepyfile(
         test_it=f"""{ASK}
 import socket
@@ -519,7 +518,7 @@ def test_cassettes_are_served_to_whatever_has_a_url(pytester: pytest.Pytester) -
         test_it="""
 import json, urllib.request
 import pytest
-from proxy.testing import lifecycle_events
+from lifecycle_proxy.testing import lifecycle_events
 
 def ask(url, body=b'{"model": "m", "stream": true}'):
     with urllib.request.urlopen(url + "/chat/completions", body) as answer:
@@ -576,14 +575,14 @@ def test_it_costs_nothing_until_a_fixture_is_used(
     info = pytester.mkdir("installed_plugin-1.dist-info")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed_plugin\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
-        "[pytest11]\nlifecycle_proxy = proxy.recording.pytest_plugin\n"
+        "[pytest11]\nlifecycle_proxy = lifecycle_proxy.testing.plugin\n"
     )
     pytester.makepyfile(
         test_it="""
 import sys
 def test_plain(request):
     assert request.config.pluginmanager.has_plugin("lifecycle_proxy")
-    heavy = ["aiohttp", "asyncio", "orjson", "msgspec", "proxy.recording.fixtures", "ssl"]
+    heavy = ["aiohttp", "asyncio", "orjson", "msgspec", "lifecycle_proxy.testing.fixtures", "ssl"]
     assert [name for name in heavy if name in sys.modules] == []
 """
     )
@@ -698,7 +697,7 @@ def test_a_key_for_the_upstream_is_not_needed_to_play(
     ],
 )
 def test_what_this_machine_is(host: Any, is_here: bool) -> None:
-    assert network.is_local(host) is is_here
+    assert network_block.is_local(host) is is_here
 
 
 # --- events and pairs ---------------------------------------------------------------------------
@@ -778,7 +777,7 @@ def test_what_is_not_paired_is_told(events: list[dict[str, Any]], fault: str) ->
 
 
 def test_the_page_shows_a_test_that_runs(pytester: pytest.Pytester, backend: Backend) -> None:
-    page = (Path(ROOT) / "docs/testing.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[2].joinpath("docs/testing.md").read_text(encoding="utf-8")
     source = page.split("```python\n")[1].split("```")[0]
     pytester.makepyfile(test_disk=source.replace("http://127.0.0.1:11434/v1", backend.url))
     run(pytester).assert_outcomes(passed=1)

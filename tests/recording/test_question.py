@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.recording import cassette, question
+from lifecycle_proxy.recording.cassette import Exchange
 
-from proxy.recording import cassette, question
-from proxy.recording.cassette import Exchange
 from tests.recording.build import Tape, write
 
 USER = {"role": "user", "content": "List my files"}

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.recording_mode import RecordingMode
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.model import ConfigError
+from lifecycle_proxy.core.events import Outcome, ToolCompleted
+from lifecycle_proxy.exchange.model import Ended, Headers
+from lifecycle_proxy.exchange.model import Exchange as Live
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.recorder import ExchangeRecorder, Recorder
+from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
 
-from proxy import config, server
-from proxy.config import ConfigError
-from proxy.core.events import Outcome, ToolCompleted
-from proxy.exchange import Ended, Headers
-from proxy.exchange import Exchange as Live
-from proxy.recording.cassette import Exchange, load
-from proxy.recording.recorder import Recorder, Tape
-from proxy.recording.redaction import ExchangeRedaction, Redaction
-from proxy.recording.studio import Studio
 from tests.conftest import StartProxy
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, without_frames
 from tests.recording.test_files import limit
@@ -36,7 +37,7 @@ HEADERS: Headers = (("Content-Type", "application/json"),)
 class Stage:
     """Proxies that record, and what they left."""
 
-    def __init__(self, start: StartProxy, runners: list[server.Runner], folder: Path) -> None:
+    def __init__(self, start: StartProxy, runners: list[serve.Runner], folder: Path) -> None:
         self.place = folder / "kept"
         self._start = start
         self._runners = runners
@@ -47,7 +48,7 @@ class Stage:
 
     async def stop(self) -> None:
         while self._runners:
-            await server.stop(self._runners.pop(), 0)
+            await serve.stop(self._runners.pop(), 0)
 
     async def recorded(self) -> list[Exchange]:
         await self.stop()
@@ -55,7 +56,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(start_proxy: StartProxy, runners: list[server.Runner], tmp_path: Path) -> Stage:
+def stage(start_proxy: StartProxy, runners: list[serve.Runner], tmp_path: Path) -> Stage:
     return Stage(start_proxy, runners, tmp_path)
 
 
@@ -139,7 +140,7 @@ async def test_a_folder_that_cannot_be_made(tmp_path: Path, loss: "Loss") -> Non
     (tmp_path / "file").write_bytes(b"")
     flags = {"recording.mode": "record", "recording.path": str(tmp_path / "file" / "inner")}
     with pytest.raises(OSError, match=r"recording\.path: .*inner: "):
-        await Studio(config.load(environ={}, flags=flags), loss).start()
+        await RecordingMode(config.load(environ={}, flags=flags), loss).start()
 
 
 @pytest.mark.parametrize("value", ["off", " OFF "])
@@ -247,13 +248,15 @@ def loss() -> Loss:
 LIVE = Live("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
 
 
-def over(tape: Tape, ended: Ended = "done", events: Sequence[ToolCompleted] = ()) -> None:
+def over(
+    tape: ExchangeRecorder, ended: Ended = "done", events: Sequence[ToolCompleted] = ()
+) -> None:
     tape.on_lifecycle(LIVE, events)
     LIVE.ended = ended
     tape.on_end(LIVE)
 
 
-def taped(tape: Tape, *pieces: bytes) -> None:
+def taped(tape: ExchangeRecorder, *pieces: bytes) -> None:
     """A whole exchange."""
     tape.request(ASKED, HEADERS, b"{}")
     tape.on_forwarded(LIVE, "/v1/chat/completions", HEADERS, None)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.inspect.scan import scan
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.redactor import Redaction, StreamRedaction, placeholder
+from lifecycle_proxy.recording.secret_detection import in_header, in_text
+from lifecycle_proxy.recording.secret_forms import SecretMatcher, Span
 
-from proxy import server
-from proxy.recording.cassette import Exchange, load
-from proxy.recording.credentials import in_header, in_text
-from proxy.recording.forms import Rules, Span
-from proxy.recording.redaction import Redaction, StreamRedaction, placeholder
-from proxy.recording.scan import scan
 from tests.conftest import StartProxy
 from tests.fakes import (
     CHAT,
@@ -379,7 +379,7 @@ def test_what_waits_is_bounded(start: bytes) -> None:
 class Counted:
     """Rules that count the bytes they look at."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SecretMatcher) -> None:
         self._rules = rules
         self.held_bytes = rules.held_bytes
         self.looked_at = 0
@@ -529,7 +529,7 @@ def on_disk(place: Path) -> bytes:
 class Stage:
     """Proxies that record, and what they left."""
 
-    def __init__(self, start: StartProxy, runners: list[server.Runner], place: Path) -> None:
+    def __init__(self, start: StartProxy, runners: list[serve.Runner], place: Path) -> None:
         self.place = place
         self._start = start
         self._runners = runners
@@ -541,7 +541,7 @@ class Stage:
     async def recorded(self, *secrets: str) -> list[Exchange]:
         """What is on the disk, once it is clear that none of these is."""
         while self._runners:
-            await server.stop(self._runners.pop(), 0)
+            await serve.stop(self._runners.pop(), 0)
         raw = on_disk(self.place)
         for secret in secrets:
             assert secret.encode() not in raw
@@ -553,7 +553,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(start_proxy: StartProxy, runners: list[server.Runner], tmp_path: Path) -> Stage:
+def stage(start_proxy: StartProxy, runners: list[serve.Runner], tmp_path: Path) -> Stage:
     return Stage(start_proxy, runners, tmp_path / "kept")
 
 

@@ -16,16 +16,16 @@ from typing import Any
 import openai
 import pytest
 from aiohttp import web
+from lifecycle_proxy.config.model import ConfigError
+from lifecycle_proxy.exchange.model import Headers, SideEnd
+from lifecycle_proxy.faults.rules import Fault, FaultSettings
+from lifecycle_proxy.recording.cassette import CassetteError, Exchange, line, pack
+from lifecycle_proxy.replay import server as replay
+from lifecycle_proxy.replay.matching import Rules
+from lifecycle_proxy.replay.near_miss import Miss
+from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
+from lifecycle_proxy.replay.server import Options, create_replay_app, serve_replay, start_replay
 
-from proxy.config import ConfigError
-from proxy.exchange import Headers, SideEnd
-from proxy.recording import replay
-from proxy.recording.cassette import CassetteError, Exchange, line, pack
-from proxy.recording.fault_rules import Fault, FaultSettings
-from proxy.recording.matching import Rules
-from proxy.recording.misses import Miss
-from proxy.recording.playback import Schedule, playable, schedule, timed
-from proxy.recording.replay import Options, create_replay_app, serve_replay, start_replay
 from tests import commands
 from tests.conftest import StartProxy
 from tests.fakes import DONE, Answer, Client, ask, chat, lifecycle, text, tool_call, without_frames
@@ -459,7 +459,7 @@ def test_a_schedule_is_the_recording() -> None:
 _SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from proxy.recording.replay import Options, serve_replay
+from lifecycle_proxy.replay.server import Options, serve_replay
 sys.exit(asyncio.run(serve_replay([Path(sys.argv[1])], "127.0.0.1:0", Options(speed=0))))
 """
 _LINE = re.compile(r"replaying 1 exchange on (http://127\.0\.0\.1:\d+)\n")

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from lifecycle_proxy.inspect import show, terminal
+from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording.cassette import CassetteError
 
-from proxy.recording import cassette, show, terminal
-from proxy.recording.cassette import CassetteError
 from tests.recording.build import Tape, agent, chunk, frame, write
 
 
@@ -186,7 +187,7 @@ def test_on_a_terminal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pipe_that_closes(path: Path) -> None:
     """And an encoding that has no emoji."""
-    code = "import sys,pathlib; from proxy.recording import show\n"
+    code = "import sys,pathlib; from lifecycle_proxy.inspect import show\n"
     code += "for _ in range(200): show.show(pathlib.Path(sys.argv[1]))"
     python = subprocess.Popen(
         [sys.executable, "-c", code, str(path)],

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.inspect import summary, timeline
+from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
 
-from proxy.core import sse
-from proxy.recording import cassette, timeline, wording
-from proxy.recording.cassette import Exchange, Piece, Side
 from tests.recording.build import Tape, agent, call, chunk, frame, write
 
 
@@ -182,7 +183,7 @@ LIFECYCLE = '{"toolCallId":"a","status":"running","tool":"t","label":"t"}'
     ],
 )
 def test_words(payload: dict[str, Any], kind: str, words: str) -> None:
-    said = wording.says(sse.Event(b"", b"", cassette.line(payload)))
+    said = summary.says(sse.Event(b"", b"", cassette.line(payload)))
     assert (said.kind, said.words) == (kind, words)
 
 
@@ -207,19 +208,19 @@ def test_words(payload: dict[str, Any], kind: str, words: str) -> None:
 )
 def test_words_of_other_frames(raw: bytes, kind: str, words: str) -> None:
     (event,) = sse.Parser(1 << 20).feed(raw)
-    said = wording.says(event)
+    said = summary.says(event)
     assert (said.kind, said.words) == (kind, words)
 
 
 def test_a_piece_of_a_huge_event() -> None:
-    assert wording.says(sse.Event(b"x", b"", None, parsed=False)).kind == "bytes"
+    assert summary.says(sse.Event(b"x", b"", None, parsed=False)).kind == "bytes"
 
 
 def test_what_is_written_piece_by_piece() -> None:
     one = {"index": 1, "delta": {"content": "b", **call(2, "{")}}
     zero = {"index": 0, "delta": {"content": "a", "reasoning_content": "r"}}
     data = cassette.line({"choices": [zero, one, {"delta": {"tool_calls": [{}]}}]})
-    said = wording.says(sse.Event(b"", b"", data))
+    said = summary.says(sse.Event(b"", b"", data))
     assert said.written == (
         ("thought", "r"),
         ("text", "a"),

@@ -1,9 +1,0 @@
-"""``comment``: a line that every parser drops, for clients that take nothing but chunks."""
-
-from proxy.core.dialects.fields import dumps, lifecycle_fields
-from proxy.core.events import Envelope, LifecycleEvent
-
-
-def comment(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """``: hermes.tool.progress {...}``. Never ``: ping``: Continue stops reading there."""
-    return b": hermes.tool.progress " + dumps(lifecycle_fields(event)) + b"\n\n"

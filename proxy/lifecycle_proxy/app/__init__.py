@@ -1,0 +1,1 @@
+"""The composition root: builds the ports, registers listeners, serves."""

@@ -1,0 +1,240 @@
+"""See it work without a backend: a scripted upstream, the proxy, and one conversation.
+
+The client is a plain reader of the stream, not the proxy's own parser: what it prints has really
+come through. Afterwards the proxy stays up for other clients.
+"""
+
+import asyncio
+import errno
+import functools
+import io
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.banner import coloured, in_force
+from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
+from lifecycle_proxy.config import model as config
+
+_END_S: Final = 1.0
+_EVENT: Final = "hermes.tool.progress"
+_GREEN: Final = "32"
+_YELLOW: Final = "33"
+_RED: Final = "31"
+_NEXT: Final = """
+The demo stays up: open one of these, and ask anything. Ctrl-C ends it.
+The model is called "demo"; {key}.
+
+  Open WebUI   Admin Settings > Connections > OpenAI API
+               URL  {base}/v1
+  LobeChat     Settings > AI Service Provider > New API
+               API proxy URL  {base}/v1
+  OpenAI SDK   OpenAI(base_url="{base}/v1", api_key="{sdk_key}")
+  curl         {curl}
+
+  In a container 127.0.0.1 is the container itself. Start the demo with
+  --listen 0.0.0.0:{port}, and use http://host.docker.internal:{port}/v1 there.
+  Then other machines can reach the demo, too.
+
+In front of your own backend:
+  {command} serve --upstream http://127.0.0.1:11434/v1
+"""
+_NEXT_SOCKET: Final = """
+The demo stays up: try this, and ask anything. Ctrl-C ends it.
+
+  {curl}
+"""
+_BODY: Final = """'{"stream":true,"messages":[{"role":"user","content":"Hi"}]}'"""
+_Json = dict[str, Any]
+_say: Final = functools.partial(print, end="", flush=True)
+
+
+async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float = 1.0) -> int:
+    """Play the conversation; unless ``once``, stay up for more clients.
+
+    Args:
+        loaded: the settings. Two of them are the demo's own: the upstream, and no access log.
+        once: end after the conversation.
+        any_port: take another port where the one of ``server.listen`` is taken.
+        pace: all pauses of the upstream are multiplied by this.
+
+    Returns:
+        0 when asked to stop, or with ``once`` if the client saw what it should have; else 1.
+
+    Raises:
+        OSError: the address cannot be bound, or a part of the proxy does not start.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an emoji is no reason to fail
+    try:
+        async with upstream(pace) as backend, _proxy(loaded, backend, any_port=any_port) as url:
+            settings = loaded.settings
+            _say(_heading(loaded, backend, url))
+            if fault := await _converse(url, settings):
+                print(f"lifecycle-proxy: demo: {fault}", file=sys.stderr)
+            if once or fault:
+                return int(bool(fault))
+            _say(_invitation(url, settings))
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        _say("\n")  # a signal
+    return int(once)  # a conversation that was broken off has shown nothing
+
+
+@asynccontextmanager
+async def _proxy(loaded: config.Loaded, backend: str, *, any_port: bool) -> AsyncIterator[str]:
+    """The real proxy in front of the scripted upstream; yields its URL."""
+    replace, settings = msgspec.structs.replace, loaded.settings
+    settings = replace(
+        settings,
+        server=replace(settings.server, access_log=False),
+        upstream=replace(settings.upstream, url=backend, use_proxy_env=False),
+    )
+    try:
+        runner, url = await serve.start(settings)
+    except OSError as error:
+        if not any_port or error.errno != errno.EADDRINUSE:
+            raise
+        host, port = settings.address
+        _say(f"Port {port} is taken, so the demo uses another one (--listen chooses it).\n\n")
+        listen = f"{host}:0"
+        settings = replace(settings, server=replace(settings.server, listen=listen))
+        runner, url = await serve.start(settings)
+    try:
+        yield url
+    finally:
+        await serve.stop(runner, _END_S)
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def _heading(loaded: config.Loaded, backend: str, url: str) -> str:
+    lines = [
+        "lifecycle-proxy demo: a scripted backend, the proxy, and one client.",
+        "",
+        f"  backend    {backend}",
+        f"  proxy      {_base(url)}{'' if _socket(url) else '/v1'}",
+        *in_force(loaded, sys.stdout),
+        "",
+        f"you   {QUESTION}",
+    ]
+    return "\n".join(lines) + "\n\ndemo  "
+
+
+def _invitation(url: str, settings: config.Settings) -> str:
+    socket, base = _socket(url), _base(url)
+    options = f" --unix-socket {socket}" if socket else ""
+    options += " -k" if settings.server.tls_cert else ""
+    options += " -H 'Authorization: Bearer KEY'" if settings.server.api_keys else ""
+    where = "http://demo" if socket else base
+    indent = " " * 4 if socket else " " * 15
+    curl = f"curl -N{options} {where}/v1/chat/completions \\\n{indent}-d {_BODY}"
+    if socket:
+        return _NEXT_SOCKET.format(curl=curl)
+    sdk_key, key = "any", "any API key will do"
+    if settings.server.api_keys:
+        sdk_key, key = "KEY", "KEY is one of server.api_keys"
+    started = sys.argv[0]  # in a clone it is not on the PATH
+    command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
+    port = urlsplit(url).port
+    return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
+
+
+def _base(url: str) -> str:
+    """A URL that a client can use: of "all addresses" this machine's own."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _socket(url: str) -> str:
+    """The path of the unix socket, or ""."""
+    return url.removeprefix("unix:") if url.startswith("unix:") else ""
+
+
+def _card(frame: _Json) -> str:
+    """A line for a lifecycle frame."""
+    tool, label = frame["tool"], frame.get("label", "")
+    name = f"{frame.get('emoji', '  ')} {tool:<12}"
+    seconds = f"{frame['durationMs'] / 1000:.1f} s" if "durationMs" in frame else ""
+    if frame["status"] == "running":
+        status = _painted("… running", _YELLOW)
+    elif frame.get("isError"):
+        status = _painted(f"✗ failed after {seconds}", _RED)
+    else:
+        status = _painted(f"✓ completed in {seconds}" if seconds else "✓ completed", _GREEN)
+    return f"  {name}  {'' if label == tool else label:<27}  {status}\n"
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if coloured(sys.stdout) else text
+
+
+# --- the client ---------------------------------------------------------------------------------
+
+
+async def _converse(url: str, settings: config.Settings) -> str:
+    """Ask, and show what comes as it comes; return what was wrong, or ""."""
+    text, line_break = "", ""
+    seen: dict[str, list[str]] = {}
+    try:
+        async for data in _events(url, settings):
+            if "toolCallId" in data:
+                seen.setdefault(data["toolCallId"], []).append(data["status"])
+                _say(("" if line_break else "\n\n") + _card(data))
+                line_break = "\n      "
+            if piece := _piece(data):
+                text += piece
+                _say(line_break + piece)
+                line_break = ""
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return f"the stream broke: {error}"
+    _say("\n")
+    pairs = list(seen.values())
+    if ANSWER in text and all(one == ["running", "completed"] for one in pairs):
+        return ""
+    return f"the client got the text {text!r} and the events {seen}"
+
+
+def _piece(data: _Json) -> str:
+    """The text of a chunk: of the answer, or of the thoughts that come before it."""
+    for choice in data.get("choices") or ():
+        delta = choice.get("delta") or {}
+        return str(delta.get("content") or delta.get("reasoning_content") or "")
+    return ""
+
+
+async def _events(url: str, settings: config.Settings) -> AsyncIterator[_Json]:
+    """The data of each event up to ``[DONE]``, and of lifecycle events in comments."""
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
+    # A user agent of its own: no rule for other clients is to match.
+    headers = {"User-Agent": "lifecycle-proxy-demo"}
+    if settings.server.api_keys:
+        headers["Authorization"] = f"Bearer {settings.server.api_keys[0]}"
+    socket = _socket(url)
+    # The certificate has the name under which others reach it, not necessarily this one.
+    connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector(ssl=False)
+    where = f"{'http://demo' if socket else _base(url)}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        session.post(where, json=body, raise_for_status=True) as response,
+    ):
+        async for line in response.content:
+            text = line.decode().strip().removeprefix(f": {_EVENT} ")
+            text = text.removeprefix("data: ")
+            if text == "[DONE]":
+                return
+            if text.startswith("{"):
+                yield json.loads(text)
+    raise aiohttp.ClientPayloadError("it ended without [DONE]")

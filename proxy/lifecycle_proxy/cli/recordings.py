@@ -1,0 +1,278 @@
+"""The commands for recordings. Each imports what it needs when it runs."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from lifecycle_proxy.cli import usage
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.recording.cassette import CassetteError, load
+
+Run = Callable[[Coroutine[Any, Any, int]], int]
+_Commands = Any  # argparse has no public name for it
+
+_CASSETTE = "a recording (NAME.jsonl), or a folder of them"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
+
+
+def add(commands: _Commands, run: Run) -> None:
+    """Add them to the command line.
+
+    Args:
+        commands: of argparse's ``add_subparsers``.
+        run: runs a coroutine to its end.
+    """
+    _add_replay(commands, run)
+    _add_show(commands)
+    _add_export(commands)
+    _add_scan(commands)
+    _add_drift(commands, run)
+    _add_import(commands)
+
+
+def _add_replay(commands: _Commands, run: Run) -> None:
+    parser = usage.add(
+        commands,
+        "replay",
+        brief="serve recordings instead of a backend",
+        description="Answer requests from recordings, byte for byte and at their recorded times. "
+        "No connection is opened to anywhere. Standard error says what was played, and how it was "
+        "found: as the same request, as the same conversation, or, if nothing fits, as the next "
+        "recording of the same method and path. --strict leaves out the last: such a request gets "
+        "a 404 that says what differs from the nearest recording.",
+        examples="recordings\n"
+        "recordings --strict --speed 0\n"
+        "one.jsonl --side client --listen 127.0.0.1:9000 --max-gap 200ms",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:8788",
+        metavar="HOST:PORT",
+        help="where clients connect; port 0 picks a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--side",
+        choices=("upstream", "client"),
+        default="upstream",
+        help="upstream: play what the backend sent; client: play what the proxy sent to its client "
+        "(default: %(default)s)",
+    )
+    _add_timing(parser)
+    _add_matching(parser)
+    parser.add_argument(
+        "--faults",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with [faults]: damage responses on purpose",
+    )
+    parser.set_defaults(run=lambda arguments: _replay(arguments, run))
+
+
+def _add_timing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="speed: 10 is ten times as fast as recorded, 0 does not wait (default: 1)",
+    )
+    parser.add_argument(
+        "--max-gap",
+        type=_ms,
+        metavar="MS",
+        help="longest wait between two reads: milliseconds, or 200ms, 1.5s (default: no limit)",
+    )
+
+
+def _add_matching(parser: argparse.ArgumentParser) -> None:
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--loop",
+        action="store_true",
+        help="after the last recording of a request play its first one again, not the last",
+    )
+    again.add_argument(
+        "--strict",
+        action="store_true",
+        help="play each recording once (of a GET the last one again), and only to the request that "
+        "it was recorded for",
+    )
+    parser.add_argument(
+        "--order",
+        action="store_true",
+        help="always play the next recording of the same method and path, whatever query and body "
+        "say",
+    )
+
+
+def _replay(arguments: argparse.Namespace, run: Run) -> int:
+    from lifecycle_proxy.replay import server as replay
+    from lifecycle_proxy.replay.matching import Rules
+
+    more: dict[str, Any] = {"stages": ("order",)} if arguments.order else {}
+    rules = Rules(loop=arguments.loop, strict=arguments.strict, **more)
+    try:
+        options = replay.Options(
+            side=arguments.side,
+            speed=arguments.speed,
+            max_gap_ms=arguments.max_gap,
+            rules=rules,
+            faults=None if arguments.faults is None else config.read_faults(arguments.faults),
+        )
+    except ValueError:
+        problem = f"{arguments.speed:g} is not a speed, such as 10, or 0 for at once"
+        raise config.ConfigError("--speed", "", problem) from None
+    return run(replay.serve_replay(arguments.paths, arguments.listen, options))
+
+
+def _ms(text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 200, 200ms or 1.5s")
+    return float(found[1]) * (1000 if found[2] == "s" else 1)
+
+
+def _add_show(commands: _Commands) -> None:
+    parser = usage.add(
+        commands,
+        "show",
+        brief="show a recording in the terminal",
+        description="List the exchanges of a recording; then, for each, its events with their "
+        "times in milliseconds, and a bar for each tool. In colour on a terminal, unless NO_COLOR "
+        "is set.",
+        examples="recordings\none.jsonl --exchange ex_9f2c --side upstream",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument(
+        "--exchange",
+        default="",
+        metavar="ID",
+        help="show this one only; the beginning of its id is enough",
+    )
+    parser.add_argument(
+        "--side",
+        choices=("upstream", "client"),
+        default="client",
+        help="show what the upstream sent, or what the client got (default: %(default)s)",
+    )
+    parser.set_defaults(run=_show)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from lifecycle_proxy.inspect.show import show
+
+    show(arguments.path, exchange_id=arguments.exchange, side=arguments.side)
+    return 0
+
+
+def _add_export(commands: _Commands) -> None:
+    parser = usage.add(
+        commands,
+        "export",
+        brief="write a recording as a page, or as HAR",
+        description="Write a recording as one HTML page that needs nothing else, or as HAR 1.2.",
+        examples="recordings --html -o recordings.html\none.jsonl --har > one.har",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
+    form = parser.add_mutually_exclusive_group(required=True)
+    form.add_argument(
+        "--html", dest="form", action="store_const", const="html", help="one HTML page"
+    )
+    form.add_argument("--har", dest="form", action="store_const", const="har", help="HAR 1.2")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
+    )
+    parser.add_argument(
+        "--side",
+        choices=("upstream", "client"),
+        default="client",
+        help="whose answers a HAR holds (default: %(default)s)",
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from lifecycle_proxy.inspect.export import export
+
+    try:
+        export(arguments.path, arguments.form, arguments.output, side=arguments.side)
+    except OSError as error:
+        where = arguments.output or "standard output"
+        raise CassetteError(f"{where}: {error.strerror or error}") from None
+    return 0
+
+
+def _add_scan(commands: _Commands) -> None:
+    parser = usage.add(
+        commands,
+        "scan",
+        brief="look for secrets in recordings",
+        description="Look for keys, tokens and passwords in recordings, and say where they are. "
+        "Exit code 0 if nothing looks like a secret, 1 if something does.",
+        examples="recordings tests/cassettes",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
+    parser.set_defaults(run=_scan)
+
+
+def _scan(arguments: argparse.Namespace) -> int:
+    from lifecycle_proxy.inspect.scan import report
+
+    return report(arguments.paths, sys.stdout)
+
+
+def _add_drift(commands: _Commands, run: Run) -> None:
+    parser = usage.add(
+        commands,
+        "drift",
+        brief="ask a live backend again, and compare",
+        description="Send the recorded requests again, and compare shapes, tools, finish reasons "
+        "and usage, not wording. Exit code 0 identical, 3 benign, 1 breaking.",
+        examples="recordings --upstream http://127.0.0.1:11434/v1\n"
+        "one.jsonl --upstream https://api.example/v1 --api-key env:API_KEY",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument("--upstream", required=True, metavar="URL", help="base URL, including /v1")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="the key to send; env:NAME reads the variable NAME"
+    )
+    parser.set_defaults(run=lambda arguments: run(_drift(arguments)))
+
+
+async def _drift(arguments: argparse.Namespace) -> int:
+    from lifecycle_proxy.inspect.drift import drift, render
+
+    flags = {"upstream.url": arguments.upstream, "upstream.api_key": arguments.api_key}
+    settings = config.load(flags=flags)
+    report = await drift(load(arguments.path), settings, progress=sys.stderr)
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in render(report, colour=coloured):
+        print(line)
+    return report.exit_code
+
+
+def _add_import(commands: _Commands) -> None:
+    parser = usage.add(
+        commands,
+        "import",
+        brief="make a recording of a vcrpy cassette or a HAR",
+        description="Read vcrpy's YAML (with the safe loader; needs PyYAML) or JSON, or HAR 1.2, "
+        "and write a recording.",
+        examples="chat.yaml chat.jsonl\nsession.har session.jsonl.gz",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a file of one of these kinds")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="NAME.jsonl or NAME.jsonl.gz")
+    parser.set_defaults(run=_import)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from lifecycle_proxy.inspect.importer import convert
+
+    number = convert(arguments.source, arguments.target)
+    print(f"{arguments.target}: {number} exchanges")
+    return 0

@@ -1,0 +1,1 @@
+"""Typed settings, where they come from, and what is wrong with them."""

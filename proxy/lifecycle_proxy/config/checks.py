@@ -1,0 +1,213 @@
+"""What types cannot say: values that cannot be used, and values that do not do what they seem to.
+
+``problems`` are refused. ``warnings`` are said at the start and by ``check-config``.
+"""
+
+import ipaddress
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from lifecycle_proxy.config import patterns
+from lifecycle_proxy.config.machine import CASSETTES, is_open
+from lifecycle_proxy.config.plain import quoted
+
+if TYPE_CHECKING:
+    from lifecycle_proxy.config.model import Recording, Server, Settings
+
+Found = Iterator[tuple[str, str]]  # keys and texts
+
+_VARIABLE: Final = re.compile(r"(?i)(?:\$\{?|env:\s+|\$env:)([a-z_][a-z0-9_]*)\}?")
+_ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|responses|messages)/*$")
+_MAX_PORT: Final = 65535
+_TLS: Final = {
+    "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
+    "NO_CERTIFICATE": "there is no certificate in it",
+    "PEM": "not a PEM file with a certificate, and its key where tls_key names none",
+}
+
+
+class Warned(NamedTuple):
+    """A setting that is accepted, and should not be overlooked.
+
+    Attributes:
+        is_serious: others may use the proxy at its owner's cost.
+    """
+
+    key: str
+    text: str
+    is_serious: bool = False
+
+
+def problems(settings: "Settings") -> Found:
+    """What makes a start with these settings impossible, or useless."""
+    yield from _listen(settings.server.listen)
+    yield from _upstream(settings.upstream.url)
+    yield from _keys(settings)
+    yield from _tls(settings)
+    yield from _recording(settings.recording, settings.server.workers)
+    yield from patterns.origins(settings.server.cors_origins)
+    yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
+    for number, rule in enumerate(settings.lifecycle.clients):
+        yield from patterns.rule(rule, f"lifecycle.clients[{number}]")
+
+
+def warnings(settings: "Settings") -> Iterator[Warned]:
+    """What is accepted, and worth a second look."""
+    server, upstream = settings.server, settings.upstream
+    is_tls = upstream.url.lower().startswith("https:")
+    if is_open(settings) and not server.api_keys:
+        yield _open(settings)
+    if not upstream.verify_tls and is_tls:
+        text = "is false: anyone between here and the upstream can read every key and prompt"
+        yield Warned("upstream.verify_tls", text)
+    for key, value in (("ca_file", upstream.ca_file), ("server_name", upstream.server_name)):
+        if value and not is_tls:
+            yield Warned(f"upstream.{key}", "has no effect: upstream.url is not https")
+    if server.heartbeat_before_first_byte and not server.heartbeat_s:
+        text = "has no effect: server.heartbeat_s is 0"
+        yield Warned("server.heartbeat_before_first_byte", text)
+    if "*" in server.cors_origins and len(server.cors_origins) > 1:
+        yield Warned("server.cors_origins", 'has "*", so the others have no effect')
+    for key, text in patterns.doubtful(settings.lifecycle.clients):
+        yield Warned(key, text)
+
+
+def _open(settings: "Settings") -> Warned:
+    where, cure = settings.server.listen, "set server.api_keys, or listen on 127.0.0.1"
+    if settings.upstream.api_key:
+        text = f"anyone who reaches {where} can use your upstream.api_key, at your cost; {cure}"
+        return Warned("server.listen", text, is_serious=True)
+    text = f"other machines can reach {where} and use the upstream without a key; {cure}"
+    return Warned("server.listen", text)
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+def _listen(listen: str) -> Found:
+    host, colon, port = listen.rpartition(":")
+    is_number = bool(re.fullmatch("[0-9]{1,9}", port))
+    if listen.startswith("unix:/"):
+        return
+    if colon and is_number and int(port) <= _MAX_PORT and _is_host(host):
+        return
+    cure = ""
+    if is_number and not host:
+        cure = f"; write 127.0.0.1:{port}, or 0.0.0.0:{port} for other machines too"
+    elif is_number and int(port) > _MAX_PORT:
+        cure = f"; the highest port is {_MAX_PORT}"
+    elif "://" in listen:
+        cure = f"; leave out {listen.partition('://')[0]}://"
+    what = "HOST:PORT, such as 127.0.0.1:8787 (port 0 picks a free one), nor unix:/PATH"
+    yield "server.listen", f"{quoted(listen)} is not {what}{cure}"
+
+
+def _is_host(host: str) -> bool:
+    name = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+    if ":" not in name:
+        return bool(name) and not re.search(r"[\s/\[\]@?#]", name)
+    with suppress(ValueError):
+        return bool(ipaddress.IPv6Address(name))
+    return False
+
+
+def _upstream(text: str) -> Found:
+    if not text.startswith("unix:/"):
+        try:
+            url = urlsplit(text)
+            good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            url, good = SplitResult("", "", "", "", ""), False
+        extra = url.query or url.fragment or url.username is not None
+        if not good or extra or not text.isprintable() or " " in text:
+            yield "upstream.url", _no_url(text, url)
+            return
+    if _ENDPOINT.search(text):
+        base = _ENDPOINT.sub("", text)
+        yield "upstream.url", f"{quoted(text)} is one endpoint; write its base URL, {quoted(base)}"
+
+
+def _no_url(text: str, url: SplitResult) -> str:
+    cure = ""
+    if url.username is not None:
+        cure = "; a key belongs into upstream.api_key"
+    elif url.query or url.fragment:
+        cure = "; leave out what follows after ? or #"
+        text = re.split("[?#]", text)[0]  # keys are there, too
+    elif re.fullmatch(r"[\w.-]+(:\d+)?(/\S*)?", text):
+        cure = f"; write {quoted(f'http://{text}')}"
+    what = "a base URL, such as http://127.0.0.1:11434/v1, nor unix:/PATH"
+    return f"{quoted(text)} is not {what} (no query, no user name){cure}"
+
+
+# --- keys, certificates, recordings -------------------------------------------------------------
+
+
+def _keys(settings: "Settings") -> Found:
+    given = [("upstream.api_key", settings.upstream.api_key)]
+    given += [("server.api_keys", key) for key in settings.server.api_keys]
+    for key, text in given:
+        if found := _VARIABLE.fullmatch(text):
+            yield key, f'would be used as it stands; to read a variable, write "env:{found[1]}"'
+    if "" in settings.server.api_keys:
+        yield "server.api_keys", "a key must not be empty"
+
+
+def _tls(settings: "Settings") -> Found:
+    """Whether the files can be used. They are read again where they are."""
+    server, upstream = settings.server, settings.upstream
+    if server.tls_cert:
+        try:
+            server_context(server)
+        except (OSError, ssl.SSLError) as error:
+            yield "server.tls_cert", _unusable(error, server.tls_cert, server.tls_key)
+    elif server.tls_key:
+        yield "server.tls_key", "has no certificate; set server.tls_cert, too"
+    if upstream.ca_file:
+        try:
+            ssl.create_default_context(cafile=upstream.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            yield "upstream.ca_file", _unusable(error, upstream.ca_file)
+
+
+def server_context(server: "Server") -> ssl.SSLContext | None:
+    """TLS towards clients; None where no certificate is configured.
+
+    Raises:
+        OSError: the certificate or the key cannot be read, or do not belong together.
+    """
+    if not server.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(server.tls_cert, server.tls_key or None)
+    return context
+
+
+def _unusable(error: Exception, *files: str) -> str:
+    """Which file, and why. OpenSSL names neither."""
+    for file in filter(None, files):
+        try:
+            Path(file).read_bytes()
+        except OSError as problem:
+            return f"cannot be used: {file}: {problem.strerror or problem}"
+    reason = str(getattr(error, "reason", None) or error)
+    why = next((text for word, text in _TLS.items() if word in reason), reason)
+    return f"cannot be used: {', '.join(filter(None, files))}: {why}"
+
+
+def _recording(own: "Recording", workers: int) -> Found:
+    if own.mode != "off" and own.path.endswith(CASSETTES) and workers > 1:
+        cure = "name a folder, or set workers to 1"
+        yield "recording.path", f"{quoted(own.path)} is one file, for {workers} workers; {cure}"
+    for number, pattern in enumerate(own.redact_patterns):
+        try:
+            re.compile(pattern.encode())
+        except (re.error, OverflowError, RecursionError) as error:
+            key = f"recording.redact_patterns[{number}]"
+            yield key, f"not a valid regular expression: {error}"
+    yield from patterns.header_names(own.redact_headers, "recording.redact_headers")

@@ -1,0 +1,265 @@
+"""Settings from a TOML file, the environment and flags, each checked before anything starts.
+
+Flags beat the environment, which beats the file, which beats the defaults. All that is wrong is
+refused at once, each mistake with the place it came from, the key and what would be right.
+"""
+
+import os
+import ssl
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lifecycle_proxy.config import checks
+from lifecycle_proxy.config.names import ENV_PREFIX
+from lifecycle_proxy.config.reading import Note
+from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
+from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.faults.rules import FaultSettings
+
+__all__ = ("ENV_PREFIX", "ConfigError", "Loaded", "Problem", "Settings", "load", "read")
+
+Mode = typing.Literal["off", "record", "once", "new_episodes", "replay"]
+Merge = bool | typing.Literal["auto"]
+Seconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+Check = Callable[["Settings"], Iterator[tuple[str, str]]]  # keys and what is wrong with them
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Towards clients."""
+
+    listen: str = "127.0.0.1:8787"
+    workers: Annotated[int, Meta(ge=1, le=1024)] = 1
+    drain_timeout_s: Seconds = 30
+    heartbeat_s: Seconds = 15
+    heartbeat_before_first_byte: bool = False
+    cors_origins: list[str] = []
+    api_keys: list[str] = []
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
+    tls_cert: str = ""
+    tls_key: str = ""
+    log_format: typing.Literal["auto", "text", "json"] = "auto"
+    access_log: bool = True
+
+
+class Upstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Towards the backend."""
+
+    url: str = "http://127.0.0.1:11434/v1"
+    connect_timeout_s: Seconds = 10
+    first_byte_timeout_s: Seconds = 600
+    stall_timeout_s: Seconds = 300
+    max_connections: Count = 0
+    retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    websocket_idle_s: Seconds = 0
+    verify_tls: bool = True
+    ca_file: str = ""
+    server_name: str = ""
+    use_proxy_env: bool = False
+    api_key: str = ""
+
+
+class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[lifecycle.clients]]`` table: which dialect a client gets."""
+
+    header: str
+    dialect: str
+    match: str = "*"
+
+
+class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is told of tool calls, and how."""
+
+    span: Span = "call"
+    registry_ttl_s: Seconds = 900
+    dialect: str = "chunk"
+    builtin_clients: bool = True
+    native: typing.Literal["translate", "pass"] = "translate"
+    internal_prefix: str = "_"
+    label_max: Count = 120
+    redact: bool = True
+    result_preview: Count = 0
+    infer_completion: bool = False
+    merge_rounds: Merge = "auto"
+    max_event_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
+    emoji: dict[str, str] = {}
+    clients: list[ClientRule] = []
+
+
+class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of the traffic, and where."""
+
+    mode: Mode = "off"
+    path: str = "recordings"
+    compress: bool = False
+    max_file_bytes: Count = 100 << 20
+    speed: Annotated[float, Meta(ge=0)] = 1
+    redact_headers: list[str] = []
+    redact_patterns: list[str] = []
+    redact_paths: list[str] = []
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything, checked.
+
+    All times are in seconds, fractions allowed; 0 turns a limit off.
+    """
+
+    server: Server = Server()
+    upstream: Upstream = Upstream()
+    lifecycle: Lifecycle = Lifecycle()
+    recording: Recording = Recording()
+    faults: FaultSettings = FaultSettings()
+
+    @property
+    def listen_socket(self) -> str | None:
+        """The path of a unix socket to listen on, if that is asked for."""
+        return self.server.listen[5:] if self.server.listen.startswith("unix:") else None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.server.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def upstream_socket(self) -> str | None:
+        """The path of the upstream's unix socket (``unix:/run/x.sock`` or ``...sock:/base``)."""
+        if not self.upstream.url.startswith("unix:"):
+            return None
+        return self.upstream.url[5:].partition(":")[0]
+
+    @property
+    def upstream_base(self) -> str:
+        """The upstream as an OpenAI SDK is given it, without a slash at the end."""
+        if self.upstream_socket is not None:
+            path = self.upstream.url[5:].partition(":")[2]
+        else:
+            path = urlsplit(self.upstream.url).path
+        return f"{self.upstream_origin}{path.rstrip('/') or '/v1'}"
+
+    @property
+    def upstream_origin(self) -> str:
+        if self.upstream_socket is not None:
+            return "http://localhost"
+        url = urlsplit(self.upstream.url)
+        return f"{url.scheme}://{url.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where they come from.
+
+    Attributes:
+        file: the file, if there is one.
+        variables: the environment variables that set something, in order.
+        flags: the flags that do.
+    """
+
+    settings: Settings
+    file: Path | None
+    variables: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        file: a TOML file.
+        environ: the environment; ``LIFECYCLE_PROXY_<TABLE>__<KEY>``.
+        flags: values by dotted key, such as ``server.listen``; None is not given.
+
+    Raises:
+        ConfigError: a key, type or value is wrong, or the file cannot be read.
+    """
+    return read(file, environ=environ, flags=flags).settings
+
+
+def read(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    also: Sequence[Check] = (),
+) -> Loaded:
+    """As ``load``, with where the settings come from.
+
+    Args:
+        also: more checks, where the addresses are right.
+    """
+    environ = os.environ if environ is None else environ
+    sources = Sources(Settings)
+    if file is not None:
+        sources.read_file(file)
+    sources.read_environment(environ)
+    sources.read_flags(flags or {})
+    settings = _finished(sources, environ, also)
+    return Loaded(settings, file, tuple(sources.variables), tuple(sources.flags))
+
+
+def read_faults(file: Path) -> FaultSettings:
+    """``[faults]`` of a file. The other tables are not looked at.
+
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    sources = Sources(Settings)
+    sources.read_file(file, only="faults")
+    return _finished(sources, {}).faults
+
+
+def _finished(sources: Sources, environ: Mapping[str, str], also: Sequence[Check] = ()) -> Settings:
+    """The settings, with ``env:NAME`` replaced by what that variable holds.
+
+    Raises:
+        ConfigError: anything was wrong.
+    """
+    settings = Settings(**sources.tree)
+    for check in (checks.problems, *also):
+        if check is checks.problems or not sources.has_problem("server.listen", "upstream.url"):
+            for key, text in check(settings):
+                sources.note(key, text)
+    settings = _with_secrets(settings, environ, sources.note)
+    sources.check()
+    return settings
+
+
+def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) -> Settings:
+    def secret(text: str, key: str) -> str:
+        if not text.startswith("env:"):
+            return text
+        value = environ.get(text[4:], "")
+        if not value:
+            note(key, f"the environment variable {text[4:]} is not set, or is empty")
+        return value
+
+    replace = msgspec.structs.replace
+    keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
+    api_key = secret(settings.upstream.api_key, "upstream.api_key")
+    return replace(
+        settings,
+        server=replace(settings.server, api_keys=keys),
+        upstream=replace(settings.upstream, api_key=api_key),
+    )
+
+
+def server_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS towards clients; None where no certificate is configured.
+
+    Raises:
+        OSError: the certificate or the key cannot be read, or do not belong together.
+    """
+    return checks.server_context(settings.server)

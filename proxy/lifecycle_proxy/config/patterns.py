@@ -1,0 +1,107 @@
+"""Settings that are compared with what clients send: those that can never match are refused."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from lifecycle_proxy.config.plain import hint, quoted
+from lifecycle_proxy.core.dialects import DIALECTS
+
+if TYPE_CHECKING:
+    from lifecycle_proxy.config.model import ClientRule
+
+Found = Iterator[tuple[str, str]]  # keys and texts
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_REGULAR: Final = re.compile(r"^\^|\$$|\\[.dws]|\.\*\?|\(\?")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def origins(given: Sequence[str]) -> Found:
+    """Origins that no browser sends (HTML standard, 7.1.1)."""
+    for number, text in enumerate(given):
+        if text not in ("*", "null") and (why := _no_origin(text)):
+            yield f"server.cors_origins[{number}]", f"{quoted(text)} can never match: {why}"
+
+
+def _no_origin(text: str) -> str:
+    """Why, or "" for one that a browser may send."""
+    example = "it is not an origin, such as https://chat.example"
+    if "*" in text:
+        return 'write exact origins, or "*" alone for all'
+    try:
+        url = urlsplit(text.strip())
+        host, port = (url.hostname or "").encode("idna").decode(), url.port
+    except ValueError:  # UnicodeError, too
+        return example
+    if "://" not in text:
+        right = quoted(f"https://{text.strip()}")
+        return f"an origin begins with its scheme; write {right}" if text.strip() else example
+    if not host or re.search(r"[\s,]", host):
+        return example
+    where = f"[{host}]" if ":" in host else host
+    has_port = port is not None and port != _PORTS.get(url.scheme)
+    right = f"{url.scheme}://{where}{f':{port}' if has_port else ''}"
+    return "" if text.rstrip("/") == right else f"browsers send {quoted(right)}"
+
+
+def header_names(given: Sequence[str], key: str) -> Found:
+    """Names that no header can have."""
+    for number, name in enumerate(given):
+        if problem := _no_header(name):
+            yield f"{key}[{number}]", problem
+
+
+def dialect(name: str, key: str) -> Found:
+    """Names of dialects that there are not."""
+    if name not in DIALECTS:
+        yield key, f"unknown dialect {quoted(name)} ({hint(name, list(DIALECTS))})"
+
+
+def rule(given: "ClientRule", key: str) -> Found:
+    """A client rule with an unknown dialect, or that no request can match."""
+    yield from dialect(given.dialect, f"{key}.dialect")
+    if problem := _no_header(given.header):
+        yield f"{key}.header", problem
+    elif given.header.lower() == "x-lifecycle-events":
+        why = "a request with this header names its dialect itself"
+        yield f"{key}.header", f"{quoted(given.header)} can never match: {why}"
+    if why := _no_pattern(given.match):
+        yield f"{key}.match", f"{quoted(given.match)} can never match: {why}"
+
+
+def doubtful(rules: "Sequence[ClientRule]") -> Found:
+    """Rules that do not do what they seem to."""
+    seen: dict[str, dict[str, int]] = {}
+    for number, one in enumerate(rules):
+        before, match = seen.setdefault(one.header.lower(), {}), one.match.lower()
+        first, key = before.get("*", before.get(match)), f"lifecycle.clients[{number}]"
+        if first is not None:
+            earlier = f"lifecycle.clients[{first}]"
+            yield key, f"never used: {earlier} matches the same requests, and comes first"
+        elif _REGULAR.search(match):
+            what = "a shell pattern: * is any text, ? one character, . a dot"
+            yield f"{key}.match", f"{quoted(one.match)} is read as {what}"
+        before.setdefault(match, number)
+
+
+def _no_header(name: str) -> str:
+    if _TOKEN.fullmatch(name):
+        return ""
+    bare = name.strip().rstrip(":").strip().lower()
+    cure = f"write {quoted(bare)}" if _TOKEN.fullmatch(bare) else "write one such as user-agent"
+    return f"{quoted(name)} can never match: it is not the name of a header; {cure}"
+
+
+def _no_pattern(match: str) -> str:
+    if not match:
+        return 'it is empty; leave it out, or write "*", to match any value'
+    if match != match.strip():
+        return "the value of a header has no spaces around it; leave them out"
+    if not match.isprintable():
+        return "the value of a header has no control characters"
+    if "(?!)" in fnmatch.translate(match) and "(?!)" not in match:
+        return "its brackets match no character; write a range as [a-z]"
+    return ""

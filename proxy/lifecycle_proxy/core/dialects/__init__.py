@@ -1,0 +1,86 @@
+"""Client vocabularies: one ``Dialect`` each, chosen by name.
+
+A dialect says how lifecycle events are written, in each of the three APIs, and what else its
+clients need. Which client gets which is decided in ``handlers.dialect_selection``; why each form is
+as it is, in ``docs/dialects.md``.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from lifecycle_proxy.core.dialects.bare import bare
+from lifecycle_proxy.core.dialects.chunk import chunk, plain
+from lifecycle_proxy.core.dialects.comment import comment
+from lifecycle_proxy.core.dialects.openwebui import openwebui, openwebui_status
+from lifecycle_proxy.core.dialects.quote import Quote
+from lifecycle_proxy.core.dialects.reasoning import Reasoning
+from lifecycle_proxy.core.dialects.typed import messages, responses, responses_plain
+from lifecycle_proxy.core.dialects.writer import Encoder, Writer, Writing, each
+from lifecycle_proxy.core.events import Envelope, LifecycleEvent
+
+__all__ = ("DIALECTS", "Dialect", "Encoder", "ExchangeEncoder", "Writer", "each")
+
+
+_RESPONSES: Final = each(responses)
+_MESSAGES: Final = each(messages)
+
+
+def nothing(event: LifecycleEvent, envelope: Envelope) -> bytes:
+    """No frame."""
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one kind of client gets. Further needs of a client are traits, never its name.
+
+    Attributes:
+        name: as in ``X-Lifecycle-Events``.
+        chat: makes the writer of a chat completions stream.
+        responses: that of a Responses stream.
+        messages: that of a Messages stream.
+        is_silent: nothing is ever added.
+        keeps_native: lifecycle events of the upstream's own pass as they are.
+        merges_rounds: its clients run every call that they see, so they are shown only calls of
+            tools that they can run, and several answers in one stream look like one
+            (``lifecycle.merge_rounds``).
+        ends_after_error: its clients throw a broken response away, error frame included. Theirs
+            ends as HTTP wants it, without ``[DONE]``.
+        drops_native: they are taken out, whatever ``lifecycle.native`` says.
+        names_typed: its frames have an ``event:`` line in Responses streams.
+    """
+
+    name: str
+    chat: Writing
+    responses: Writing = _RESPONSES
+    messages: Writing = _MESSAGES
+    is_silent: bool = False
+    keeps_native: bool = False
+    merges_rounds: bool = False
+    ends_after_error: bool = False
+    drops_native: bool = False
+    names_typed: bool = True
+
+    def writer(self, api: str) -> Writer:
+        """The writer for one stream of this API: ``responses``, ``messages``, else chat."""
+        return {"responses": self.responses, "messages": self.messages}.get(api, self.chat)()
+
+
+def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:
+    """A dialect that writes the same in every API."""
+    return Dialect(name, each(encode), each(encode), each(encode), names_typed=False, **traits)
+
+
+_ALL: Final = (
+    Dialect("chunk", each(chunk)),
+    Dialect("plain", each(plain), each(responses_plain), names_typed=False),
+    _alike("bare", bare, keeps_native=True),
+    Dialect("openwebui", each(openwebui), merges_rounds=True, ends_after_error=True),
+    Dialect("openwebui-status", each(openwebui_status), merges_rounds=True, ends_after_error=True),
+    Dialect("quote", Quote),
+    Dialect("reasoning", Reasoning),
+    _alike("comment", comment),
+    _alike("strip", nothing, is_silent=True, drops_native=True),
+    _alike("off", nothing, is_silent=True, keeps_native=True),
+)
+DIALECTS: Final[dict[str, Dialect]] = {dialect.name: dialect for dialect in _ALL}

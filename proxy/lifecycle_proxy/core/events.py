@@ -1,0 +1,292 @@
+"""The vocabulary: what an observer saw (observations) and what a client is told (lifecycle events).
+
+An observer turns one upstream event into observations. The lifecycle turns observations into
+``ToolRunning`` and ``ToolCompleted``. A dialect turns those into bytes. Nothing else passes between
+the three.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from lifecycle_proxy.core.arguments import Arguments
+
+
+class Outcome(enum.Enum):
+    """How a tool call ended, as honestly as the stream lets us know."""
+
+    OK = "ok"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CUT = "cut"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_error(self) -> bool:
+        return self in (Outcome.FAILED, Outcome.CANCELLED, Outcome.CUT)
+
+
+# --- observations -------------------------------------------------------------------------------
+# ``before`` says where the lifecycle events that follow from an observation stand: in front of the
+# upstream event that was observed (clients stop reading at an error or at [DONE]), or behind it.
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call. ``key`` tells the calls of one stream apart; ``id`` need not.
+
+    Attributes:
+        settled: no more of its identity will come; without an id there will never be one.
+        hosted: it runs behind the upstream; nobody asks the client to run it.
+        reused: its place in the stream was an earlier call's, so that one is written.
+    """
+
+    key: int
+    choice: int
+    id: str | None
+    name: str | None
+    arguments: Arguments
+    settled: bool = False
+    hosted: bool = False
+    reused: bool = False
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallWritten:
+    """One call is written, whatever the others do: APIs that end each call by itself.
+
+    Attributes:
+        reason: the upstream's word for the end.
+    """
+
+    key: int
+    reason: str = "completed"
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """The end of one call, seen in the stream: mostly its result, the tool ran upstream.
+
+    Attributes:
+        reason: why it ended, where that is no result.
+        before: its place, as of all observations. A call that was written is over by now.
+    """
+
+    key: int
+    outcome: Outcome = Outcome.OK
+    output: str | None = None
+    reason: str | None = None
+    before: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CallResumed:
+    """More arguments of a call behind a finish that cut them: there was no finish."""
+
+    key: int
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownResult:
+    """A result of a call that was never announced."""
+
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class NativeProgress:
+    """The upstream's own lifecycle event. It stands in the place of the original."""
+
+    id: str
+    tool: str
+    label: str | None
+    emoji: str | None
+    outcome: Outcome | None  # None: running
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFinishing:
+    """A choice's ``finish_reason`` comes: no more arguments do."""
+
+    choice: int
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFinished:
+    """A choice has its ``finish_reason``. Its calls are written; what runs them may still run."""
+
+    choice: int
+    reason: str
+    before: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Substance:
+    """Something that is no usage, comment or ping: what was finished before it is over."""
+
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The model goes on with words, or thoughts: the calls before them are written."""
+
+    choice: int
+    before: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The end of all calls that are open. Another answer may follow in the same stream.
+
+    Attributes:
+        reason: None at a proper end.
+        beats_finish: what was finished, but not yet told, ends for this reason too.
+        is_last: nothing follows that a client would read: ``[DONE]``.
+    """
+
+    reason: str | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    beats_finish: bool = False
+    is_last: bool = False
+    before: ClassVar[bool] = True
+
+
+Observation = (
+    CallDelta
+    | CallWritten
+    | CallResult
+    | CallResumed
+    | UnknownResult
+    | NativeProgress
+    | ChoiceFinishing
+    | ChoiceFinished
+    | Substance
+    | Text
+    | StreamEnded
+)
+
+SUBSTANCE: Final = Substance()
+NOTHING: Final[tuple[Observation, ...]] = ()
+JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)
+JUST_TEXT: Final[tuple[Observation, ...]] = (Text(0),)
+DONE: Final[tuple[Observation, ...]] = (StreamEnded(is_last=True),)
+ANSWERED: Final[tuple[Observation, ...]] = (StreamEnded(),)
+UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_finish=True)
+
+
+# --- lifecycle events ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRunning:
+    """A tool call has begun.
+
+    Attributes:
+        hosted: it runs behind the upstream; nobody asks the client to run it.
+        repeat: how often its id was told before in this choice: ids may come again.
+        arguments: JSON, redacted; "" where they are not known by then, or not wanted.
+    """
+
+    id: str
+    choice: int
+    tool: str
+    label: str
+    emoji: str
+    hosted: bool = False
+    repeat: int = 0
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCompleted:
+    """A tool call is over, whatever its outcome.
+
+    Attributes:
+        reason: why it ended, where that is not the ordinary end: a ``finish_reason`` such as
+            ``length``, or ``upstream_error``, ``upstream_eof``, ``client_disconnected``, ...
+        duration_ms: from running to completed, in milliseconds.
+        output: the tool's result, where the stream held it.
+        hosted: as it was announced.
+        repeat: as it was announced.
+    """
+
+    id: str
+    choice: int
+    tool: str
+    label: str
+    emoji: str
+    outcome: Outcome
+    duration_ms: int
+    reason: str | None = None
+    output: str | None = None
+    hosted: bool = False
+    repeat: int = 0
+
+
+LifecycleEvent = ToolRunning | ToolCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A call that the client runs now: its result comes with a later request.
+
+    Attributes:
+        told: how it was announced.
+        started: when, in seconds on the clock that the lifecycle was fed with.
+        content: a ``followup.fingerprint``, for clients that rewrite ids.
+    """
+
+    told: ToolRunning
+    started: float
+    content: str = ""
+
+    def completed(
+        self, now: float, *, outcome: Outcome = Outcome.UNKNOWN, reason: str | None = None
+    ) -> ToolCompleted:
+        """The end of it."""
+        told = self.told
+        duration_ms = round((now - self.started) * 1000)
+        return ToolCompleted(
+            told.id,
+            told.choice,
+            told.tool,
+            told.label,
+            told.emoji,
+            outcome,
+            duration_ms,
+            reason,
+            repeat=told.repeat,
+        )
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What a frame of ours copies from the upstream's chunks.
+
+    Attributes:
+        created: Unix time in seconds.
+        system_fingerprint: None where the upstream sends none.
+        sequence_number: of the latest event of a Responses stream.
+    """
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    sequence_number: int = 0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What an observer and the lifecycle passed over in one stream."""
+
+    undecodable: int = 0  # data that is no JSON
+    dropped: int = 0  # results of unknown ids, second results, repeated events
+    observer_failures: int = 0
+    failure: BaseException | None = field(default=None, repr=False)

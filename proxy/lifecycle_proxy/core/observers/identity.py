@@ -1,0 +1,277 @@
+"""Which call does a delta belong to?
+
+Neither ``index`` nor ``id`` alone is an identity on the wire of real backends: Ollama numbers every
+call 0, LM Studio sends a fresh id with every delta, Mistral sends no index, vLLM no id. The eight
+rules below are tried in order, per choice; each names a backend that needs it.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lifecycle_proxy.core.arguments import Arguments
+
+# A label, not a position. Calls that come under a key of their own have slots of their own.
+Index = int | str | tuple[str, int]
+
+
+class Delta(NamedTuple):
+    """What a delta says of its call. Absent parts (null, "", "null", no such key) are None."""
+
+    slot: Index | None
+    id: str | None
+    name: str | None
+    arguments: str
+    chunk_id: str | None
+    whole: bool = False  # of a message that sums up what was streamed
+    is_free_form: bool = False  # the arguments are a text of any kind
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One tool call, as the observer tells them apart."""
+
+    key: int
+    choice: int
+    chunk_id: str | None
+    id: str | None = None
+    name: str | None = None
+    arguments: Arguments = field(default_factory=Arguments)
+    finished: bool = False  # its choice has had a finish_reason
+    answered: bool = False  # its result was in the stream
+    reused: bool = False  # its slot was an earlier call's
+    shares_id: bool = False  # its id is that of another call that is open, too
+    ends: "Call | None" = None  # that other call, if it is written by now
+    resumed: bool = False  # its arguments go on behind a finish
+
+    @property
+    def over(self) -> bool:
+        return self.finished or self.answered
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a finish came in the middle of its arguments. They may go on all the same."""
+        return self.finished and not self.answered and self.arguments.unfinished
+
+
+class Echo(NamedTuple):
+    """A head under a known id and name, in a place of its own.
+
+    It may be the known call again (LocalAI), or another one (gateways that give all calls of an
+    answer one id). Its arguments tell, once they are whole.
+    """
+
+    call: Call
+    arguments: Arguments
+
+
+@dataclass(slots=True)
+class Choice:
+    """The calls of one choice."""
+
+    index: int
+    by_id: dict[str, Call] = field(default_factory=dict)
+    twins: dict[str, deque[Call]] = field(default_factory=dict)  # more calls of an id
+    slots: dict[Index, Call] = field(default_factory=dict)
+    echoes: dict[Index, Echo] = field(default_factory=dict)
+    touched: Call | None = None
+    calls: list[Call] = field(default_factory=list)  # since the last finish
+
+
+def maybe_id(chunk: object) -> str | None:
+    """The id of a chunk."""
+    chunk_id = chunk.get("id") if isinstance(chunk, dict) else None
+    return chunk_id if isinstance(chunk_id, str) else None
+
+
+class Identities:
+    """The calls of one stream."""
+
+    def __init__(self) -> None:
+        self.choices: dict[int, Choice] = {}
+        self._keys = 0
+        self.version = 0  # changes whenever a delta might belong to another call than before
+
+    def choice(self, index: int) -> Choice:
+        found = self.choices.get(index)
+        if found is None:
+            found = self.choices[index] = Choice(index)
+        return found
+
+    def find(self, call_id: str) -> Call | None:
+        """The call of an id, whatever its choice."""
+        for choice in self.choices.values():
+            if call := choice.by_id.get(call_id):
+                if call.answered and (twins := choice.twins.get(call_id)):
+                    call = choice.by_id[call_id] = twins.popleft()
+                return call
+        return None
+
+    def finish(self, index: int) -> None:
+        """Rule 8: after a choice's finish_reason its slots are free again."""
+        self.version += 1
+        choice = self.choice(index)
+        for call in choice.calls:
+            call.finished = True
+        choice.calls.clear()
+        for echo in choice.echoes.values():
+            if not echo.call.arguments:  # all that came of them came in the other place
+                echo.call.arguments.append(str(echo.arguments))
+        choice.echoes.clear()
+
+    def restart(self, choice: Choice) -> list[Call]:
+        """The choice's answer begins anew: the calls that broke off."""
+        self.version += 1
+        broken = [call for call in choice.calls if not call.arguments.complete]
+        for call in broken:
+            call.answered = True
+        choice.calls = [call for call in choice.calls if not call.answered]
+        choice.echoes.clear()
+        return broken
+
+    def resolve(self, choice: Choice, delta: Delta) -> Call | None:
+        """The call that a delta belongs to, new or known; None where there is nothing to show."""
+        echo = self._maybe_echo(choice, delta)
+        if echo is not None:
+            choice.touched = self._echoed(choice, echo, delta)
+            return choice.touched
+        find = self._by_place if delta.id is None else self._by_id
+        call = find(choice, delta)
+        if call is None:
+            return None
+        choice.touched = call
+        if delta.id is not None and call.id is None and not call.over:
+            call.id = delta.id
+            choice.by_id[delta.id] = call
+        call.name = call.name or delta.name
+        call.arguments.is_free_form |= delta.is_free_form
+        if delta.whole and call.arguments:
+            return call
+        if call.is_cut and delta.arguments:
+            call.finished, call.resumed = False, True
+            choice.calls.append(call)
+        if not call.over:
+            call.arguments.take(delta.arguments)
+        return call
+
+    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> Call:
+        """A new call, in its slot if it has one."""
+        self.version += 1
+        self._keys += 1
+        call = Call(self._keys, choice.index, chunk_id)
+        choice.calls.append(call)
+        if index is not None:
+            call.reused = index in choice.slots
+            choice.slots[index] = call
+        return call
+
+    def _maybe_echo(self, choice: Choice, delta: Delta) -> Echo | None:
+        slot = delta.slot
+        if slot is None or ((place := choice.slots.get(slot)) and not place.over):
+            return None
+        echo = choice.echoes.get(slot)
+        known = choice.by_id.get(delta.id or "")
+        if echo is not None and (delta.id is None or known is echo.call):
+            return echo
+        if known is None or known.over or delta.name is None or delta.name != known.name:
+            return None
+        echo = choice.echoes[slot] = Echo(known, Arguments(is_free_form=delta.is_free_form))
+        return echo
+
+    def _echoed(self, choice: Choice, echo: Echo, delta: Delta) -> Call:
+        """The known call, or another one as soon as that is certain."""
+        known, own = echo.call.arguments, echo.arguments
+        own.take(delta.arguments)
+        if not own.complete:
+            return echo.call
+        if not known:
+            known.append(str(own))
+        if not known.complete or str(own) == str(known):
+            return echo.call
+        call = self._twin(choice, echo.call, delta)
+        call.arguments.append(str(own))
+        return call
+
+    def _twin(self, choice: Choice, known: Call, delta: Delta) -> Call:
+        """Another call under the id of a call that is open."""
+        call = self.open(choice, delta.slot, delta.chunk_id)
+        call.id, call.name, call.shares_id = known.id, delta.name or known.name, True
+        call.ends = known if known.arguments.complete else None
+        assert known.id is not None
+        choice.twins.setdefault(known.id, deque()).append(call)
+        if delta.slot is not None:
+            choice.echoes.pop(delta.slot, None)
+        return call
+
+    def _known(self, choice: Choice, known: Call, delta: Delta) -> Call:
+        """Rule 2: the id is known, whatever the index says (LibreChat with Bedrock)."""
+        index, name = delta.slot, delta.name
+        place = None if index is None else choice.slots.get(index)
+        if place is not None and place.id == delta.id and not place.over:
+            known = place  # one of several under this id
+        if not name:
+            return known
+        # Rule 8: ids that restart every turn (Kimi K3) are a new call only in another chunk id, or
+        # after a result.
+        if known.answered or (known.finished and known.chunk_id != delta.chunk_id):
+            return self.open(choice, index, delta.chunk_id)
+        if known.name in (None, name):
+            return known
+        if known.over:
+            return self.open(choice, index, delta.chunk_id)
+        # Gateways that give all calls of an answer one id. But a piece of a name is none.
+        is_other = known.arguments.complete or (index is not None and place is not known)
+        return self._twin(choice, known, delta) if is_other else known
+
+    def _by_id(self, choice: Choice, delta: Delta) -> Call | None:
+        index, name, chunk_id = delta.slot, delta.name, delta.chunk_id
+        known = choice.by_id.get(delta.id or "")
+        if known is not None:
+            return self._known(choice, known, delta)
+        place = choice.touched if index is None else choice.slots.get(index)
+        if place is None or (place.over and not _goes_on(place, delta)):
+            return self.open(choice, index, chunk_id)  # rule 3: a free slot
+        if place.id is None:
+            # Rule 3: the late id of the waiting call, unless this is another one.
+            another = name and place.name and name != place.name
+            if another or (index is None and name and place.arguments.complete):
+                return self.open(choice, index, chunk_id)
+            return place
+        if name is None:
+            return place  # rule 4: LM Studio, Kimi for coding: a fresh id on every delta
+        if name == place.name and not place.arguments.complete:
+            return place  # rule 4, exception: mlx-openai-server repeats the name as well
+        return self.open(choice, index, chunk_id)  # rule 4: Ollama, Gemini: index 0 for all
+
+    def _by_place(self, choice: Choice, delta: Delta) -> Call | None:
+        index, name = delta.slot, delta.name
+        place = choice.touched if index is None else choice.slots.get(index)
+        if name is None:
+            # Rules 5, 6 and 7: the slot's call, else the one touched last (SGLang with MiniMax
+            # sends arguments at an index that never had a name).
+            place = place or choice.touched
+            if place is None and index is not None:
+                place = self.open(choice, index, delta.chunk_id)  # its identity may follow
+            return place
+        if place is None or (place.over and not _goes_on(place, delta)):
+            return self.open(choice, index, delta.chunk_id)
+        if place.name is None:
+            return place  # the name of the waiting call
+        unfinished = not place.arguments.complete
+        if name == place.name:
+            # vLLM with a named tool_choice repeats the name in every delta, the last one empty.
+            if index is not None:
+                same = unfinished or not delta.arguments
+            else:
+                same = unfinished and bool(place.arguments)
+        else:
+            # Rule 5. A piece of a name (Gemini via gateways) adds nothing.
+            same = unfinished and index is not None
+        return place if same else self.open(choice, index, delta.chunk_id)  # rules 5 and 6
+
+
+def _goes_on(place: Call, delta: Delta) -> bool:
+    """Whether a finish in the middle of a call's arguments was none (Gemini via LiteLLM)."""
+    begins = delta.name is not None and delta.arguments[:1] == "{"
+    same = delta.name in (None, place.name) and delta.chunk_id == place.chunk_id
+    return place.is_cut and same and not begins

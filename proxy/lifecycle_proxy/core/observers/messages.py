@@ -1,0 +1,286 @@
+"""Anthropic Messages streams: content blocks that are tool calls, and blocks that are results.
+
+The events are those of anthropic-sdk-python 2.11 (``types.RawMessageStreamEvent`` and its beta
+sister). ``tool_use`` is run by the client and over when its block is; ``server_tool_use`` and
+``mcp_tool_use`` run behind the upstream until a ``*_tool_result`` block names them. How a message
+ends is said once, by the ``stop_reason`` of ``message_delta``, behind the last block: a block that
+broke off is closed like any other, so incomplete arguments wait for that word.
+
+Bridges send several messages in one stream, with an end each or with none. Some send a message
+whole, as one event.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.events import (
+    ANSWERED,
+    JUST_SUBSTANCE,
+    JUST_TEXT,
+    NOTHING,
+    SUBSTANCE,
+    CallDelta,
+    CallResult,
+    CallWritten,
+    Counts,
+    Envelope,
+    Observation,
+    Outcome,
+    StreamEnded,
+    UnknownResult,
+)
+from lifecycle_proxy.core.finish import maybe_failure
+from lifecycle_proxy.core.observers.json import dumps
+from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.observers.typed import (
+    FAILED,
+    Json,
+    Retold,
+    Seen,
+    maybe_payload,
+    maybe_text,
+    read,
+    text_of,
+)
+
+_HOSTED: Final = {"tool_use": False, "server_tool_use": True, "mcp_tool_use": True}
+# What these words leave unfinished was never written to its end.
+_CUT: Final = {
+    "max_tokens": Outcome.CUT,
+    "model_context_window_exceeded": Outcome.CUT,
+    "refusal": Outcome.CANCELLED,
+}
+# The model has said its last word: nothing will answer a tool of the server any more. Behind others
+# (``pause_turn``) the next request may go on with it.
+_FINAL: Final = ("end_turn", "stop_sequence")
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call. ``place`` is the index of its block."""
+
+    key: int
+    kind: str
+    name: str | None
+    place: int | None
+    ids: tuple[str, ...]
+    hosted: bool
+    arguments: Retold = field(default_factory=Retold)
+    is_stopped: bool = False  # its block is
+    is_over: bool = False
+
+
+class MessagesObserver:
+    """Observes one Messages stream."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._message: Json = {}
+        self._keys = 0
+        self._blocks: dict[int | None, _Call] = {}  # by index, while they are written
+        self._by_id: dict[str, _Call] = {}
+        self._open: dict[int, _Call] = {}  # by key, until they are written or answered
+        self._told: list[_Call] = []
+
+    def skim(self, raw: bytes) -> bool:
+        """Whether the event is a piece of a block. It has been taken in then."""
+        payload = maybe_payload(raw)
+        if payload is None or payload.get("type") != "content_block_delta":
+            return False
+        self._piece(payload)
+        return True
+
+    def observe(self, event: sse.Event) -> Seen:
+        """What one event of the stream says."""
+        return read(event, self._counts, self._react)
+
+    def update(self, envelope: Envelope) -> None:
+        """Copy id and model of the message."""
+        envelope.id = maybe_text(self._message.get("id")) or envelope.id
+        envelope.model = maybe_text(self._message.get("model")) or envelope.model
+
+    def _react(self, kind: str, payload: Json) -> Seen:
+        reaction = self._REACTIONS.get(kind)
+        return JUST_SUBSTANCE if reaction is None else reaction(self, payload)
+
+    def _begin(self, payload: Json) -> Seen:
+        """A message begins. What the one before left unfinished broke off: a retry upstream."""
+        message = payload.get("message")
+        if isinstance(message, dict):
+            self._message = {key: message.get(key) for key in ("id", "model")}
+        self._blocks.clear()
+        for call in self._told:
+            call.place = EARLIER
+        self._told.clear()
+        broken = [c for c in self._open.values() if not (c.hosted or c.arguments.complete)]
+        for call in broken:
+            self._close(call)
+        seen = [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
+        return [*seen, SUBSTANCE] if seen else JUST_SUBSTANCE
+
+    def _end(self, payload: Json) -> Seen:
+        """A message is over. Another may follow, and begin with the same ids and indexes."""
+        for call in tuple(self._open.values()):
+            self._close(call)
+        self._blocks.clear()
+        return ANSWERED
+
+    def _whole(self, payload: Json) -> Seen:
+        """A message as one event: what was streamed of it adds nothing but its end."""
+        content = payload.get("content")
+        blocks = [
+            (place, block)
+            for place, block in enumerate(content if isinstance(content, list) else ())
+            if isinstance(block, dict) and isinstance(block.get("type"), str)
+        ]
+        calls = [(place, block) for place, block in blocks if block["type"] in _HOSTED]
+        known = match(self._told, [_item(place, block) for place, block in calls])
+        seen: list[Observation] = []
+        for (place, block), call in zip(calls, known, strict=True):
+            if call is None and not self._is_earlier(block):
+                seen += self._call(block, place, hosted=_HOSTED[block["type"]])
+            elif call is not None and not call.is_over:
+                call.arguments.whole(_input(block))
+        for _, block in blocks:
+            if block["type"].endswith("tool_result"):
+                seen += self._result(block)
+        reason = maybe_text(payload.get("stop_reason")) or "tool_use"
+        return [*seen, *self._finish({"delta": {"stop_reason": reason}})]
+
+    def _is_earlier(self, block: Json) -> bool:
+        """Whether a block belongs to an earlier message of the stream, by its id."""
+        call = self._by_id.get(maybe_text(block.get("id")) or "")
+        return call is not None and call.place == EARLIER
+
+    def _start(self, payload: Json) -> Seen:
+        block, index = payload.get("content_block"), _index(payload)
+        self._blocks.pop(index, None)
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not (isinstance(block, dict) and isinstance(kind, str)):
+            return JUST_SUBSTANCE
+        if kind in _HOSTED:
+            return self._call(block, index, hosted=_HOSTED[kind])
+        return self._result(block) if kind.endswith("tool_result") else JUST_SUBSTANCE
+
+    def _call(self, block: Json, index: int | None, *, hosted: bool) -> Seen:
+        call_id, name = maybe_text(block.get("id")), maybe_text(block.get("name"))
+        call = self._by_id.get(call_id or "")
+        shares_id = call is not None and _is_other(call, index, name)
+        if call is None or call.is_over or shares_id:  # ids may come again
+            self._keys += 1
+            ids = () if call_id is None else (call_id,)
+            call = _Call(self._keys, block["type"], name, index, ids, hosted)
+            self._open[call.key] = call
+            self._told.append(call)
+        self._blocks[index] = call
+        call.arguments.whole(_input(block))
+        if shares_id:
+            return (CallDelta(call.key, 0, None, name, call.arguments, True, call.hosted),)
+        if call_id is not None:
+            self._by_id[call_id] = call
+        return (CallDelta(call.key, 0, call_id, name, call.arguments, True, call.hosted),)
+
+    def _result(self, block: Json) -> Seen:
+        call = self._by_id.get(maybe_text(block.get("tool_use_id")) or "")
+        if call is None:
+            return (UnknownResult(),)
+        self._close(call)
+        content = block.get("content")
+        parts = content if isinstance(content, list) else [content]
+        failed = block.get("is_error") is True or any(map(_is_error, parts))
+        outcome = Outcome.FAILED if failed else Outcome.OK
+        output = text_of(content)
+        return (CallResult(call.key, outcome, output, before=not call.hosted),)
+
+    def _piece(self, payload: Json) -> Seen:
+        delta = payload.get("delta")
+        if not isinstance(delta, dict):
+            return JUST_SUBSTANCE
+        piece = delta.get("partial_json")
+        if isinstance(piece, str):
+            if call := self._blocks.get(_index(payload)):
+                call.arguments.piece(piece)
+            return NOTHING
+        return (
+            JUST_TEXT if delta.get("type") in ("text_delta", "thinking_delta") else JUST_SUBSTANCE
+        )
+
+    def _stop(self, payload: Json) -> Seen:
+        call = self._blocks.pop(_index(payload), None)
+        if call is None:
+            return NOTHING
+        call.is_stopped = True
+        if call.hosted or (call.arguments and not call.arguments.complete):
+            return NOTHING
+        self._close(call)
+        return (CallWritten(call.key),)
+
+    def _finish(self, payload: Json) -> Seen:
+        delta = payload.get("delta")
+        reason = delta.get("stop_reason") if isinstance(delta, dict) else None
+        if not (isinstance(reason, str) and reason):
+            return JUST_SUBSTANCE
+        if reason in _CUT:
+            return self._cut(StreamEnded(reason, _CUT[reason]))
+        if failure := maybe_failure(reason):
+            return self._cut(StreamEnded(failure[1], failure[0], beats_finish=True))
+        seen: list[Observation] = [SUBSTANCE]
+        for call in tuple(self._open.values()):
+            if not call.hosted:
+                self._close(call)
+                seen.append(CallWritten(call.key, reason))
+            elif reason in _FINAL:
+                self._close(call)
+                seen.append(CallResult(call.key, Outcome.FAILED))
+        return seen
+
+    def _cut(self, ended: StreamEnded) -> Seen:
+        for call in tuple(self._open.values()):
+            self._close(call)
+        return (ended,)
+
+    def _close(self, call: _Call) -> None:
+        call.is_over = True
+        self._open.pop(call.key, None)
+
+    _REACTIONS: ClassVar[dict[str, Callable[["MessagesObserver", Json], Seen]]] = {
+        "message_start": _begin,
+        "content_block_start": _start,
+        "content_block_delta": _piece,
+        "content_block_stop": _stop,
+        "message_delta": _finish,
+        "message_stop": _end,
+        "message": _whole,
+        "ping": lambda *_: NOTHING,
+        "error": lambda *_: FAILED,
+    }
+
+
+def _index(payload: Json) -> int | None:
+    index = payload.get("index")
+    return index if type(index) is int else None
+
+
+def _is_error(part: object) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind.endswith("_error")
+
+
+def _is_other(call: _Call, index: int | None, name: str | None) -> bool:
+    """Whether a block is another call than the open one that has its id (Kimi for coding)."""
+    if call.is_over or call.place == index:
+        return False
+    return call.is_stopped or call.arguments.complete or name not in (None, call.name)
+
+
+def _input(block: Json) -> str:
+    given = block.get("input")
+    return given if isinstance(given, str) else dumps(given) if given else ""
+
+
+def _item(place: int, block: Json) -> Item:
+    call_id = maybe_text(block.get("id"))
+    ids = () if call_id is None else (call_id,)
+    return Item(block["type"], maybe_text(block.get("name")), place, ids, _input(block))

@@ -1,0 +1,362 @@
+"""OpenAI Responses streams: every output item that is a tool call, whoever runs it.
+
+The events are those of openai-python 3.52 (``openai.types.responses``). A call is what
+``response.output_item.added`` and ``.done`` say of its item; the finer events only tell its
+arguments, or how it goes on. A call that the client can answer (``function_call`` and the like) is
+over when it is written. What runs behind the upstream is over when its result is known.
+
+Gateways forward several answers in one stream, each with its own end; ids and places may begin
+anew. The last event of an answer has all of its items once more; what was left out of the stream
+is found there.
+
+A new call does not end those written before it: agents announce all of a round's calls, then run
+them, and tell their outputs as items (Hermes Agent). Words, thoughts and other items do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.events import (
+    ANSWERED,
+    JUST_SUBSTANCE,
+    JUST_TEXT,
+    NOTHING,
+    CallDelta,
+    CallResult,
+    CallWritten,
+    Counts,
+    Envelope,
+    Observation,
+    Outcome,
+    StreamEnded,
+    UnknownResult,
+)
+from lifecycle_proxy.core.observers import items
+from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.observers.typed import (
+    FAILED,
+    Json,
+    Retold,
+    Seen,
+    maybe_payload,
+    maybe_text,
+    read,
+)
+
+_PIECES: Final = frozenset(
+    f"response.{part}.{event}"
+    for part in (
+        *("function_call_arguments", "mcp_call_arguments", "mcp_call.arguments"),
+        *("custom_tool_call_input", "code_interpreter_call_code", "shell_call_command"),
+    )
+    for event in ("delta", "done")
+)
+_PINGS: Final = frozenset(("ping", "keepalive"))
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call. ``place`` is its output index."""
+
+    key: int
+    kind: str
+    place: int | None
+    hosted: bool
+    call_id: str | None = None
+    item_id: str | None = None
+    name: str | None = None
+    shares_id: bool = False  # with a call that is open
+    is_told: bool = False  # its name, too
+    is_written: bool = False
+    is_answered: bool = False
+    arguments: Retold = field(default_factory=Retold)
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_written or self.is_answered
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.call_id, self.item_id) if name)
+
+
+class ResponsesObserver:
+    """Observes one Responses stream."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._sequence_number = 0  # the latest one
+        self._counts = counts
+        self._response: Json = {}
+        self._keys = 0
+        self._by_id: dict[str, _Call] = {}  # by call id and by item id
+        self._by_place: dict[int, _Call] = {}
+        self._told: list[_Call] = []
+        self._has_ended = False  # the latest answer
+
+    def skim(self, raw: bytes) -> bool:
+        """Whether the event is text, a piece of arguments or mere progress. It is taken in then."""
+        payload = maybe_payload(raw)
+        kind = payload.get("type") if payload is not None else None
+        if payload is None or type(kind) is not str or kind in self._REACTIONS:
+            return False
+        self._number(payload)
+        if kind in _PIECES:
+            self._piece(kind, payload)
+        return True
+
+    def observe(self, event: sse.Event) -> Seen:
+        """What one event of the stream says."""
+        return read(event, self._counts, self._react)
+
+    def update(self, envelope: Envelope) -> None:
+        """Copy id, time and model of the response."""
+        envelope.id = maybe_text(self._response.get("id")) or envelope.id
+        envelope.model = maybe_text(self._response.get("model")) or envelope.model
+        created = self._response.get("created_at")
+        if type(created) is int or (isinstance(created, float) and created.is_integer()):
+            envelope.created = int(created)  # a float in OpenAI's own types
+        envelope.sequence_number = self._sequence_number
+
+    def _react(self, kind: str, payload: Json) -> Seen:
+        self._number(payload)
+        if reaction := self._REACTIONS.get(kind):
+            return reaction(self, kind, payload)
+        if kind in _PIECES:
+            return self._piece(kind, payload)
+        if "_call" in kind or kind.endswith(".done") or kind in _PINGS:
+            return NOTHING
+        return JUST_TEXT if kind.endswith(".delta") else JUST_SUBSTANCE
+
+    def _number(self, payload: Json) -> None:
+        number = payload.get("sequence_number")
+        if type(number) is int:
+            self._sequence_number = number
+
+    def _state(self, kind: str, payload: Json) -> Seen:
+        """The response itself: that it lives, or how it ended."""
+        response = payload.get("response")
+        response = response if isinstance(response, dict) else {}
+        before = maybe_text(self._response.get("id"))
+        if response:
+            self._response = {key: response.get(key) for key in ("id", "model", "created_at")}
+        state = kind.rpartition(".")[2]
+        if state in ("completed", "done"):
+            # Servers that know one way to end only tell in the status how it really was.
+            status = response.get("status")
+            state = status if isinstance(status, str) and status in _ENDS else "completed"
+        if state == "created" and (self._has_ended or before not in (None, response.get("id"))):
+            return self._begin_anew() or JUST_SUBSTANCE
+        if state not in _ENDS:
+            return NOTHING
+        seen: Seen = NOTHING
+        if not self._has_ended and state in _WITH_OUTPUT:
+            seen = self._snapshot(response.get("output"))
+        self._has_ended = True
+        return [*seen, *_ENDS[state](response)] if seen else _ENDS[state](response)
+
+    def _begin_anew(self) -> Seen:
+        """Another answer begins. What the one before left unfinished broke off."""
+        broken = [c for c in self._told if not (c.is_over or c.hosted or c.arguments.complete)]
+        for call in self._told:
+            call.is_written, call.place = True, EARLIER
+        self._told.clear()
+        self._by_place.clear()
+        if self._has_ended:
+            broken.clear()  # they ended with it
+        self._has_ended = False
+        return [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
+
+    def _snapshot(self, output: object) -> Seen:
+        """The items of an answer, as its end has them."""
+        found = [
+            (place, item)
+            for place, item in enumerate(output if isinstance(output, list) else ())
+            if isinstance(item, dict) and isinstance(item.get("type"), str) and items.is_call(item)
+        ]
+        known = match(self._told, [_told_again(place, item) for place, item in found])
+        seen: list[Observation] = []
+        for (place, item), call in zip(found, known, strict=True):
+            if call is None and not self._is_earlier(item):
+                seen += self._tell(self._open(item, place), item, done=True)
+            elif call is not None and not call.is_over:
+                seen += self._tell(call, item, done=True)
+        return seen
+
+    def _is_earlier(self, item: Json) -> bool:
+        """Whether an item belongs to an earlier answer of the stream, by its ids."""
+        ids = (maybe_text(item.get(key)) or "" for key in ("call_id", "id"))
+        return any(call.place == EARLIER for name in ids if (call := self._by_id.get(name)))
+
+    def _item(self, kind: str, payload: Json) -> Seen:
+        item = payload.get("item")
+        done = kind.endswith(".done")
+        item_kind = item.get("type") if isinstance(item, dict) else None
+        if isinstance(item, dict) and isinstance(item_kind, str):
+            known = self._known(item, _place(payload), done=done)
+            if self._has_ended and not (done and known):
+                self._begin_anew()
+                known = None
+            if items.is_call(item) or known:
+                return self._call(known, item, _place(payload), done=done)
+            if item_kind.endswith("_output"):
+                return self._output(item, done=done)
+        return NOTHING if done else JUST_SUBSTANCE
+
+    def _call(self, call: _Call | None, item: Json, place: int | None, *, done: bool) -> Seen:
+        if call is not None and call.is_over:
+            return NOTHING  # told again
+        return self._tell(call or self._open(item, place), item, done=done)
+
+    def _open(self, item: Json, place: int | None) -> _Call:
+        """A new call. The id of one that is open stays with that one."""
+        self._keys += 1
+        call = _Call(self._keys, item["type"], place, items.is_hosted(item))
+        call.arguments.is_free_form = call.kind == "custom_tool_call"
+        namesake = self._by_id.get(maybe_text(item.get("call_id")) or "")
+        call.shares_id = namesake is not None and not namesake.is_over
+        self._told.append(call)
+        return call
+
+    def _tell(self, call: _Call, item: Json, *, done: bool) -> Seen:
+        """What an item says of its call."""
+        self._register(call, item)
+        call.arguments.whole(items.arguments(item))
+        seen: list[Observation] = []
+        if not call.is_told:
+            call.name = items.name(item)
+            call.is_told = call.name is not None
+            told_id = None if call.shares_id else call.call_id or call.item_id
+            arguments, hosted = call.arguments, call.hosted
+            seen.append(CallDelta(call.key, 0, told_id, call.name, arguments, True, hosted))
+        if done:
+            call.is_written = True
+            seen += _ending(call, item)
+        return seen
+
+    def _known(self, item: Json, place: int | None, *, done: bool) -> _Call | None:
+        """The call that an item belongs to.
+
+        GitHub Copilot gives an item another id in each event (vercel/ai#18548, litellm#30072); its
+        call id and its place stay. Where call ids are told, they tell calls apart, unless item id,
+        place and name agree. Ids may come again, in another place, once their call is over.
+        """
+        call_id, item_id = maybe_text(item.get("call_id")), maybe_text(item.get("id"))
+        call = self._by_id.get(call_id or "") or self._by_id.get(item_id or "")
+        if done and place is not None and (call is None or call.place != place):
+            there = self._by_place.get(place)
+            call = call if there is None or there.is_over else there
+        if call is None or call.kind != item["type"]:
+            return None
+        name = items.name(item)
+        if call_id and call.call_id and call_id != call.call_id:
+            return call if done and item_id == call.item_id and name == call.name else None
+        if call.place == place or None in (call.place, place):
+            return call
+        own = items.arguments(item)
+        is_other = call.arguments.complete and own not in ("", str(call.arguments))
+        return None if call.is_over or is_other or name not in (None, call.name) else call
+
+    def _register(self, call: _Call, item: Json) -> None:
+        call.call_id = call.call_id or maybe_text(item.get("call_id"))
+        call.item_id = call.item_id or maybe_text(item.get("id"))
+        for name in (None if call.shares_id else call.call_id, maybe_text(item.get("id"))):
+            if name:
+                self._by_id[name] = call
+        if call.place is not None:
+            self._by_place[call.place] = call
+
+    def _piece(self, kind: str, payload: Json) -> Seen:
+        call = self._by_id.get(maybe_text(payload.get("item_id")) or "")
+        if call is None and (place := _place(payload)) is not None:
+            call = self._by_place.get(place)
+        if call is None or call.is_over:
+            return NOTHING
+        if kind.endswith(".done"):
+            call.arguments.whole(items.arguments(payload))
+        elif isinstance(delta := payload.get("delta"), str):
+            call.arguments.piece(delta)
+        return NOTHING
+
+    def _output(self, item: Json, *, done: bool) -> Seen:
+        """The result of a call as an item of its own."""
+        call = self._asked(item)
+        if call is None:
+            return (UnknownResult(),) if done else NOTHING
+        output = items.maybe_output(item)
+        if not done and (not output or item.get("status") == "in_progress"):
+            return NOTHING  # it grows
+        if call.is_answered:
+            return NOTHING if done else (UnknownResult(),)
+        call.is_answered = True
+        outcome = items.outcome(item)
+        return (CallResult(call.key, outcome, output, before=not call.hosted),)
+
+    def _asked(self, item: Json) -> _Call | None:
+        """Whose output it is. Tools that the server searches for have no call id."""
+        if call_id := maybe_text(item.get("call_id")):
+            return self._by_id.get(call_id)
+        tool = items.tool(item["type"].removesuffix("_output"))
+        waiting = (c for c in reversed(self._by_id.values()) if not c.is_answered)
+        return next((call for call in waiting if items.tool(call.kind) == tool), None)
+
+    _REACTIONS: ClassVar[dict[str, Callable[["ResponsesObserver", str, Json], Seen]]] = {
+        "response.output_item.added": _item,
+        "response.output_item.done": _item,
+        "response.created": _state,
+        "response.queued": _state,
+        "response.in_progress": _state,
+        "response.completed": _state,
+        "response.done": _state,
+        "response.failed": _state,
+        "response.incomplete": _state,
+        "response.cancelled": _state,
+        "response.canceled": _state,
+        "response.error": lambda *_: FAILED,
+        "error": lambda *_: FAILED,
+    }
+
+
+def _incomplete(response: Json) -> Seen:
+    details = response.get("incomplete_details")
+    reason = maybe_text(details.get("reason")) if isinstance(details, dict) else None
+    outcome = Outcome.CANCELLED if reason == "content_filter" else Outcome.CUT
+    return (StreamEnded(reason or "incomplete", outcome),)
+
+
+_CANCELLED: Final[Seen] = (StreamEnded("cancelled", Outcome.CANCELLED),)
+_ENDS: Final[dict[str, Callable[[Json], Seen]]] = {
+    "completed": lambda _: ANSWERED,
+    "failed": lambda _: FAILED,
+    "incomplete": _incomplete,
+    "cancelled": lambda _: _CANCELLED,
+    "canceled": lambda _: _CANCELLED,
+}
+# An error beats what the items say.
+_WITH_OUTPUT: Final = ("completed", "incomplete")
+
+
+def _place(payload: Json) -> int | None:
+    place = payload.get("output_index")
+    return place if type(place) is int else None
+
+
+def _ending(call: _Call, item: Json) -> Seen:
+    """What the last word on an item says of its call."""
+    outcome, output = items.outcome(item), items.maybe_output(item)
+    if outcome is Outcome.OK and output is None:
+        if not call.hosted:
+            return (CallWritten(call.key),)
+        if call.kind in items.ANSWERED:
+            return NOTHING  # its output item follows
+    elif item.get("status") == "incomplete" and not call.hosted:
+        return NOTHING  # how the response ends tells why
+    call.is_answered = True
+    return (CallResult(call.key, outcome, output, before=not call.hosted),)
+
+
+def _told_again(place: int, item: Json) -> Item:
+    """A call in a snapshot."""
+    ids = [name for key in ("call_id", "id") if (name := maybe_text(item.get(key)))]
+    return Item(item["type"], items.name(item), place, ids, items.arguments(item))

@@ -1,0 +1,125 @@
+"""What the vocabularies share whose events say in ``data`` what they are."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.events import (
+    DONE,
+    JUST_SUBSTANCE,
+    NOTHING,
+    UPSTREAM_ERROR,
+    Counts,
+    Observation,
+)
+from lifecycle_proxy.core.observers import hermes
+from lifecycle_proxy.core.observers.json import dumps, is_error, loads
+
+Json = dict[str, Any]
+Seen = Sequence[Observation]
+
+FAILED: Final[Seen] = (UPSTREAM_ERROR,)
+_USUAL: Final = re.compile(rb"(?:event: (?!error\n|hermes)[\w.]+\n)?data: (\{.*\})\n\n")
+_CR: Final = 0x0D
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
+
+
+class Retold(Arguments):
+    """Arguments that may be told as a whole besides their pieces. What came last counts."""
+
+    __slots__ = ("_is_whole",)
+
+    def __init__(self, *, is_free_form: bool = False) -> None:
+        super().__init__(is_free_form=is_free_form)
+        self._is_whole = False
+
+    def piece(self, text: str) -> None:
+        """Behind a whole the pieces begin anew: Kimi tells the input at the start and again."""
+        if text:
+            if self._is_whole:
+                self.clear()
+                self._is_whole = False
+            self.take(text)
+
+    def whole(self, text: str) -> None:
+        """All of them, instead of what came before."""
+        if text:
+            self.clear()
+            self._is_whole = True
+            self.append(text)
+
+
+def read(event: sse.Event, counts: Counts, react: Callable[[str, Json], Seen]) -> Seen:
+    """What an event says, whose ``data.type`` tells what it is, else its name.
+
+    Args:
+        event: any event.
+        counts: where data that is no JSON is counted.
+        react: says what a payload of this type means.
+    """
+    if event.data is None:
+        return NOTHING
+    if event.name == b"error":
+        return FAILED
+    data = event.data.strip()
+    if not data:
+        return NOTHING
+    if data == b"[DONE]":
+        return DONE  # bridges from chat completions
+    try:
+        payload = loads(data)
+    except ValueError:
+        counts.undecodable += 1
+        return JUST_SUBSTANCE
+    if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(payload)):
+        return (progress,)
+    if not isinstance(payload, dict):
+        return JUST_SUBSTANCE
+    kind = payload.get("type")
+    if not isinstance(kind, str):
+        kind = event.name.decode("utf-8", "replace")
+    if is_error(payload) and not kind.startswith("response."):
+        return FAILED  # in Responses, the error of one tool
+    return react(kind, payload)
+
+
+def maybe_payload(raw: bytes) -> Json | None:
+    """The payload of an event in the usual form: one line of data, a name in front of it or none.
+
+    None for anything else, and for errors: those want a proper look. Decoding costs less than all
+    that a proper look does besides, and bytes that were not decoded may say anything.
+    """
+    found = _USUAL.fullmatch(raw)
+    if found is None or _CR in raw:  # a line end for the one, white space for JSON
+        return None
+    try:
+        payload: Json = orjson.loads(found[1])
+    except orjson.JSONDecodeError:
+        return None
+    return None if is_error(payload) else payload
+
+
+def maybe_text(value: object) -> str | None:
+    """A text that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def text_of(value: object) -> str | None:
+    """The output of a tool as text: parts of text are joined, other structures are JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(map(_is_text, value)):
+        return "\n".join(part["text"] for part in value)
+    return dumps(value)
+
+
+def _is_text(part: object) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.get("type") in _TEXT_PARTS
+        and isinstance(part.get("text"), str)
+    )

@@ -1,0 +1,122 @@
+"""Undoing content codings: of answers where none was asked for, of requests to look inside."""
+
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from lifecycle_proxy.exchange import zstd
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.zstd import Decode
+
+CODINGS: Final = ("gzip", "x-gzip", "deflate")
+# No honest upstream packs more into one read; a zip bomb does.
+_LIMIT_BYTES: Final = 32 << 20
+_HEAD_BYTES: Final = 2
+_BEGINNING_BYTES: Final = 64
+_GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+
+
+def coding(headers: Mapping[str, str]) -> str:
+    """The content coding that headers name; "" where there is none."""
+    name = headers.get("Content-Encoding", "").strip().lower()
+    return "" if name == "identity" else name
+
+
+def maybe_decoded(data: bytes, name: str, limit: int) -> bytes | None:
+    """A whole body without its content coding.
+
+    Args:
+        data: the body.
+        name: as ``coding`` gives it.
+        limit: in bytes; no more is ever decoded.
+
+    Returns:
+        None where the body is broken or longer, or where its coding is not known here.
+    """
+    decode = _DECODERS.get(name)
+    clear = None if decode is None else decode(data, limit + 1)
+    return None if clear is None or len(clear) > limit else clear
+
+
+class Decompressor:
+    """gzip of any number of members, zlib, and the raw deflate that some servers call deflate."""
+
+    def __init__(self) -> None:
+        self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        self._head = b""  # two bytes tell zlib and gzip from raw deflate
+        self._whole = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The clear bytes of what one read gave.
+
+        Raises:
+            ProxyError: ``upstream_protocol``: it is none of these, or a bomb.
+        """
+        try:
+            return self._members(data)
+        except zlib.error as error:
+            message = f"the upstream's compression is broken: {error}"
+            raise ProxyError("upstream_protocol", message) from None
+
+    def check_end(self) -> None:
+        """Raises ProxyError (``upstream_protocol``) where the stream ends inside a member."""
+        if self._head and not self._whole:
+            raise ProxyError("upstream_protocol", "the upstream's compressed answer is cut short")
+
+    def _members(self, data: bytes) -> bytes:
+        clear = b""
+        while data:
+            clear += self._piece(data, _LIMIT_BYTES - len(clear))
+            if self._object.unconsumed_tail:
+                raise zlib.error("one read is too large")
+            data = self._object.unused_data
+            self._whole = self._object.eof
+            if self._whole:
+                self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        return clear
+
+    def _piece(self, data: bytes, limit: int) -> bytes:
+        try:
+            clear = self._object.decompress(data, max(limit, 1))
+        except zlib.error:
+            if len(self._head) == _HEAD_BYTES:
+                raise
+            self._object = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            clear = self._object.decompress(self._head + data, max(limit, 1))
+        self._head = (self._head + data)[:_HEAD_BYTES]
+        return clear
+
+
+def maybe_beginning(data: bytes) -> bytes | None:
+    """The first bytes of an answer, as far as they can be decoded from its beginning.
+
+    None where it is neither gzip, zlib nor deflate.
+    """
+    for wbits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=wbits).decompress(data, _BEGINNING_BYTES)
+    return None
+
+
+def _zlib(data: bytes, size: int) -> bytes | None:
+    try:
+        one = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        clear = one.decompress(data, size)
+    except zlib.error:
+        try:
+            one = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            clear = one.decompress(data, size)
+        except zlib.error:
+            return None
+    return clear if (one.eof and not one.unused_data) or len(clear) == size else None
+
+
+def _decoders() -> dict[str, Decode]:
+    found: dict[str, Decode] = dict.fromkeys(CODINGS, _zlib)
+    if (decode := zstd.maybe_decoder()) is not None:
+        found["zstd"] = decode
+    return found
+
+
+_DECODERS: Final = _decoders()

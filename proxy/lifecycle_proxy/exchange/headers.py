@@ -1,0 +1,65 @@
+"""Which headers cross the proxy. Pure functions; order and duplicates are kept."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from multidict import CIMultiDict
+
+from lifecycle_proxy.exchange.model import Headers
+
+# RFC 9110 section 7.6.1, and what older software sends.
+HOP_BY_HOP: Final = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+# Ours to answer: the host is the upstream's, the length follows from the body, and a 100 Continue
+# has been sent by the time the body is read.
+_REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
+_OWN_PREFIX: Final = "x-lifecycle-"
+_OWN: Final = frozenset(("x-event-stream-id",))
+
+
+def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The request headers to forward."""
+    dropped = HOP_BY_HOP | _REQUEST_ONLY | _OWN | _listed(headers)
+    kept: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower not in dropped and not lower.startswith(_OWN_PREFIX):
+            kept.add(name, value)
+    return kept
+
+
+def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The response headers to pass on."""
+    dropped = HOP_BY_HOP | _listed(headers)
+    kept: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        if name.lower() not in dropped:
+            kept.add(name, value)
+    return kept
+
+
+def _listed(headers: Mapping[str, str]) -> frozenset[str]:
+    """The names that a ``Connection`` header declares to be for this hop only."""
+    if "Connection" not in headers:
+        return frozenset()
+    values = (value for name, value in headers.items() if name.lower() == "connection")
+    return frozenset(part.strip().lower() for value in values for part in value.split(","))
+
+
+def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Headers as they came: in order, with duplicates, in their case."""
+    return tuple(
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+        for name, value in headers
+    )

@@ -1,0 +1,1 @@
+"""Fault injection: rules, a plan for each exchange, what becomes of the bytes."""

@@ -1,0 +1,222 @@
+"""What is done to the bytes of a body by faults: bytes in, actions out, no clock and no I/O.
+
+Where a fault looks at frames, frames leave whole, so that it hits the same place however the bytes
+arrive. Otherwise bytes leave as they came.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from lifecycle_proxy.core import sse
+
+_LEAD_BYTE: Final = re.compile(rb"[\xc2-\xf4]")  # of a character of more than one byte (RFC 3629)
+_MAX_FRAME_BYTES: Final = 8 << 20
+_DONE: Final = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Write these bytes."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Wait so many milliseconds before the next action."""
+
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Nothing more comes: ``cut`` closes the connection without the end of the message, ``reset``
+    resets it, and ``stall`` leaves it open in silence.
+    """
+
+    end: Literal["cut", "reset", "stall"]
+
+
+Action = Forward | Delay | Disconnect
+
+
+class BodyFaults:
+    """What happens to one body.
+
+    The caller does the actions in order and feeds on meanwhile: what ``feed`` returns goes behind
+    what is still to be done. Behind a ``Disconnect`` nothing comes any more.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, list[Action]] = {}
+        self._twice: set[int] = set()
+        self._without_done = False
+        self._end: tuple[int, Disconnect] | None = None
+        self._inside_character = False
+        self._drip: tuple[int, float] | None = None
+        self._frames: _Frames | None = None
+        self._sent_bytes = 0
+        self._free_s = 0.0  # when the actions so far are done
+        self._next_drop_s = 0.0
+        self.is_broken = False
+
+    # --- what is to happen ----------------------------------------------------------------------
+
+    def before(self, frame: int, action: Action) -> None:
+        """Do this before a frame, counted from 1."""
+        self._before.setdefault(frame, []).append(action)
+
+    def twice(self, frame: int) -> None:
+        """Pass this frame on twice."""
+        self._twice.add(frame)
+
+    def without_done(self) -> None:
+        """Leave ``data: [DONE]`` out."""
+        self._without_done = True
+
+    def end_at(self, byte: int, how: Literal["cut", "reset"]) -> None:
+        """Break behind so many bytes. The first break counts."""
+        if self._end is None or byte < self._end[0]:
+            self._end = byte, Disconnect(how)
+
+    def end_inside_character(self) -> None:
+        """Break behind the first byte of a character that has more."""
+        self._inside_character = True
+
+    def drip(self, size_bytes: int, ms: float) -> None:
+        """Pass so many bytes at a time, with so many milliseconds from one to the next."""
+        self._drip = size_bytes, ms
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def feed(self, chunk: bytes, now: float) -> list[Action]:
+        """Take the bytes of one read.
+
+        Args:
+            now: monotonic seconds, from whatever zero.
+        """
+        if self.is_broken:
+            return []
+        if self._frames is None and (self._before or self._twice or self._without_done):
+            self._frames = _Frames()
+        if self._frames is None:
+            return self._done([Forward(chunk)], now)
+        return self._done(self._framed(self._frames.feed(chunk)), now)
+
+    def eof(self, now: float) -> list[Action]:
+        """The body has ended, well or not: what is left of it."""
+        rest = self._framed(self._frames.eof()) if self._frames is not None else ()
+        return self._done(rest, now)
+
+    def _framed(self, frames: Iterable["_Frame"]) -> Iterator[Action]:
+        for frame in frames:
+            if frame.number and frame.is_first:
+                yield from self._before.get(frame.number, ())
+            if self._without_done and frame.data is not None and frame.data.strip() == _DONE:
+                continue
+            yield Forward(frame.raw)
+            if frame.number in self._twice and frame.data is not None:
+                yield Forward(_closed(frame.raw))
+
+    def _done(self, actions: Iterable[Action], now: float) -> list[Action]:
+        self._free_s = max(self._free_s, now)
+        done: list[Action] = []
+        for action in actions:
+            for step in self._limited(action):
+                self._add(step, done)
+                if self.is_broken:
+                    return done
+        return done
+
+    def _limited(self, action: Action) -> Iterator[Action]:
+        """As far as the first break."""
+        if self.is_broken:
+            return
+        if not isinstance(action, Forward):
+            yield action
+            return
+        stop, last = self._break_in(action.data)
+        yield Forward(action.data[:stop])
+        if last is not None:
+            yield last
+
+    def _break_in(self, data: bytes) -> tuple[int, Disconnect | None]:
+        found = _LEAD_BYTE.search(data) if self._inside_character else None
+        stop, last = (found.end(), Disconnect("cut")) if found else (len(data), None)
+        if self._end is not None and self._end[0] - self._sent_bytes <= stop:
+            stop, last = self._end[0] - self._sent_bytes, self._end[1]
+        return stop, last
+
+    def _add(self, action: Action, done: list[Action]) -> None:
+        match action:
+            case Forward(data):
+                self._sent_bytes += len(data)
+                if self._drip is not None:
+                    self._add_drops(data, done, *self._drip)
+                elif data and done and isinstance(done[-1], Forward):
+                    done[-1] = Forward(done[-1].data + data)
+                elif data:
+                    done.append(action)
+            case Delay(ms):
+                self._free_s += ms / 1000
+                done.append(action)
+            case Disconnect():
+                self.is_broken = True
+                done.append(action)
+
+    def _add_drops(self, data: bytes, done: list[Action], size_bytes: int, ms: float) -> None:
+        for start in range(0, len(data), size_bytes):
+            wait_s = self._next_drop_s - self._free_s
+            if wait_s > 0:
+                done.append(Delay(wait_s * 1000))
+                self._free_s = self._next_drop_s
+            done.append(Forward(data[start : start + size_bytes]))
+            self._next_drop_s = self._free_s + ms / 1000
+
+
+# --- frames -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame, or a piece of one that is too large.
+
+    Attributes:
+        number: from 1; 0 for a comment.
+        data: None where there is none, or where it was not looked at.
+    """
+
+    raw: bytes
+    number: int
+    is_first: bool
+    data: bytes | None
+
+
+class _Frames:
+    """The frames of a body, counted."""
+
+    def __init__(self) -> None:
+        self._parser = sse.Parser(_MAX_FRAME_BYTES)
+        self._number = 0
+        self._is_inside = False  # of a frame above the limit
+
+    def feed(self, chunk: bytes) -> Iterator[_Frame]:
+        return map(self._counted, self._parser.feed(chunk))
+
+    def eof(self) -> Iterator[_Frame]:
+        return map(self._counted, self._parser.eof())
+
+    def _counted(self, event: sse.Event) -> _Frame:
+        if event.parsed and event.data is None and event.raw.startswith((b":", b"\n", b"\r")):
+            return _Frame(event.raw, 0, is_first=True, data=None)
+        is_first = not self._is_inside
+        self._number += is_first
+        self._is_inside = not (event.parsed or event.closed)
+        return _Frame(event.raw, self._number, is_first, event.data)
+
+
+def _closed(raw: bytes) -> bytes:
+    """The same once more, behind one that may lack its blank line."""
+    return raw if raw.endswith((b"\n", b"\r")) else b"\n\n" + raw

@@ -1,0 +1,88 @@
+"""The proxy's own paths, all under ``/-/``."""
+
+import time
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import EXCHANGE, Handler
+from lifecycle_proxy.middleware.gateway import GatewayMiddleware
+from lifecycle_proxy.telemetry.metrics import Metrics
+from lifecycle_proxy.upstream.client import Upstream
+from lifecycle_proxy.upstream.connection import StreamingProtocol
+
+# Probes come every few seconds from several sides; the upstream need not hear of each.
+_PROBE_FRESH_S: Final = 2.0
+_HIDDEN: Final = "***"
+
+
+class AdminEndpoints:
+    """Handlers for health, metrics and settings.
+
+    Args:
+        settings: shown, redacted.
+        upstream: probed.
+        gateway: knows whether the process is draining.
+        metrics: rendered.
+    """
+
+    def __init__(
+        self, settings: Settings, upstream: Upstream, gateway: GatewayMiddleware, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._gateway = gateway
+        self._metrics = metrics
+        self._probed_at = float("-inf")
+        self._problem = ""
+        self._handlers: dict[str, Handler] = {
+            "/-/healthy": self.healthy,
+            "/-/ready": self.ready,
+            "/-/metrics": self.metrics,
+            "/-/config": self.config,
+        }
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Any request to a path of ours."""
+        return await self._handlers.get(request[EXCHANGE].path, self.nothing)(request)
+
+    async def healthy(self, request: web.Request) -> web.StreamResponse:
+        """The process answers: for a liveness probe."""
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        """Requests are welcome: the upstream takes connections, and no drain is on."""
+        if self._gateway.draining:
+            return web.json_response({"status": "draining"}, status=503)
+        if time.monotonic() - self._probed_at > _PROBE_FRESH_S:
+            self._problem = await self._upstream.probe()
+            self._probed_at = time.monotonic()
+        if self._problem:
+            body = {"status": "upstream_unreachable", "message": self._problem}
+            return web.json_response(body, status=503)
+        return web.json_response({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Prometheus text, or OpenMetrics if that is asked for."""
+        self._metrics.pool(StreamingProtocol.open_connections())
+        body, kind = self._metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    async def config(self, request: web.Request) -> web.StreamResponse:
+        """The settings in force, without secrets."""
+        return web.json_response(redacted(self._settings))
+
+    async def nothing(self, request: web.Request) -> web.StreamResponse:
+        """Any other path under ``/-/``."""
+        raise ProxyError("not_found", f"the proxy has nothing at {request[EXCHANGE].path[:200]}")
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """The settings as plain data, keys hidden."""
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    tree["server"]["api_keys"] = [_HIDDEN for _ in settings.server.api_keys]
+    tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
+    return tree

@@ -1,0 +1,1 @@
+"""Recordings for people: show, page, HAR, imports, scan, drift."""

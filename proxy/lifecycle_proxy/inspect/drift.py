@@ -1,0 +1,218 @@
+"""Drift: whether a live upstream still answers as it did when it was recorded.
+
+Each recorded chat and Responses request is asked again, as it was sent, and the answers are
+compared by shape (see ``shape`` and ``compare``). Models choose other words every time; what they
+are wrapped in should not change.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, TextIO
+
+import aiohttp
+from multidict import CIMultiDict
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor, coding
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.headers import for_upstream
+from lifecycle_proxy.exchange.model import Exchange as Told
+from lifecycle_proxy.inspect import timeline
+from lifecycle_proxy.inspect.compare import compare
+from lifecycle_proxy.inspect.signature import Comparison, Reply, Verdict
+from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.recording.secret_detection import in_header
+from lifecycle_proxy.upstream.client import Upstream
+
+EXIT: Final = {Verdict.IDENTICAL: 0, Verdict.BENIGN: 3, Verdict.BREAKING: 1}
+EXIT_NOTHING: Final = 1
+
+_ROUTES: Final = ("chat", "responses")
+_BEFORE_PATH: Final = re.compile(r"\A(?:https?://[^/]*)?(?:/-/as/[^/]*)?", re.IGNORECASE)
+_PLACEHOLDER: Final = "[redacted:"
+_MAX_BYTES: Final = 64 << 20
+_COLOURS: Final = {Verdict.IDENTICAL: "32", Verdict.BENIGN: "33", Verdict.BREAKING: "31"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One exchange.
+
+    Attributes:
+        asked: method and path.
+    """
+
+    id: str
+    asked: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All exchanges.
+
+    Attributes:
+        skipped: ids of those that could not be asked again, and why.
+    """
+
+    results: tuple[Result, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """That of the worst; None where nothing was asked."""
+        return max((result.comparison.verdict for result in self.results), default=None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 identical, 3 benign, 1 breaking or nothing asked. 2 is left to wrong usage."""
+        return EXIT_NOTHING if self.verdict is None else EXIT[self.verdict]
+
+
+async def drift(
+    exchanges: Iterable[Exchange],
+    settings: Settings,
+    *,
+    timeout_s: float = 600.0,
+    progress: TextIO | None = None,
+) -> Report:
+    """Ask again, one request at a time, and compare.
+
+    Args:
+        settings: ``[upstream]`` is used: whom to ask, with which key, and how to reach it.
+        timeout_s: for each answer as a whole, in seconds.
+        progress: told how far it is, if it is a terminal.
+    """
+    upstream, results, skipped = Upstream(settings), list[Result](), list[tuple[str, str]]()
+    asked = list(exchanges)
+    await upstream.start()
+    try:
+        for number, exchange in enumerate(asked, 1):
+            if reason := _unaskable(exchange):
+                skipped.append((exchange.id, reason))
+                continue
+            request = exchange.forwarded or exchange.request
+            what = f"{request.method} {_path(exchange).partition('?')[0]}"
+            _tell(progress, f"{number} of {len(asked)}: {what}")
+            reply = await _ask(upstream, exchange, settings.upstream.api_key, timeout_s)
+            results.append(Result(exchange.id, what, compare(_recorded(exchange), reply)))
+    finally:
+        _tell(progress, "")
+        await upstream.close()
+    return Report(tuple(results), tuple(skipped))
+
+
+def render(report: Report, *, colour: bool = False) -> Iterator[str]:
+    """The report in lines, without their ends. What does not print is escaped."""
+    for result in report.results:
+        verdict = result.comparison.verdict
+        name = f"{verdict.name.lower():<9}"
+        shown = f"\x1b[{_COLOURS[verdict]}m{name}\x1b[0m" if colour else name
+        yield f"{shown}  {printable(result.id)}  {printable(result.asked)}"
+        for mark, lines in (("!", result.comparison.breaking), ("~", result.comparison.benign)):
+            yield from (f"  {mark} {printable(line)}" for line in lines)
+    for exchange_id, reason in report.skipped:
+        yield f"not asked  {printable(exchange_id)}  {printable(reason)}"
+    yield _sum(report)
+
+
+def _sum(report: Report) -> str:
+    verdicts = [result.comparison.verdict for result in report.results]
+    counts = [f"{verdicts.count(v)} {v.name.lower()}" for v in Verdict if v in verdicts]
+    if report.skipped:
+        counts.append(f"{len(report.skipped)} not asked")
+    verdict = "nothing to ask again" if report.verdict is None else report.verdict.name.lower()
+    return f"{verdict} ({', '.join(counts) or 'no exchanges'})"
+
+
+def _tell(progress: TextIO | None, text: str) -> None:
+    if progress is not None and progress.isatty():
+        progress.write(f"\r\x1b[K{printable(text)[:78]}")
+        progress.flush()
+
+
+# --- what was recorded --------------------------------------------------------------------------
+
+
+def _unaskable(exchange: Exchange) -> str:
+    """Why a request cannot be asked again, or its answer not compared; "" where they can."""
+    request, answer = exchange.forwarded or exchange.request, exchange.upstream
+    if exchange.route not in _ROUTES or request.method != "POST":
+        return "not a chat or Responses request"
+    if request.body is None:
+        return f"its body was not recorded: {request.omitted or 'no reason given'}"
+    if _PLACEHOLDER in exchange.request.target:
+        return "its URL contained a secret"
+    if exchange.omitted:
+        return f"its answer was not recorded: {exchange.omitted}"
+    if not answer.status or not exchange.is_complete:
+        return "there is no answer to compare with"
+    if answer.end != "eof":
+        return f"its answer broke off when it was recorded ({answer.end or 'never began'})"
+    if answer.header("Content-Encoding").strip().lower() not in ("", "identity", *CODINGS):
+        return f"its answer is compressed: {answer.header('Content-Encoding')}"
+    return ""
+
+
+def _recorded(exchange: Exchange) -> Reply:
+    answer = exchange.upstream
+    body = b"".join(piece.data for piece in timeline.clear(answer))
+    return Reply(answer.status, answer.header("Content-Type"), body)
+
+
+def _path(exchange: Exchange) -> str:
+    """The client's path, without a profile: the upstream's may begin otherwise today."""
+    return _BEFORE_PATH.sub("", exchange.request.target, count=1)
+
+
+def _headers(request: Request, key: str) -> CIMultiDict[str]:
+    """What was sent, less what belongs to its connection, and less what are no longer secrets."""
+    kept = for_upstream(CIMultiDict(request.headers))
+    hidden = Redaction().exchange(request.headers).headers(request.headers)
+    for (name, value), (_, shown) in zip(request.headers, hidden, strict=True):
+        if value != shown or _PLACEHOLDER in value or any(in_header(name, value)):
+            kept.popall(name, None)
+    kept["Accept-Encoding"] = "identity"
+    if key:
+        kept["Authorization"] = f"Bearer {key}"
+    return kept
+
+
+# --- what is answered now -----------------------------------------------------------------------
+
+
+async def _ask(upstream: Upstream, exchange: Exchange, key: str, timeout_s: float) -> Reply:
+    request, path = exchange.forwarded or exchange.request, _path(exchange)
+    told = Told("drift", request.method, path, "")
+    headers, url = _headers(request, key), upstream.url(path)
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer = await upstream.open(request.method, url, headers, request.body, told)
+            try:
+                return await _read(answer)
+            finally:
+                answer.close()
+    except TimeoutError:
+        return Reply(0, "", b"", f"no whole answer within {timeout_s:g} s")
+    except ProxyError as failure:
+        return Reply(0, "", b"", failure.message)
+    except ValueError as problem:  # a line break in a header, and the like
+        return Reply(0, "", b"", f"the request cannot be sent: {problem}")
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Reply:
+    body, inflate, broken = bytearray(), Decompressor() if coding(answer.headers) else None, ""
+    try:
+        async for chunk in answer.content.iter_any():
+            body += inflate.feed(chunk) if inflate is not None else chunk
+            if len(body) > _MAX_BYTES:
+                broken = f"the answer is larger than {_MAX_BYTES >> 20} MiB"
+                break
+    except (aiohttp.ClientError, OSError):
+        broken = "the answer broke off"
+    content_type = answer.headers.get("Content-Type", "")
+    return Reply(answer.status, content_type, bytes(body), broken)

@@ -1,0 +1,53 @@
+"""Recordings in other people's forms, written to a file or to standard output."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.inspect import har_writer, html_report
+from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording.cassette import Exchange
+
+Form = Literal["har", "html"]
+
+
+def export(path: Path, form: Form, out: Path | None = None, *, side: SideName = "client") -> None:
+    """Write a cassette, or a folder of them, as HAR or as a page.
+
+    Args:
+        out: standard output, if not given. A new file is readable by its owner only, as cassettes
+            are.
+        side: whose answers a HAR holds. A page has both.
+
+    Raises:
+        CassetteError: it is no cassette.
+        OSError: the file cannot be written.
+    """
+    data = _FORMS[form](cassette.load(path), path.name, side)
+    if out is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    with open(out, "wb", opener=_private) as file:
+        file.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _har(exchanges: Sequence[Exchange], name: str, side: SideName) -> bytes:
+    return har_writer.dumps(exchanges, side=side)
+
+
+def _html(exchanges: Sequence[Exchange], name: str, side: SideName) -> bytes:
+    return html_report.page(exchanges, title=name).encode()
+
+
+_FORMS: Final[dict[Form, Callable[[Sequence[Exchange], str, SideName], bytes]]] = {
+    "har": _har,
+    "html": _html,
+}

@@ -1,0 +1,182 @@
+"""What every request passes first and last: drain, CORS, keys; errors, metrics, the access log."""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from aiohttp import HttpVersion11, web
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange import responses
+from lifecycle_proxy.exchange.connection import break_connection, head_of
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
+from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_vocabulary
+from lifecycle_proxy.middleware.auth import ApiKeys
+from lifecycle_proxy.middleware.cors import Cors, is_preflight
+
+log = logging.getLogger("proxy")
+
+_CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
+_OPEN: Final = ("/-/healthy", "/-/ready")
+OWN_PREFIX: Final = "/-/"
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class GatewayMiddleware:
+    """aiohttp middleware around every handler: drain, keys, CORS, errors.
+
+    Args:
+        settings: ``[server]``: which browsers may call, and whether exchanges are logged.
+        keys: who is let in.
+        listeners: follow every exchange.
+        failed: called with one that raised.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: ApiKeys,
+        listeners: Sequence[Listener],
+        failed: Callable[[Listener, Exception], None],
+    ) -> None:
+        self.draining = False  # no new requests: the process is about to end
+        self._expired = False  # nor any more patience with the old ones
+        self._active: dict[asyncio.Task[Any], Exchange] = {}
+        self._idle = asyncio.Event()
+        self._keys = keys
+        self._cors = Cors(settings.server.cors_origins)
+        self.listeners = list(listeners)
+        self._failed = failed
+
+    async def dispatch(
+        self, request: web.Request, own: Handler, forward: Handler
+    ) -> web.StreamResponse:
+        """The middleware."""
+        exchange = request[EXCHANGE] = _exchange(request)
+        exchange.listeners = Listeners(self.listeners, self._failed)
+        exchange.listeners.on_request(exchange)
+        task = asyncio.current_task()
+        assert task is not None
+        self._active[task] = exchange
+        try:
+            response = self._cors.maybe_preflight(request) or await self._let_in(
+                request, own if exchange.route == "own" else forward
+            )
+            exchange.status = response.status
+            return await _taped(request, response)
+        except ProxyError as failure:
+            exchange.ended = exchange.ended or "refused"
+            return await _refused(request, failure)
+        except asyncio.CancelledError:
+            is_gone = not self._expired or request.transport is None
+            exchange.ended = exchange.ended or ("client_gone" if is_gone else "drained")
+            if is_gone or request.writer.output_size:
+                exchange.status = exchange.status or _CLIENT_GONE
+                raise
+            task.uncancel()
+            late = ProxyError("draining", "the proxy is shutting down; try again")
+            return await _refused(request, late)
+        except Exception:
+            log.exception("a bug in the proxy (request %s)", exchange.request_id)
+            internal = ProxyError("internal", "the proxy failed; its log says why")
+            if request.writer.output_size:
+                exchange.error, exchange.ended = internal.code, "upstream_error"
+                break_connection(request, delimited=request.version >= HttpVersion11)
+                raise ConnectionError(
+                    "a response has begun; an error response cannot follow"
+                ) from None
+            return await _refused(request, internal)
+        finally:
+            exchange.ended = exchange.ended or "done"
+            del self._active[task]
+            if not self._active:
+                self._idle.set()
+            exchange.listeners.on_end(exchange)
+
+    async def drained(self, limit_s: float) -> bool:
+        """Wait until the last request has been answered; False where the limit comes first."""
+        self.draining = True
+        if self._active:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._idle.wait()
+        return not self._active
+
+    def cancel_pending(self) -> None:
+        """Give up what still waits for the upstream; what streams is the watch's to break."""
+        self._expired = True
+        for task, exchange in self._active.items():
+            if exchange.first_byte is None:
+                task.cancel()
+
+    async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """A signal handler, for every head that goes out."""
+        self._cors.mark(request, response.headers)
+
+    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        coding = request.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() != "chunked":
+            # aiohttp would drop the others without undoing them, and take an empty one for no body.
+            raise ProxyError("bad_request", "a transfer coding other than chunked")
+        if request[EXCHANGE].path not in _OPEN:
+            if self.draining:
+                raise ProxyError("draining", "the proxy is shutting down; try again")
+            if not is_preflight(request):  # browsers send no key with it
+                self._keys.check(request.headers)
+        return await handler(request)
+
+
+async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:
+    """An error in the answer's place."""
+    exchange = request[EXCHANGE]
+    exchange.status, exchange.error = failure.status, failure.code
+    exchange.cause = failure.for_log()
+    return await _taped(request, responses.error(failure, exchange.request_id))
+
+
+async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Answers of ours are recorded, too; those of the upstream have been by now."""
+    exchange = request[EXCHANGE]
+    listeners = exchange.listeners
+    if listeners.follow_bytes and isinstance(response, web.Response):
+        with suppress(ConnectionError):  # the client is gone; whoever sends the body finds out
+            await response.prepare(request)  # what aiohttp adds to the head is recorded, too
+        body = response.body if isinstance(response.body, bytes) else b""
+        listeners.on_head(exchange, "client", *head_of(response))
+        if request.method != "HEAD":
+            listeners.on_write(exchange, body, ((0, len(body)),))
+        listeners.on_side_end(exchange, "client", "eof")
+    return response
+
+
+def _exchange(request: web.Request) -> Exchange:
+    token, path = secrets.token_hex(12), request.raw_path.partition("?")[0]
+    return Exchange(
+        token=token,
+        request_id=_request_id(request, token),
+        method=request.method,
+        path=path,
+        client=request.remote or "unix",
+        route=_route(request, path),
+    )
+
+
+def _route(request: web.Request, path: str) -> Route:
+    """What kind of request it is. Dialect profiles are the upstream's paths in disguise."""
+    if path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX):
+        return "own"
+    if is_upgrade(request):
+        return "websocket"
+    return maybe_vocabulary(request.method, request.raw_path) or "other"
+
+
+def _request_id(request: web.Request, token: str) -> str:
+    """The client's own, if it is one that can stand in a log, else a new one."""
+    sent = request.headers.get("X-Request-Id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{token}"

@@ -1,0 +1,238 @@
+"""An exchange as the lines of a cassette: secrets out, both sides together, bytes summed."""
+
+import hashlib
+from collections import deque
+from typing import Any, Final
+
+from lifecycle_proxy.exchange.model import Headers, SideEnd, SideName
+from lifecycle_proxy.recording.cassette import Json, line, pack
+from lifecycle_proxy.recording.redactor import (
+    Clear,
+    ExchangeRedaction,
+    Marks,
+    Redaction,
+    StreamRedaction,
+)
+from lifecycle_proxy.recording.writer import File, Files
+
+_COMPRESSED: Final = "a compressed body, which cannot be searched for secrets"
+
+
+class ExchangeEncoder:
+    """The lines of one exchange: what a ``Tape`` was told, a while later, in another thread.
+
+    Attributes:
+        lost: why it cannot be kept, if it cannot. Any thread may say so.
+    """
+
+    def __init__(self, exchange_id: str, redaction: Redaction, files: Files) -> None:
+        self.lost = ""
+        self._id = exchange_id
+        self._all = redaction
+        self._files = files
+        self._file: File | None = None
+        self._own: ExchangeRedaction | None = None
+        self._omitted = ""
+        self._moments: deque[_Moment] = deque()
+        self._upstream, self._client = _Side(), _Side()
+
+    def omit(self, why: str) -> None:
+        self._omitted = why
+
+    def request(
+        self,
+        ts: str,
+        what: tuple[str, str, str],
+        headers: Headers,
+        body: bytes | None,
+        why: str,
+    ) -> None:
+        if body and _is_compressed(headers):
+            body, why = None, _COMPRESSED
+            self.omit(why)
+        self._file = self._files.file()
+        own = self._own = self._all.exchange(headers)
+        self._upstream.stream = own.stream()
+        route, method, target = what
+        record: Json = {"ts": ts, "route": route, "method": method, "target": own.target(target)}
+        record |= {"headers": own.headers(headers), "body": _body(own, body)}
+        # Lost by now or not: what could not be kept is named.
+        record = {**record, "omitted": why} if body is None else record
+        self._put(self._file, "request", record)
+
+    def forwarded(self, ms: float, target: str, headers: Headers, body: bytes | None) -> None:
+        if (own := self._own) is not None:
+            record: Json = {"ms": ms, "target": own.target(target)}
+            record["headers"] = own.headers(headers)
+            changed = {} if body is None else {"body": _body(own, body)}
+            self._write("forwarded", record | changed)
+
+    def head(self, side: SideName, ms: float, status: tuple[int, str], headers: Headers) -> None:
+        told = self._side(side)
+        if told.begun:
+            return
+        told.begun = True
+        if _is_compressed(headers):
+            self.omit(self._omitted or _COMPRESSED)
+        if (own := self._own) is not None:
+            record: Json = {"side": side, "ms": ms, "status": status[0]}
+            record |= {"reason": own.text(status[1]), "headers": own.headers(headers)}
+            self._write("head", record)
+
+    def passed(self, ms: float, chunk: bytes, data: bytes | None, added: Marks) -> None:
+        if self._is_kept:
+            self._moments.append(moment := _Moment(ms, has_read=True, has_sent=data != b""))
+            if data is not None:
+                self._part()
+            self._clear(self._upstream, moment, chunk)
+            if self._client.stream is not None and moment.has_sent:
+                self._clear(self._client, moment, chunk if data is None else data, added)
+            self._emit()
+
+    def sent(self, ms: float, data: bytes, added: Marks) -> None:
+        if self._is_kept:
+            self._moments.append(moment := _Moment(ms, has_read=False, has_sent=True))
+            self._part()
+            self._clear(self._client, moment, data, added)
+            self._emit()
+
+    def ends(self, side: SideName, end: SideEnd) -> None:
+        self._side(side).own_end = end
+
+    def end(self, ms: float, how: tuple[str, str], told: list[Json]) -> None:
+        if (file := self._file) is None:
+            return
+        for side in (self._upstream, self._client):
+            if side.stream is not None:
+                self._fill(side, side.stream.flush())
+        self._emit()
+        assert self._own is not None
+        record: Json = {"ended": how[0], "error": how[1], "tools": self._own.tree(told)}
+        ends = _ENDS.get(how[0], ("", "eof"))
+        self._part()
+        for name, side, end in zip(_SIDES, (self._upstream, self._client), ends, strict=True):
+            record[name] = {"end": side.end(end), "ms": ms, **side.told()}
+        omitted = self.lost or self._omitted
+        self._put(file, "end", record | {"omitted": omitted} if omitted else record)
+        self._files.done(file)
+
+    def _side(self, name: SideName) -> "_Side":
+        return self._upstream if name == "upstream" else self._client
+
+    @property
+    def _is_kept(self) -> bool:
+        return not (self.lost or self._omitted or self._own is None)
+
+    # --- secrets: of each side by itself, as one of them may end in another read ----------------
+
+    def _part(self) -> None:
+        """From here on the client gets other bytes than the upstream sends."""
+        if self._client.stream is None and self._upstream.stream is not None:
+            self._client.part(self._upstream)
+
+    def _clear(self, side: "_Side", moment: "_Moment", data: bytes, marks: Marks = ()) -> None:
+        if side.stream is not None:
+            self._fill(side, side.stream.feed(moment, data, marks))
+
+    def _fill(self, side: "_Side", clear: list[Clear]) -> None:
+        for moment, data, marks in clear:
+            if side is self._upstream:
+                moment.read = data
+            if side is self._client or self._client.stream is None:
+                moment.sent, moment.added = data, marks
+
+    def _emit(self) -> None:
+        """The moments of which all is known, in their order."""
+        moments = self._moments
+        while moments and moments[0].is_clear:
+            moment = moments.popleft()
+            if not self._is_kept:
+                continue  # sizes and sums are of what was written
+            same = moment.has_read and moment.read == moment.sent
+            if moment.has_read:
+                record: Json = {"ms": moment.ms, "data": pack(self._upstream.add(moment.read))}
+                self._write("read", {**record, "sent": True} if same else record)
+            if moment.has_sent and self._client.stream is not None:
+                data = self._client.add(moment.sent)
+                if not same:
+                    sent: Json = {"ms": moment.ms, "data": pack(data)}
+                    self._write("sent", sent | ({"added": moment.added} if moment.added else {}))
+
+    def _write(self, kind: str, record: Json) -> None:
+        if self._file is not None and not (self.lost or self._omitted):
+            self._put(self._file, kind, record)
+
+    def _put(self, file: File, kind: str, record: Json) -> None:
+        self._files.write(file, line({"kind": kind, "id": self._id, **record}), self)
+
+
+class _Moment:
+    """What one read gave and the client was written for it, or one write alone."""
+
+    __slots__ = ("added", "has_read", "has_sent", "ms", "read", "sent")
+
+    def __init__(self, ms: float, *, has_read: bool, has_sent: bool) -> None:
+        self.ms = ms
+        self.has_read = has_read
+        self.has_sent = has_sent
+        self.read: bytes | None = None  # until it is clear of secrets
+        self.sent: bytes | None = None
+        self.added: Marks = ()
+
+    @property
+    def is_clear(self) -> bool:
+        return not ((self.has_read and self.read is None) or (self.has_sent and self.sent is None))
+
+
+class _Side:
+    """One side of an exchange: what is told of it at the end."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.own_end: SideEnd = ""
+        self.stream: StreamRedaction | None = None
+        self.size = 0
+        self.hash = hashlib.sha256()
+
+    def part(self, other: "_Side") -> None:
+        """Go on from where another side, which was the same so far, is."""
+        assert other.stream is not None, "begun"
+        self.stream = other.stream.copy()
+        self.size, self.hash = other.size, other.hash.copy()
+
+    def add(self, data: bytes | None) -> bytes:
+        assert data is not None, "clear"
+        self.size += len(data)
+        self.hash.update(data)
+        return data
+
+    def end(self, by_exchange: SideEnd) -> SideEnd:
+        if not self.begun:
+            return ""
+        return self.own_end or by_exchange
+
+    def told(self) -> Json:
+        return {"size": self.size, "sha256": self.hash.hexdigest()}
+
+
+_SIDES: Final = ("upstream", "client")
+# How the upstream's side and the client's ended, by how the exchange did.
+_ENDS: Final[dict[str, tuple[SideEnd, SideEnd]]] = {
+    "done": ("eof", "eof"),
+    "eof": ("eof", "eof"),
+    "upstream_error": ("reset", "reset"),
+    "timeout": ("timeout", "reset"),
+    "client_gone": ("gone", "gone"),
+    "drained": ("gone", "reset"),
+}
+
+
+def _is_compressed(headers: Headers) -> bool:
+    return any(
+        name.lower() == "content-encoding" and value.strip().lower() not in ("", "identity")
+        for name, value in headers
+    )
+
+
+def _body(own: ExchangeRedaction, body: bytes | None) -> Any:
+    return None if body is None else pack(own.body(body))

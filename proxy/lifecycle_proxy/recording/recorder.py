@@ -1,0 +1,208 @@
+"""The recorder: a tap beside the relay. It delays no byte.
+
+The event loop only appends what it has in its hands to a list; a thread redacts, encodes and
+writes. Where the disk is slower than the traffic, or full, or gone, the chat goes on: what could
+not be kept is counted, said once in the log, and the exchange is marked as not recorded, never left
+as half of one.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from lifecycle_proxy.core.dialects.fields import lifecycle_fields
+from lifecycle_proxy.core.events import LifecycleEvent
+from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideEnd, SideName
+from lifecycle_proxy.recording.encoder import ExchangeEncoder
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.recording.writer import Files
+
+log = logging.getLogger("proxy.recording")
+
+_WRITE_EVERY_S: Final = 0.05
+_TURN_S: Final = 0.0005
+_WAITING_BYTES: Final = 64 << 20
+_LAST_WRITE_S: Final = 10.0
+_OVERHEAD_BYTES: Final = 200  # of an entry in the list
+_Work = Callable[[], None]
+
+
+class ExchangeRecorder(Listener):
+    """Records one exchange.
+
+    Args:
+        recorder: takes the work.
+        started: when the request came, in seconds on the monotonic clock.
+    """
+
+    def __init__(self, recorder: "Recorder", exchange_id: str, started: float) -> None:
+        self._recorder = recorder
+        self._started = started
+        self._writing = ExchangeEncoder(exchange_id, recorder.redaction, recorder.files)
+        self._events: list[dict[str, Any]] = []
+
+    def request(
+        self, what: tuple[str, str, str], headers: Headers, body: bytes | None, why: str = ""
+    ) -> None:
+        """What the client asked.
+
+        Args:
+            what: route, method and target.
+            body: None where it is not recorded; ``why`` says why.
+        """
+        ts = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        writing = self._writing
+        self._put(len(body or b""), lambda: writing.request(ts, what, headers, body, why))
+
+    def omit(self, why: str) -> None:
+        """Keep nothing of the answer."""
+        writing = self._writing
+        self._put(0, lambda: writing.omit(why))
+
+    def on_forwarded(
+        self, exchange: Exchange, target: str, headers: Headers, body: bytes | None
+    ) -> None:
+        ms, writing = self._ms(time.monotonic()), self._writing
+        self._put(len(body or b""), lambda: writing.forwarded(ms, target, headers, body))
+
+    def on_head(
+        self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers
+    ) -> None:
+        ms, writing = self._ms(time.monotonic()), self._writing
+        self._put(0, lambda: writing.head(side, ms, (status, reason), headers))
+
+    def on_chunk(
+        self, exchange: Exchange, read: bytes, written: bytes, added: Added, now: float
+    ) -> None:
+        ms, writing = self._ms(now), self._writing
+        same = written is read
+        size = len(read) if same else len(read) + len(written)
+        self._put(size, lambda: writing.passed(ms, read, None if same else written, added))
+
+    def on_write(self, exchange: Exchange, data: bytes, added: Added) -> None:
+        if data:
+            ms, writing = self._ms(time.monotonic()), self._writing
+            self._put(len(data), lambda: writing.sent(ms, data, added))
+
+    def on_side_end(self, exchange: Exchange, side: SideName, end: SideEnd) -> None:
+        writing = self._writing
+        self._put(0, lambda: writing.ends(side, end))
+
+    def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
+        self._events += map(lifecycle_fields, events)
+
+    def on_end(self, exchange: Exchange) -> None:
+        ms, writing = self._ms(time.monotonic()), self._writing
+        ended, fields = (exchange.ended, exchange.error), self._events
+        # Whatever waits already: an exchange that is not ended stays open.
+        self._recorder.put(0, lambda: writing.end(ms, ended, fields), writing)
+
+    def _ms(self, now: float) -> float:
+        return round((now - self._started) * 1000, 3)
+
+    def _put(self, size: int, work: _Work) -> None:
+        self._recorder.put(size + _OVERHEAD_BYTES, work, self._writing)
+
+
+class Recorder:
+    """The recorder of one process.
+
+    Args:
+        folder: where cassettes go, or one cassette, by its name.
+        redaction: what must not reach the disk.
+        lost: called for each exchange that could not be kept.
+        max_file_bytes: above this size another file is begun; 0 for never.
+        compress: write gzip.
+        waiting_bytes: what may wait to be written, in memory.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        redaction: Redaction,
+        lost: Callable[[], None],
+        *,
+        max_file_bytes: int = 0,
+        compress: bool = False,
+        waiting_bytes: int = _WAITING_BYTES,
+    ) -> None:
+        self.redaction = redaction
+        self.files = Files(
+            folder, self._unwritten, max_file_bytes=max_file_bytes, compress=compress
+        )
+        self._lost = lost
+        self._work: deque[tuple[int, _Work, ExchangeEncoder]] = deque()
+        self._most_bytes = waiting_bytes
+        # Each is counted up by one thread only.
+        self._put_bytes = self._taken_bytes = 0
+        self._losing = threading.Lock()
+        self._said = False
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def tape(self, exchange_id: str, started: float) -> ExchangeRecorder:
+        """A tape for one exchange."""
+        return ExchangeRecorder(self, exchange_id, started)
+
+    def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
+        """Take work for the thread, if there is room."""
+        if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
+            self._lose(writing, "the disk was slower than the traffic")
+            self._wake.set()
+            return
+        self._put_bytes += size
+        self._work.append((size, work, writing))
+
+    def close(self) -> None:
+        """Write what is waiting, and close the files."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(_LAST_WRITE_S)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(_WRITE_EVERY_S)
+            self._wake.clear()
+            self._drain()
+        self._drain()
+        self.files.close()
+
+    def _drain(self) -> None:
+        since = time.monotonic()
+        for _ in range(len(self._work)):
+            size, work, writing = self._work.popleft()
+            try:
+                work()
+            except OSError as error:
+                self._unwritten(writing, error)
+            except Exception as bug:  # one exchange shall not cost the others
+                self._lose(writing, f"a bug in the proxy ({type(bug).__name__})", bug)
+            self._taken_bytes += size
+            if time.monotonic() - since > _TURN_S:
+                time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
+                since = time.monotonic()
+        self.files.flush()
+
+    def _unwritten(self, writing: object, error: OSError) -> None:
+        if isinstance(writing, ExchangeEncoder):
+            self._lose(writing, error.strerror or str(error))
+
+    def _lose(self, writing: "ExchangeEncoder", why: str, bug: Exception | None = None) -> None:
+        """Count an exchange that cannot be kept, once, and say the first in the log."""
+        with self._losing:
+            is_first, was_said = not writing.lost, self._said
+            writing.lost, self._said = writing.lost or why, True
+        if is_first:
+            self._lost()
+        if not was_said:
+            log.error("recording fails: %s; the traffic goes on (logged once)", why, exc_info=bug)

@@ -1,0 +1,193 @@
+"""Where secrets stand in any bytes: those that are known, and those that have the form of one.
+
+Whatever comes, the time for it grows as its size does, no faster: a form that can fail behind a
+long run of letters does not look at that run again.
+"""
+
+import itertools
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Final, Protocol
+
+from lifecycle_proxy.core.labels import KEY_PREFIXES
+from lifecycle_proxy.recording import secret_detection
+
+_PLACEHOLDER: Final = re.compile(secret_detection.PLACEHOLDER.pattern.encode())
+# What is a secret besides what a scan tells of, where letters without a digit are none. Bare words
+# such as key and token stand in too many innocent places: what is replaced cannot be replayed. Nor
+# is a word of prose behind "the secret:" one, and a placeholder for a null would be no JSON.
+_KEYS: Final = KEY_PREFIXES.encode()
+_NAMES: Final = rb"password|passwd|secret|api[_-]?key|access[_-]?token|client[_-]?secret"
+_FORMS: Final = (
+    rb"(?i:\bbearer\s{1,32})(?P<s0>[\w.~+/=-]{8,})",
+    # Not names such as hf-tiny-agents: a key has something else than small letters.
+    rb"\b(?P<s1>(?:%b)[-_](?![a-z]{1,20}(?:-[a-z]{1,20}){1,5}(?![\w-]))[A-Za-z0-9_-]{12,})" % _KEYS,
+    rb"\b(?P<s2>(?:AKIA|ASIA)[A-Z0-9]{12,}\b|AIza[\w-]{12,})",
+    rb"://[^/\s:@\"]*:(?P<s3>[^/\s@\"]+)@",
+    rb"(?P<s4>-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----[^-]*)",
+    rb"(?i:(?:%b)(?!(?<=secret):\s{1,32}[a-z]+(?:[\s.,!?;)]|\Z))"
+    rb"(?:\\?[\"'])?\s{0,32}[=:]\s{0,32}(?!null\b|true\b|false\b)(?:\\?[\"'])?)"
+    rb"(?P<s5>[^\s\"'&;,\\\[{}]{4,})" % _NAMES,
+)
+# A run of letters in which one begins is looked at once: where it is none, it is passed over as a
+# whole. By itself, as other forms may begin in such a run.
+_JWT: Final = re.compile(
+    rb"\b(?:(?P<jwt>eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?)|eyJ[\w-]*+)",
+)
+
+
+def _grouped(words: Iterable[bytes]) -> bytes:
+    """One of some words, as a regular expression that looks at each first letter once."""
+    parts: list[bytes] = []
+    for first, group in itertools.groupby(sorted(words), key=lambda word: word[:1]):
+        rest = [word[1:] for word in group]
+        parts.append(re.escape(first) + (_grouped(rest) if len(rest) > 1 else re.escape(rest[0])))
+    return parts[0] if len(parts) == 1 else b"(?:%b)" % b"|".join(parts)
+
+
+# Without one of these, in lower case, there is none of the forms: a quick no, most of the time. It
+# would take three times as long if they were not grouped.
+_TRIGGERS: Final = re.compile(
+    _grouped(
+        (
+            *(b"sk-", b"sk_", b"pk-", b"pk_", b"rk-", b"rk_", b"hf-", b"hf_", b"xai-", b"xai_"),
+            *(b"ghp", b"gho", b"ghu", b"ghs", b"ghr", b"github_pat", b"glpat", b"nvapi", b"xox"),
+            *(b"akia", b"asia", b"aiza", b"eyj", b"://", b"-----begin", b"bearer", b"basic"),
+            *(b"cookie:", b"passw", b"pwd", b"secret", b"access", b"key", b"token"),
+            *(b"authorization", b"credential"),
+        )
+    )
+)
+# Behind one of these no secret goes on, but for those that hold one themselves.
+_TO_BREAK: Final = re.compile(rb"(?s:.*)[\s\"',;]")
+_HELD_BYTES: Final = 128  # -----BEGIN ENCRYPTED PRIVATE KEY-----, or a name and half a value
+_HELD_FOR_PATTERNS_BYTES: Final = 256
+_MOST_CONTINUED: Final = 3  # bytes of a character behind its first, in UTF-8
+
+Span = tuple[int, int]
+
+
+class SecretMatcher(Protocol):
+    """What is a secret.
+
+    Attributes:
+        held_bytes: the most of a secret that may stand before a break in it.
+    """
+
+    held_bytes: int
+
+    def spans(self, data: bytes) -> list[Span]:
+        """Where secrets stand, in order, none within another."""
+
+
+class ExchangeRules:
+    """What is a secret in one exchange.
+
+    Attributes:
+        known: secrets, literally.
+        held_bytes: see ``SecretMatcher``.
+    """
+
+    def __init__(self, known: frozenset[bytes], more: Sequence[re.Pattern[bytes]]) -> None:
+        self.known = known
+        longest = [re.escape(secret) for secret in sorted(known, key=len, reverse=True)]
+        literal = [b"(?P<known>" + b"|".join(longest) + b")"] if known else []
+        self._forms = re.compile(b"|".join([*literal, *_FORMS]))
+        self._more = more
+        broken = [len(secret) for secret in known if last_break(secret)]
+        usual = _HELD_FOR_PATTERNS_BYTES if more else _HELD_BYTES
+        self.held_bytes = max(usual, *broken) if broken else usual
+
+    def spans(self, data: bytes) -> list[Span]:
+        """Where secrets stand, in order, none within another, and none in a placeholder.
+
+        A secret may come to light where another one, right before it, is gone: what is found is
+        masked, and the rest is looked at again.
+        """
+        may_hold = bool(_TRIGGERS.search(data.lower())) or any(s in data for s in self.known)
+        if not (may_hold or self._more):
+            return []
+        spans: list[Span] = []
+        taken = [found.span() for found in _PLACEHOLDER.finditer(data)]
+        data = _masked(data, taken)
+        while new := _outside(apart(self._found(data, may_hold=may_hold)), taken):
+            spans = sorted(spans + new)
+            taken = sorted(taken + new)
+            data = _masked(data, new)
+        return spans
+
+    def _found(self, data: bytes, *, may_hold: bool) -> list[Span]:
+        more = (f for form in self._more for f in form.finditer(data) if f[0])
+        spans = [(f.start(), _behind_character(data, f.end())) for f in more]
+        if may_hold:
+            spans += [_span(found) for found in self._forms.finditer(data)]
+            if b"eyJ" in data:
+                spans += [found.span("jwt") for found in _JWT.finditer(data) if found["jwt"]]
+            for secret in secret_detection.in_text(data.decode("latin-1")):
+                spans.append((secret.start, secret.start + len(secret.value)))
+        return spans
+
+
+def apart(spans: Iterable[Span]) -> list[Span]:
+    """In order; those that overlap are one."""
+    parts: list[Span] = []
+    for start, stop in sorted(spans):
+        if parts and start < parts[-1][1]:
+            parts[-1] = parts[-1][0], max(stop, parts[-1][1])
+        else:
+            parts.append((start, stop))
+    return parts
+
+
+def _outside(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
+    """The parts of spans that are not taken. Both are in order, and apart."""
+    parts: list[Span] = []
+    for start, stop in spans:
+        at = start
+        for first, last in overlapping(taken, start, stop):
+            if at < first:
+                parts.append((at, first))
+            at = last
+        if at < stop:
+            parts.append((at, stop))
+    return parts
+
+
+def overlapping(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:
+    """Those that have something in common with the one from ``start`` to ``stop``."""
+    for number in range(bisect_right(spans, start, key=itemgetter(1)), len(spans)):
+        if spans[number][0] >= stop:
+            return
+        yield spans[number]
+
+
+def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
+    """Quotes in their place, which are part of no secret's form."""
+    if not spans:
+        return data
+    masked = bytearray(data)
+    for start, stop in spans:
+        masked[start:stop] = b'"' * (stop - start)
+    return bytes(masked)
+
+
+def last_break(data: bytes) -> int:
+    """Where the last break ends; 0 without one."""
+    found = _TO_BREAK.match(data)
+    return 0 if found is None else found.end()
+
+
+def _behind_character(data: bytes, stop: int) -> int:
+    """Where the character ends in which something stops: to a pattern, a dot is one byte of it."""
+    for _ in range(_MOST_CONTINUED):
+        if not 0x80 <= int.from_bytes(data[stop : stop + 1]) < 0xC0:
+            break
+        stop += 1
+    return stop
+
+
+def _span(found: re.Match[bytes]) -> Span:
+    name = found.lastgroup
+    return found.span(name) if name else found.span()

@@ -1,0 +1,1 @@
+"""From the upstream to the client: bodies, event streams, WebSockets, the watchdog."""

@@ -1,0 +1,153 @@
+"""Signs of life before the upstream has answered (``server.heartbeat_before_first_byte``).
+
+The status 200 is then sent early, so an upstream's error can only follow as an error frame.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
+from lifecycle_proxy.exchange.errors import ProxyError, error_frame
+from lifecycle_proxy.exchange.model import EXCHANGE, SideEnd
+from lifecycle_proxy.relay.detect import Begun
+from lifecycle_proxy.relay.sse import HEARTBEAT
+
+_ERROR_BODY_BYTES: Final = 1 << 16
+_NO_STREAM: Final = "the upstream answered with status {} and no event stream"
+
+
+async def open_with_heartbeats(
+    request: web.Request,
+    opening: Coroutine[Any, Any, Begun],
+    head: web.StreamResponse,
+    interval_s: float,
+) -> Begun | None:
+    """Wait for the upstream's head; after each interval of silence send the client a comment.
+
+    Args:
+        head: sent with the first comment.
+        interval_s: seconds of silence.
+
+    Returns:
+        The answer, or None where it failed behind the head; the client has been told then.
+
+    Raises:
+        ProxyError: it failed before the head went out.
+    """
+    task = asyncio.ensure_future(opening)
+    try:
+        while not (await asyncio.wait({task}, timeout=interval_s))[0]:
+            await _say(request, head, HEARTBEAT)
+        return task.result()
+    except ProxyError as failure:
+        if not head.prepared:
+            raise
+        await _fail(request, head, failure)
+        return None
+    except asyncio.CancelledError:
+        if not (head.prepared and await _told_of_drain(request, head)):
+            raise  # the client is gone, or has got nothing yet
+        return None
+    finally:
+        task.cancel()
+
+
+async def tell_refusal(
+    request: web.Request,
+    head: web.StreamResponse,
+    begun: Begun,
+    patience_s: float,
+) -> None:
+    """The upstream refused, but a 200 is out: its error object as a frame, then the stream ends.
+
+    Args:
+        begun: what it answered.
+        patience_s: seconds that the error may take to come; 0 for no limit.
+    """
+    exchange, answer = request[EXCHANGE], begun.answer
+    exchange.ended = "upstream_error"
+    exchange.cause = _NO_STREAM.format(answer.status)
+    body = begun.start
+    end: SideEnd = "cut"
+    try:
+        async with asyncio.timeout(patience_s or None):
+            body += await _read(answer.content)
+        end = "eof" if answer.content.at_eof() else "gone"
+    except TimeoutError:
+        end = "timeout"
+    except (aiohttp.ClientError, OSError):
+        pass  # what its status says is told all the same
+    except asyncio.CancelledError:
+        end = "gone"
+        if not await _told_of_drain(request, head):
+            raise
+        return
+    finally:
+        answer.close()
+        if body:
+            exchange.listeners.on_chunk(exchange, body, b"", (), time.monotonic())
+        exchange.listeners.on_side_end(exchange, "upstream", end)
+    error = _refusal(answer.status, body)
+    await _tell(request, head, error)
+
+
+async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool:
+    """Whether a wait was cancelled because the proxy ends. The client has been told then."""
+    current = asyncio.current_task()
+    if request.transport is None or current is None:
+        return False
+    current.uncancel()
+    await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
+    return True
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """An error's body, as far as anybody would look at it."""
+    body = b""
+    while len(body) < _ERROR_BODY_BYTES and (more := await content.readany()):
+        body += more
+    return body
+
+
+def _refusal(status: int, body: bytes) -> dict[str, Any]:
+    """The error object of an answer, or one of ours."""
+    try:
+        error = orjson.loads(body).get("error")
+    except (orjson.JSONDecodeError, AttributeError):
+        error = None
+    if not error:
+        error = ProxyError("upstream_protocol", _NO_STREAM.format(status)).object()
+    told = error if isinstance(error, dict) else {"message": str(error)}
+    return {**told, "status": status}
+
+
+async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
+    request[EXCHANGE].fail(failure.code, failure.for_log())
+    await _tell(request, head, failure.object())
+
+
+async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str, Any]) -> None:
+    exchange = request[EXCHANGE]
+    frame = error_frame(error, exchange.vocabulary, exchange.envelope(), is_first=True)
+    await _say(request, head, frame)
+    if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
+        await end_properly(request, head)
+    else:
+        break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
+
+
+async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+    """Something of ours, the head in front of the first."""
+    exchange = request[EXCHANGE]
+    if not head.prepared:
+        await head.prepare(request)
+        exchange.listeners.on_head(exchange, "client", *head_of(head))
+    exchange.listeners.on_write(exchange, data, ((0, len(data)),))
+    await head.write(data)

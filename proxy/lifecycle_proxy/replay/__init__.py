@@ -1,0 +1,1 @@
+"""Recordings as a server: which one answers, and when."""

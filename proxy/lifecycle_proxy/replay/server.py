@@ -1,0 +1,265 @@
+"""Recordings as a server: in the place of an upstream, or of the whole proxy.
+
+A request that no recording answers gets an error that says what differs from the nearest one
+(``misses.Miss``), with a status that SDKs do not try again. ``/-/healthy`` answers as the proxy's.
+No connection is ever opened to anywhere.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from aiohttp import web
+
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.exchange.model import Handler, SideName
+from lifecycle_proxy.faults.plan import FaultPolicy
+from lifecycle_proxy.faults.rules import FaultSettings
+from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Request, load
+from lifecycle_proxy.replay import faults as fault_schedule
+from lifecycle_proxy.replay import notes
+from lifecycle_proxy.replay.matching import Found, RecordingIndex, Rules
+from lifecycle_proxy.replay.near_miss import MISS_STATUS, Miss
+from lifecycle_proxy.replay.player import Player
+from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
+from lifecycle_proxy.server.listener import bind, url
+from lifecycle_proxy.server.protocol import Protocol
+from lifecycle_proxy.server.runner import Runner
+
+log = logging.getLogger("proxy.recording")
+
+DEFAULT_LISTEN: Final = "127.0.0.1:8788"
+
+_HEALTHY: Final = "/-/healthy"
+_MAX_BODY_BYTES: Final = 1 << 30
+_END_S: Final = 1.0  # for open streams, when asked to stop: whoever ends a replay wants it to end
+_BACKLOG: Final = 4096
+_MAX_HEADERS: Final = 1024
+# OpenAI's and Anthropic's SDKs obey the first; the second tells a miss from an answer.
+_NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
+
+
+def _by_headers(request: web.Request) -> str:
+    return scope_of(request.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How recordings are played.
+
+    Attributes:
+        side: ``upstream``: what it sent, to be played to the proxy; ``client``: what the client
+            got, to be played to a UI.
+        speed: 1 as it was, 10 is ten times as fast, 0 at once.
+        max_gap_ms: no wait is longer than this, in milliseconds as played; None for no limit.
+        hold_s: how long a client is left waiting where the recording ran into a timeout, in
+            seconds. Then it is reset.
+        rules: how requests are matched: ``loop``, ``strict``, ``stages`` and so on.
+        session: whose request it is; recordings are given out to each on its own. By default it
+            is told by the credential and the headers in which clients name a conversation.
+        transform: what is played instead of a schedule: faults. Times are as played.
+        on_miss: is called with each miss. By default it is logged.
+        on_found: is called with each recording that is played, and the request. By default one
+            that was found by its order alone is logged.
+        faults: which hit what is played, by the number of the request.
+    """
+
+    side: SideName = "upstream"
+    speed: float = 1.0
+    max_gap_ms: float | None = None
+    hold_s: float = 600.0
+    rules: Rules = field(default_factory=Rules)
+    session: Callable[[web.Request], str] = _by_headers
+    transform: Callable[[Schedule], Schedule] | None = None
+    on_miss: Callable[[Miss], None] | None = None
+    on_found: Callable[[Found, Request], None] | None = None
+    faults: FaultSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a side that there is not, and a time or speed below 0, or none."""
+        if self.side not in (known := get_args(SideName)):
+            raise ValueError(f"side: unknown side {self.side!r} (known are {', '.join(known)})")
+        gap = 0 if self.max_gap_ms is None else self.max_gap_ms
+        given: dict[str, Any] = {"speed": self.speed, "hold_s": self.hold_s, "max_gap_ms": gap}
+        for name, value in given.items():
+            if not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f"{name} must be a number that is not negative, not {value!r}")
+
+
+def create_replay_app(
+    exchanges: Iterable[Exchange], options: Options | None = None
+) -> web.Application:
+    """A server that plays recordings, as an aiohttp application.
+
+    Exchanges that cannot be played are left out; ``playable`` tells why. Serve it with
+    ``start_replay``, or with a runner that has ``handler_cancellation`` set: a client that goes
+    away ends the playing.
+    """
+    own = options or Options()
+    good, _ = playable(exchanges, own.side)
+    replay = _Replay(good, own)
+
+    # Every request comes this way, whatever the router thinks: it knows some targets to be wrong.
+    @web.middleware
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await replay.answer(request)
+
+    app = web.Application(middlewares=[around], client_max_size=_MAX_BODY_BYTES)
+    app.router.add_route("*", "/{rest:.*}", replay.answer)
+    return app
+
+
+async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
+    """Listen and serve; ``await runner.cleanup()`` behind ``runner.listener.close()`` ends it.
+
+    Args:
+        app: of ``create_replay_app``.
+        listen: ``HOST:PORT``, port 0 for a free one, or ``unix:PATH``.
+
+    Returns:
+        The runner, and the URL where it serves.
+
+    Raises:
+        ConfigError: ``listen`` is no address.
+        OSError: it cannot be bound.
+    """
+    settings = config.load(environ={}, flags={"server.listen": listen})
+    limit = settings.server.max_header_bytes
+    sock = bind(settings)
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> Protocol:
+        assert runner.server is not None, "set up"
+        return Protocol(
+            runner.server,
+            loop=loop,
+            auto_decompress=False,  # bodies are compared as they were sent
+            access_log=None,  # type: ignore[arg-type]  # None turns it off
+            max_line_size=limit,
+            max_field_size=limit,
+            max_headers=_MAX_HEADERS,
+            logger=logging.getLogger("proxy.http"),
+        )
+
+    async with AsyncExitStack() as undo:
+        undo.callback(sock.close)
+        runner = Runner(app, handler_cancellation=True, shutdown_timeout=_END_S)
+        undo.push_async_callback(runner.cleanup)
+        await runner.setup()
+        runner.listener = await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
+        undo.pop_all()
+    return runner, url(sock, settings)
+
+
+async def stop_replay(runner: Runner) -> None:
+    """Take nothing new; streams that do not end within a second or two are reset."""
+    if runner.listener is not None:
+        runner.listener.close()
+    await runner.cleanup()
+
+
+async def serve_replay(
+    paths: Sequence[Path], listen: str = DEFAULT_LISTEN, options: Options | None = None
+) -> int:
+    """The command: play cassettes until SIGTERM or SIGINT; a second one ends at once.
+
+    Args:
+        paths: cassettes, or folders of such.
+
+    Returns:
+        0 when asked to stop.
+
+    Raises:
+        CassetteError: nothing in there can be played.
+        ConfigError: ``listen`` is no address.
+        OSError: it cannot be bound.
+    """
+    own = options or Options()
+    own = replace(
+        own, on_miss=own.on_miss or notes.print_miss, on_found=own.on_found or notes.print_found
+    )
+    good, refused = playable((e for path in paths for e in load(path)), own.side)
+    for exchange_id, reason in refused:
+        print(f"lifecycle-proxy: {exchange_id} is left out: {reason}", file=sys.stderr)
+    if not good:
+        raise CassetteError(f"{', '.join(map(str, paths))}: nothing that can be played")
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            os._exit(0)  # the second signal: nothing may stand in its way
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    runner, where = await start_replay(create_replay_app(good, own), listen)
+    noun = "exchange" if len(good) == 1 else "exchanges"
+    print(f"replaying {len(good)} {noun} on {where}", flush=True)
+    await asked.wait()
+    await stop_replay(runner)
+    return 0
+
+
+class _Replay:
+    def __init__(self, exchanges: list[Exchange], options: Options) -> None:
+        self._library = RecordingIndex(exchanges, options.rules)
+        self._options = options
+        own = options.faults or FaultSettings()
+        self._faults = FaultPolicy(own.rules, own.seed)
+        self._numbers = itertools.count(1)
+        self._plans = {id(e): self._plan(e) for e in exchanges}  # ids of several files may be equal
+
+    def _plan(self, exchange: Exchange) -> Schedule:
+        own = self._options
+        return timed(schedule(exchange, own.side), own.speed, own.max_gap_ms)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        start = time.perf_counter()
+        if request.raw_path.partition("?")[0] == _HEALTHY:
+            return web.json_response({"status": "ok"})
+        body = await request.read()
+        asked = Request(request.method, _target(request), tuple(request.headers.items()), body)
+        found = self._library.find(asked, self._options.session(request))
+        if isinstance(found, Miss):
+            return self._missed(found)
+        (self._options.on_found or notes.log_found)(found, asked)
+        return await self._play(request, found, start)
+
+    async def _play(self, request: web.Request, found: Found, start: float) -> web.StreamResponse:
+        own, plan = self._options, self._plans[id(found.exchange)]
+        if own.transform is not None:
+            plan = own.transform(plan)
+        if own.faults is not None:
+            plan = fault_schedule.apply(self._faults.pick(next(self._numbers)), plan)
+        return await Player(request, plan, start, own.hold_s).run()
+
+    def _missed(self, miss: Miss) -> web.Response:
+        if self._options.on_miss is not None:
+            self._options.on_miss(miss)
+        else:
+            log.warning("%s", miss.text())
+        return web.Response(
+            status=MISS_STATUS,
+            body=miss.body(),
+            content_type="application/json",
+            charset="utf-8",
+            headers=_NO_RETRY,
+        )
+
+
+def _target(request: web.Request) -> str:
+    """Path and query, where the request line holds a whole URL, too."""
+    target = request.raw_path
+    if target.startswith(("http://", "https://")):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    return target

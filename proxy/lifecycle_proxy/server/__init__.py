@@ -1,0 +1,1 @@
+"""Listening: sockets, the protocol of client connections, worker processes."""

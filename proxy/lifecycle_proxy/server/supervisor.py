@@ -1,0 +1,139 @@
+"""Several processes on one port (``SO_REUSEPORT``), and one that looks after them.
+
+The parent serves nobody. It starts the workers, replaces one that died, hands signals on, and ends
+when all have ended. The kernel spreads connections over the workers.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.server.listener import bind, notify, url
+
+log = logging.getLogger("proxy")
+
+# prometheus-client sums the workers' counts in files there. It looks at this when it is imported,
+# so nothing imported here may import it.
+_METRICS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
+_RESTART_DELAY_S: Final = 0.5
+
+# What a worker does: takes its socket and the descriptor of its supervisor, returns its exit code.
+Work = Callable[[socket.socket, int], int]
+
+
+class Supervisor:
+    """Runs workers until it is asked to stop.
+
+    Args:
+        settings: ``server.workers`` and ``server.listen``.
+        work: what each worker does.
+        announce: is called with the URL once connections are taken.
+        ended: is called with the process id of a worker that has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        work: Work,
+        announce: Callable[[str], None],
+        ended: Callable[[int], None],
+    ) -> None:
+        self._settings = settings
+        self._work = work
+        self._announce = announce
+        self._ended = ended
+        self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
+        self._stopping = False
+        self._code = 0
+
+    def run(self) -> int:
+        """Supervise until all workers have ended.
+
+        Returns:
+            0 where all ended as asked, else the first other exit code.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        directory = None
+        if _METRICS_DIR not in os.environ:
+            directory = os.environ[_METRICS_DIR] = tempfile.mkdtemp(prefix="lifecycle-proxy-")
+        if self._settings.listen_socket is None:
+            # Sockets that may share a port share it with those of another proxy, too.
+            bind(self._settings).close()
+        # Keeps the port (and port 0's choice) while workers come and go. Nobody listens on it
+        # unless it is a unix socket, which the workers share.
+        holder = bind(self._settings, shared=True)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._on_signal)
+            for _ in range(self._settings.server.workers):
+                self._start(holder)
+            if all(line.recv(1) for line in list(self._workers.values())):
+                notify("READY=1")
+                self._announce(url(holder, self._settings))
+            else:
+                self._stop(signal.SIGTERM)  # one could not even start; its exit code says why
+            self._supervise(holder)
+            return self._code
+        finally:
+            holder.close()
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def _start(self, holder: socket.socket) -> None:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ours.close()
+                os.setpgid(0, 0)  # a Ctrl-C reaches the parent only, which hands it on once
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+                code = self._work(self._socket(holder), theirs.fileno())
+            finally:
+                logging.shutdown()
+                os._exit(code)
+        theirs.close()
+        self._workers[pid] = ours
+
+    def _socket(self, holder: socket.socket) -> socket.socket:
+        if holder.family == socket.AF_UNIX:
+            return holder.dup()
+        return bind(self._settings, shared=True, port=holder.getsockname()[1])
+
+    def _supervise(self, holder: socket.socket) -> None:
+        while self._workers:
+            pid, status = os.wait()
+            line = self._workers.pop(pid, None)
+            if line is None:
+                continue
+            line.close()
+            code = os.waitstatus_to_exitcode(status)
+            if self._stopping:
+                self._code = self._code or max(code, 0)
+                continue
+            log.error("worker %d ended (%s); starting another", pid, code)
+            self._ended(pid)
+            time.sleep(_RESTART_DELAY_S)  # no faster than this, should it die at once each time
+            if not self._stopping:
+                self._start(holder)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop(signal.Signals(number))
+
+    def _stop(self, number: signal.Signals) -> None:
+        if not self._stopping:
+            notify("STOPPING=1")
+        self._stopping = True
+        for pid in self._workers:
+            os.kill(pid, number)

@@ -1,0 +1,202 @@
+"""Calls that clients run: from the stream that asks for them to the request with the result.
+
+The ids of calls are the backend's, and some backends begin at the same one with every turn, or for
+every user. So a call is looked for only among those of the same credential and, where the client
+names one, of the same session; and a result counts only if the end of the conversation tells of
+another call than it did when the call was announced. Some clients rewrite ids: their calls are
+known by name and arguments.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted
+from lifecycle_proxy.core.followup import NO_CALLS, Earlier, Seen
+
+_MAX_CALLS: Final = 10_000
+_SWEEP_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call whose result has not come.
+
+    Attributes:
+        earlier: what its conversation held of its id before it.
+        alike: what it held of calls with the same name and arguments.
+    """
+
+    call: Handed
+    earlier: Earlier = NO_CALLS
+    alike: Earlier = NO_CALLS
+
+
+class Store(Protocol):
+    """Where waiting calls are kept. Processes that share one share the calls.
+
+    Nothing here may block. A store that lies elsewhere answers from what it knows, and writes in
+    the background.
+    """
+
+    def put(self, scope: str, call: Waiting) -> None: ...
+
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
+        """The calls of this id, of whatever choice; they stay."""
+        ...
+
+    def look_alike(self, scope: str, content: str) -> list[Waiting]:
+        """The calls of this name and these arguments, oldest first; they stay."""
+        ...
+
+    def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
+        """A call, for one taker only."""
+        ...
+
+
+class MemoryStore:
+    """The calls of one process.
+
+    Args:
+        ttl_s: how long a result is waited for, in seconds; 0 for as long as there is room.
+        expired: told of calls whose result never came.
+        max_calls: above this many the oldest expire early.
+    """
+
+    def __init__(
+        self,
+        ttl_s: float,
+        expired: Callable[[ToolCompleted], None],
+        max_calls: int = _MAX_CALLS,
+    ) -> None:
+        self._ttl_s = ttl_s or math.inf
+        self._expired = expired
+        self._max_calls = max_calls
+        # In the order of their deadlines: all wait for the same time.
+        self._calls: OrderedDict[tuple[str, str, int], tuple[float, Waiting]] = OrderedDict()
+        self._choices: dict[tuple[str, str], set[int]] = {}
+        self._alike: dict[tuple[str, str], dict[tuple[str, str, int], None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def put(self, scope: str, call: Waiting) -> None:
+        told = call.call.told
+        key = (scope, told.id, told.choice)
+        if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
+            self._end(key, "superseded")
+        self._calls[key] = (time.monotonic() + self._ttl_s, call)
+        self._choices.setdefault(key[:2], set()).add(told.choice)
+        self._alike.setdefault((scope, call.call.content), {})[key] = None
+        while len(self._calls) > self._max_calls:
+            self._end(next(iter(self._calls)), "expired")
+
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
+        choices = self._choices.get((scope, call_id), ())
+        return [self._calls[scope, call_id, choice][1] for choice in sorted(choices)]
+
+    def look_alike(self, scope: str, content: str) -> list[Waiting]:
+        keys = self._alike.get((scope, content), ()) if content else ()
+        return [self._calls[key][1] for key in keys]
+
+    def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
+        key = (scope, call_id, choice)
+        found = self._calls.pop(key, None)
+        if found is None:
+            return None
+        choices = self._choices[key[:2]]
+        choices.discard(choice)
+        if not choices:
+            del self._choices[key[:2]]
+        alike = self._alike[scope, found[1].call.content]
+        del alike[key]
+        if not alike:
+            del self._alike[scope, found[1].call.content]
+        return found[1]
+
+    async def run(self) -> None:
+        """Let calls expire, for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.sweep(time.monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Let those expire that have waited too long."""
+        while self._calls:
+            key, (deadline, _) = next(iter(self._calls.items()))
+            if deadline > now:
+                return
+            self._end(key, "expired")
+
+    def _end(self, key: tuple[str, str, int], reason: str) -> None:
+        waiting = self.maybe_take(*key)
+        assert waiting is not None
+        self._expired(waiting.call.completed(time.monotonic(), reason=reason))
+
+
+class ConversationCalls:
+    """The waiting calls of one scope, as one request and its stream see them.
+
+    Args:
+        store: of all scopes.
+        scope: who asks.
+        seen: the calls at the end of the request's conversation.
+    """
+
+    def __init__(self, store: Store, scope: str, seen: Sequence[Seen]) -> None:
+        self._store = store
+        self._scope = scope
+        self._by_id: dict[str, list[Seen]] = {}
+        self._by_content: dict[str, list[Seen]] = {}
+        for call in seen:
+            self._by_id.setdefault(call.id, []).append(call)
+            if call.content:
+                self._by_content.setdefault(call.content, []).append(call)
+
+    def put(self, call: Handed) -> None:
+        earlier = Earlier.of(self._by_id.get(call.told.id, ()))
+        alike = Earlier.of(self._by_content.get(call.content, ()))
+        self._store.put(self._scope, Waiting(call, earlier, alike))
+
+    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+        waiting = self._store.maybe_take(self._scope, call_id, choice)
+        return None if waiting is None else waiting.call
+
+    def resume(self, now: float) -> list[ToolCompleted]:
+        """What the request says of calls that waited: their results, or that none will come.
+
+        Args:
+            now: when the request came, in seconds on the monotonic clock.
+        """
+        told: list[ToolCompleted] = []
+        for call_id, seen in self._by_id.items():
+            for waiting in self._store.look(self._scope, call_id):
+                if waiting.earlier.is_news(seen):
+                    told += self._end(waiting.call, seen[-1], now)
+        for content, seen in self._by_content.items():
+            told += self._end_alike(content, seen, now)
+        return sorted(told, key=lambda event: -event.duration_ms)
+
+    def _end_alike(self, content: str, seen: list[Seen], now: float) -> list[ToolCompleted]:
+        """The calls of clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
+        told: list[ToolCompleted] = []
+        waiting = [
+            one
+            for one in self._store.look_alike(self._scope, content)
+            if one.call.told.id not in self._by_id and one.alike.is_news(seen)
+        ]
+        for one, call in zip(reversed(waiting), reversed(seen), strict=False):
+            told += self._end(one.call, call, now)
+        return told
+
+    def _end(self, call: Handed, seen: Seen, now: float) -> list[ToolCompleted]:
+        if self.maybe_take(call.told.id, call.told.choice) is None:
+            return []  # another request was faster
+        if not seen.result:
+            return [call.completed(now, reason="abandoned")]
+        outcome = Outcome.FAILED if seen.failed else Outcome.OK
+        return [call.completed(now, outcome=outcome)]

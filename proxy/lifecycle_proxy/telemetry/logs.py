@@ -1,0 +1,288 @@
+"""What people read: one line per exchange, and how all lines look.
+
+On a terminal lines are text, elsewhere JSON, unless asked for otherwise. Whatever a client or an
+upstream put into a value, a line stays one line: what does not print is escaped. A traceback is the
+one thing of several lines in text form; they are indented, so that none can pass for a record.
+
+An access line never holds a body, a header, a key or a query.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO
+
+import orjson
+
+from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.exchange.model import Exchange, Listener
+
+Format = Literal["auto", "text", "json"]
+
+_ACCESS: Final = logging.getLogger("proxy.access")
+_STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
+_COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
+_PLAIN: Final = "\x1b[0m"
+_BARE: Final = re.compile(r'[^\s"\\]+')
+_INDENT: Final = "\n    "
+# Clients may write paths and models of any length.
+_VALUE_LENGTH: Final = 256
+_CAUSE_LENGTH: Final = 512
+_WAITING_LINES: Final = 10_000
+_WRITE_EVERY_S: Final = 0.2
+_LAST_WRITE_S: Final = 1.0
+
+
+class Access(dict[str, object]):
+    """The fields of one finished exchange. As text, the compact form of them."""
+
+    def __str__(self) -> str:
+        first_byte = self["first_byte_ms"]
+        parts = [
+            *(_shown(self[key] or "") for key in ("method", "path", "status", "ended")),
+            *(_shown(self[key]) for key in ("error", "cause") if self[key]),
+            f"{self['duration_ms']} ms",
+            "" if first_byte is None else f"(first byte {first_byte} ms)",
+            f"{self['sent_bytes']} B",
+            _tools(self["tools"]) if self["tools"] else "",
+            *(_shown(self[key]) for key in ("dialect", "model") if self[key]),
+            *(_shown(self[key]) for key in ("client", "request_id")),
+        ]
+        return " ".join(filter(None, parts))
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: ``ts`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry: dict[str, object] = {
+            "ts": ts.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        if isinstance(record.msg, Access):
+            seen = record.msg
+            entry["message"] = f"{seen['method']} {seen['path']} {seen['status']} {seen['ended']}"
+            entry.update(seen)
+        else:
+            entry["message"] = record.getMessage()
+        for key, value in _extras(record).items():
+            entry.setdefault(key, value)
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            entry["stack"] = record.stack_info
+        return _dump(entry)
+
+
+class TextFormatter(logging.Formatter):
+    """Local time, level, logger, message, extras as ``key=value``.
+
+    Args:
+        coloured: the level, by how bad it is.
+    """
+
+    def __init__(self, *, coloured: bool) -> None:
+        super().__init__()
+        self._coloured = coloured
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        level = f"{record.levelname:<7}"
+        if self._coloured and record.levelname in _COLOURS:
+            level = f"{_COLOURS[record.levelname]}{level}{_PLAIN}"
+        message = f"{record.name}: {record.getMessage()}"
+        line = f"{clock}.{int(record.msecs):03d} {level} {printable(message)}"
+        for key, value in _extras(record).items():
+            line += f" {printable(key)}={_shown(value)}"
+        if record.exc_info:
+            line += _indented(self.formatException(record.exc_info))
+        if record.stack_info:
+            line += _indented(record.stack_info)
+        return line
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours: a later ``configure`` replaces it, and leaves those of others alone."""
+
+
+class _BackgroundHandler(_Handler):
+    """Writes from a thread, a few times a second.
+
+    Whoever reads the log may be slow, or stop reading: a full pipe would stop every stream. So the
+    event loop only appends to a list, and above its limit the oldest lines are given up. Many lines
+    in a row cost less than the same lines one by one, too.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._records: deque[logging.LogRecord] = deque(maxlen=_WAITING_LINES)
+        self._lost = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if record.args:
+                record.msg, record.args = record.getMessage(), ()  # what they hold may change
+        except Exception:
+            self.handleError(record)
+            return
+        self._lost += len(self._records) == _WAITING_LINES
+        self._records.append(record)
+        if record.levelno >= logging.WARNING:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what is waiting, if it can be written now."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(_LAST_WRITE_S)
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(_WRITE_EVERY_S)
+            self._wake.clear()
+            self._write()
+        self._write()  # what came while the last lines were written
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record) + self.terminator
+        except Exception:
+            self.handleError(record)
+            return ""
+
+    def _write(self) -> None:
+        records = [self._records.popleft() for _ in range(len(self._records))]
+        lines = [self._line(record) for record in records]
+        if self._lost:
+            lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
+            self._lost = 0
+        if lines:
+            with suppress(OSError, ValueError):  # the stream is closed: nobody wants to know
+                self.stream.write("".join(lines))
+                self.stream.flush()
+
+
+def configure(
+    format: Format,  # noqa: A002 - the name that logging itself has for it
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    *,
+    background: bool = False,
+) -> None:
+    """Set up the root logger. May be called again.
+
+    Args:
+        format: ``auto`` is text on a terminal and JSON elsewhere.
+        level: the least severe level that is written.
+        stream: standard error, if not given. The level is coloured on a terminal, unless the
+            environment has ``NO_COLOR`` (https://no-color.org).
+        background: write from a thread. Not before a fork: threads do not come along.
+    """
+    stream = sys.stderr if stream is None else stream
+    terminal = stream.isatty()
+    handler = _BackgroundHandler(stream) if background else _Handler(stream)
+    if format == "text" or (format == "auto" and terminal):
+        handler.setFormatter(TextFormatter(coloured=terminal and not os.environ.get("NO_COLOR")))
+    else:
+        handler.setFormatter(JsonFormatter())
+    # Nothing here shows them, and to find them out is half the cost of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    root = logging.getLogger()
+    for other in root.handlers[:]:
+        if isinstance(other, _Handler):
+            root.removeHandler(other)
+            other.close()
+    root.addHandler(handler)
+    root.setLevel(level)
+
+
+class AccessLog(Listener):
+    """A line for each exchange that is over; a failure of the upstream is a warning.
+
+    Args:
+        all_of_them: else only failures of the upstream.
+    """
+
+    def __init__(self, *, all_of_them: bool) -> None:
+        self._all_of_them = all_of_them
+
+    def on_end(self, exchange: Exchange) -> None:
+        if self._all_of_them or exchange.cause:
+            access(exchange)
+
+
+def access(exchange: Exchange) -> None:
+    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens."""
+    level = logging.WARNING if exchange.cause else logging.INFO
+    if not _ACCESS.isEnabledFor(level):
+        return
+    started, first_byte = exchange.started, exchange.first_byte
+    fields = Access(
+        request_id=exchange.request_id[:_VALUE_LENGTH],
+        client=exchange.client,
+        method=exchange.method[:_VALUE_LENGTH],
+        path=exchange.path.partition("?")[0][:_VALUE_LENGTH],
+        route=exchange.route,
+        status=exchange.status,
+        ended=exchange.ended,
+        error=exchange.error,
+        cause=exchange.cause[:_CAUSE_LENGTH],
+        duration_ms=round((time.monotonic() - started) * 1000),
+        first_byte_ms=None if first_byte is None else round((first_byte - started) * 1000),
+        sent_bytes=exchange.sent_bytes,
+        chunks=exchange.chunks,
+        tools=len(exchange.tools),
+        frames=exchange.frames,
+        dialect=exchange.dialect,
+        model=exchange.model[:_VALUE_LENGTH],
+    )
+    # As info() does it, but for the walk up the stack to find out who called.
+    _ACCESS.handle(logging.LogRecord(_ACCESS.name, level, __file__, 0, fields, (), None))
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _dump(entry: dict[str, object]) -> str:
+    try:
+        line = orjson.dumps(entry, default=str).decode()
+    except TypeError:  # lone surrogates, huge numbers, keys that are no text
+        line = ""
+    if line and line.isprintable():
+        return line
+    # JSON allows more than a terminal should be sent, or a splitter of lines should see.
+    return json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
+
+
+def _shown(value: object) -> str:
+    """A value among others on a line: in quotes where it could be taken for more than one."""
+    text = str(value)
+    if not text:
+        return "-"
+    if text.isprintable() and _BARE.fullmatch(text):
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(quoted)}"'
+
+
+def _indented(text: str) -> str:
+    return "".join(_INDENT + printable(line) for line in text.split("\n"))
+
+
+def _tools(number: object) -> str:
+    return "1 tool" if number == 1 else f"{number} tools"

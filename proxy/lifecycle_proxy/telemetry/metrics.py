@@ -1,0 +1,300 @@
+"""What Prometheus is told. A leaf: nothing else here knows ``prometheus_client``.
+
+One call at the end of an exchange does all the counting; nothing happens per chunk. Units are
+seconds and bytes. Every label has a bounded set of values, whatever clients and models send.
+
+Where OpenTelemetry's GenAI conventions have a metric of the same meaning, its name is used. Time to
+the first token is not: what is stamped here is a byte, which may belong to a role or a comment.
+
+With ``PROMETHEUS_MULTIPROC_DIR`` in the environment the numbers live in files in that directory,
+and every process renders the sum over all of them. ``prometheus_client`` decides this when it is
+imported, so the variable has to be set before this module is; and a process must make no more than
+one ``Metrics`` then, as all of them would write into the same files.
+"""
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Generic, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from lifecycle_proxy import __version__
+from lifecycle_proxy.core.events import ToolCompleted
+from lifecycle_proxy.exchange.model import Exchange, Listener
+
+_SHARED_DIRECTORY: Final = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+_OPENMETRICS: Final = "application/openmetrics-text"
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
+_TOOL_NAMES: Final = 100
+_TOOL_NAME_LENGTH: Final = 64
+
+# The boundaries that OpenTelemetry asks for, and from 81.92 on to half an hour.
+_LONG_S: Final = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    *(163.84, 327.68, 655.36, 1310.72, 1800),
+)
+# A model may have to be loaded first; 600 is the default of upstream.first_byte_timeout_s.
+_FIRST_BYTE_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+# From a fast local model to a silent tool; 300 is the default of upstream.stall_timeout_s.
+_GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900)
+
+_Bounds = tuple[float, ...]
+_Mode = Literal["livesum", "livemax"]  # over the processes that live
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+class _Children(dict[tuple[str | int, ...], _Metric], Generic[_Metric]):
+    """A metric's children by their labels: ``labels()`` converts and locks at every call."""
+
+    def __init__(self, parent: _Metric) -> None:
+        super().__init__()
+        self._parent: _Metric = parent
+
+    def __missing__(self, labels: tuple[str | int, ...]) -> _Metric:
+        child: _Metric = self._parent.labels(*labels) if labels else self._parent
+        self[labels] = child
+        return child
+
+
+class _Make:
+    """Makes the metrics of one registry. Names that are not OpenTelemetry's get our prefix."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._in = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
+        return _Children(Counter(_full(name), text, labels, registry=self._in))
+
+    def gauge(
+        self, name: str, text: str, *labels: str, mode: _Mode = "livesum"
+    ) -> _Children[Gauge]:
+        name = _full(name)
+        return _Children(Gauge(name, text, labels, registry=self._in, multiprocess_mode=mode))
+
+    def times(self, name: str, text: str, within: _Bounds, *labels: str) -> _Children[Histogram]:
+        return _Children(Histogram(_full(name), text, labels, registry=self._in, buckets=within))
+
+
+def _full(name: str) -> str:
+    return name if name.startswith("gen_ai_") else f"lifecycle_proxy_{name}"
+
+
+class _Traffic:
+    """Exchanges of any kind."""
+
+    def __init__(self, make: _Make) -> None:
+        self._open = make.gauge("exchanges_open", "Exchanges that are not over", "route")
+        text = "Exchanges that are over"
+        self._requests = make.counter("requests_total", text, "route", "method", "status")
+        self._ended = make.counter("exchanges_ended_total", text, "route", "ended")
+        self._errors = make.counter("errors_total", "Errors of the proxy's own", "code")
+        self._sent_bytes = make.counter("sent_bytes_total", "Bodies sent to clients", "route")
+        self._retries = make.counter("retries_total", "Requests sent again on a fresh connection")
+        text = "From the request to the first byte of the answer's body, whatever that byte is"
+        self._first_byte = make.times("first_byte_seconds", text, _FIRST_BYTE_S, "route")
+        name = "gen_ai_server_request_duration_seconds"
+        labels = ("gen_ai_operation_name", "error_type")
+        text = "From a chat completion's request to its end, the proxy's own time included"
+        self._duration = make.times(name, text, _LONG_S, *labels)
+
+    def opened(self, route: str) -> None:
+        self._open[route,].inc()
+
+    def closed(self, exchange: Exchange, now: float) -> None:
+        route, status = exchange.route, exchange.status or "none"
+        method = exchange.method if exchange.method in _METHODS else "OTHER"
+        self._open[route,].dec()
+        self._requests[route, method, status].inc()
+        self._ended[route, exchange.ended or "unknown"].inc()
+        if exchange.error:
+            self._errors[exchange.error,].inc()
+        if exchange.sent_bytes:
+            self._sent_bytes[route,].inc(exchange.sent_bytes)
+        if exchange.retries:
+            self._retries[()].inc(exchange.retries)
+        if exchange.first_byte is not None:
+            self._first_byte[route,].observe(exchange.first_byte - exchange.started)
+        if route == "chat":
+            self._duration["chat", _error_type(exchange)].observe(now - exchange.started)
+
+
+class _Streams:
+    """Event streams: their pace, and what was seen in them."""
+
+    def __init__(self, make: _Make) -> None:
+        text = "From the request to the end of an event stream"
+        self._duration = make.times("stream_duration_seconds", text, _LONG_S, "ended")
+        text = "Mean time between the chunks of a stream, one value per stream"
+        self._mean_gap = make.times("stream_chunk_gap_mean_seconds", text, _GAP_S)
+        text = "Longest time between two chunks of a stream, one value per stream"
+        self._longest_gap = make.times("stream_chunk_gap_longest_seconds", text, _GAP_S)
+        self._frames = make.counter("frames_total", "Lifecycle frames added to streams")
+        self.failures = make.counter("observer_failures_total", "Observers that were switched off")
+        self._oversized = make.counter("events_oversized_total", "Events too long to look into")
+        self._undecodable = make.counter(
+            "events_undecodable_total", "Events that are not valid JSON"
+        )
+        self._dropped = make.counter("results_dropped_total", "Results of unknown or ended calls")
+
+    def closed(self, exchange: Exchange, now: float) -> None:
+        if exchange.stream:
+            self._duration[exchange.ended or "unknown",].observe(now - exchange.started)
+            self._paced(exchange)
+        counts = exchange.counts
+        for counter, number in (
+            (self._frames, exchange.frames),
+            (self.failures, counts.observer_failures),
+            (self._oversized, exchange.oversized),
+            (self._undecodable, counts.undecodable),
+            (self._dropped, counts.dropped),
+        ):
+            if number:
+                counter[()].inc(number)
+
+    def _paced(self, exchange: Exchange) -> None:
+        first, last, gaps = exchange.first_byte, exchange.last_byte, exchange.chunks - 1
+        if first is not None and last is not None and gaps > 0:
+            self._mean_gap[()].observe((last - first) / gaps)
+            self._longest_gap[()].observe(exchange.longest_gap_s)
+
+
+class _Tools:
+    """Tool calls. Models invent names, so only so many are told apart."""
+
+    def __init__(self, make: _Make) -> None:
+        labels = ("gen_ai_tool_name", "outcome")
+        self._calls = make.counter("tool_calls_total", "Tool calls that are over", *labels)
+        name = "gen_ai_execute_tool_duration_seconds"
+        self._duration = make.times(name, "From running to completed", _LONG_S, *labels)
+        self._names: dict[str, str] = {}
+
+    def completed(self, call: ToolCompleted) -> None:
+        labels = (self._label(call.tool), call.outcome.value)
+        self._calls[labels].inc()
+        self._duration[labels].observe(call.duration_ms / 1000)
+
+    def _label(self, tool: str) -> str:
+        cut = tool[:_TOOL_NAME_LENGTH]
+        name = self._names.get(cut)
+        if name is None:
+            if len(self._names) >= _TOOL_NAMES:
+                return "_other"
+            name = self._names[cut] = cut.encode("utf-8", "replace").decode()  # as render has to
+        return name
+
+
+class _Workers(Collector):
+    """``process_*`` of every worker that lives, with its process id as a label.
+
+    No sum: it would fall where a worker dies, which Prometheus takes for a counter that began anew,
+    and limits are those of one process.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for pid in self._pids():
+            collector = ProcessCollector(pid=functools.partial(str, pid), registry=None)
+            for family in collector.collect():
+                samples = [one._replace(labels={"pid": pid}) for one in family.samples]
+                family.samples = [*found.get(family.name, _NO_SAMPLES).samples, *samples]
+                found[family.name] = family
+        return found.values()
+
+    def _pids(self) -> list[str]:
+        """A worker's gauges are in a file of its own, which goes when it dies."""
+        files = Path(self._directory).glob("gauge_livesum_*.db")
+        return sorted(file.stem.rpartition("_")[2] for file in files)
+
+
+_NO_SAMPLES: Final = Metric("none", "", "gauge")
+
+
+class Metrics(Listener):
+    """The numbers of this process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        make = _Make(self._registry)
+        self._traffic = _Traffic(make)
+        self._streams = _Streams(make)
+        self._tools = _Tools(make)
+        text = "Exchanges that could not be recorded"
+        self._recording_lost = make.counter("recording_lost_total", text)
+        text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
+        self._listener_failures = make.counter("listener_failures_total", text, "listener")
+        self._pool = make.gauge("upstream_connections", "Connections that are open, idle or not")
+        # prometheus_client's Info does not work with several processes.
+        build = make.gauge("build_info", "Always 1", "version", "python", mode="livemax")
+        build[__version__, platform.python_version()].set(1)
+
+    def on_request(self, exchange: Exchange) -> None:
+        """An exchange begins. Its route stays the same until its end."""
+        self._traffic.opened(exchange.route)
+
+    def on_end(self, exchange: Exchange) -> None:
+        """Count all there is to count of it."""
+        now = time.monotonic()
+        self._traffic.closed(exchange, now)
+        self._streams.closed(exchange, now)
+        for call in exchange.tools:
+            self.completed(call)
+
+    def completed(self, call: ToolCompleted) -> None:
+        """A call is over."""
+        self._tools.completed(call)
+
+    def recording_lost(self) -> None:
+        """An exchange could not be recorded. May be called from any thread."""
+        self._recording_lost[()].inc()
+
+    def pool(self, connections: int) -> None:
+        """How many connections to the upstream this process holds at the moment."""
+        self._pool[()].set(connections)
+
+    def listener_failed(self, name: str) -> None:
+        """A listener raised and was switched off for its exchange."""
+        self._listener_failures[name,].inc()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """All numbers, of all processes where they share a directory: body and content type.
+
+        Args:
+            accept: the Accept header of who asks; OpenMetrics is sent where it is named.
+        """
+        # Only two forms of it are passed on: what a stranger writes there is not always parsed.
+        encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
+        if not _SHARED_DIRECTORY:
+            return encode(self._registry), content_type
+        summed = CollectorRegistry()
+        MultiProcessCollector(summed, path=_SHARED_DIRECTORY)  # type: ignore[no-untyped-call]
+        summed.register(_Workers(_SHARED_DIRECTORY))
+        return encode(summed), content_type
+
+
+def forget_worker(pid: int) -> None:
+    """A worker has ended: take its open exchanges and connections out of the sums.
+
+    For the process that started it. What was counted stays counted.
+    """
+    if _SHARED_DIRECTORY:
+        mark_process_dead(pid, path=_SHARED_DIRECTORY)  # type: ignore[no-untyped-call]
+
+
+def _error_type(exchange: Exchange) -> str:
+    """OpenTelemetry's ``error.type``: our code, the way of a bad end, or the status; "" if well."""
+    if exchange.error or exchange.ended not in ("", "done", "eof"):
+        return exchange.error or exchange.ended
+    return str(exchange.status) if exchange.status >= 400 else ""

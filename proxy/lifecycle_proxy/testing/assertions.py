@@ -1,0 +1,212 @@
+"""For tests: the lifecycle events of an answer, whatever it is in, and whether they come in pairs.
+
+``docs/testing.md`` tells how. The frames are read by a few lines of their own, as a client would
+read them: not by the parser that is to be tested.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from lifecycle_proxy.recording.cassette import Exchange, Side
+from lifecycle_proxy.replay.near_miss import Miss
+
+Event = dict[str, Any]
+
+FIELDS: Final = (
+    *("tool", "emoji", "label", "toolCallId", "status", "durationMs"),
+    *("isError", "reason", "result", "choice"),
+)
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+_COMMENT: Final = ": hermes.tool.progress "
+_STATUSES: Final = ("running", "completed")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server in this process.
+
+    Attributes:
+        url: where it is, such as ``http://127.0.0.1:41799``.
+        misses: the requests so far that no recording answered.
+    """
+
+    url: str
+    misses: list[Miss]
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI SDK is given."""
+        return f"{self.url}/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleProxy(Served):
+    """What the fixture ``lifecycle_proxy`` is.
+
+    Attributes:
+        cassette: the cassette of this test. It need not exist while it is recorded.
+        mode: what is done: ``none`` (only play), ``record`` or ``new_episodes``. Never ``once``.
+        exchanges: those of the cassette, in the order they began; while it is recorded those so
+            far, after a wait of a tenth of a second, or of two where an answer is still under way.
+    """
+
+    cassette: Path
+    mode: str
+    exchanges: Callable[[], list[Exchange]] = field(repr=False)
+
+
+class Pair(NamedTuple):
+    """Both events of a call."""
+
+    running: Event
+    completed: Event
+
+
+def lifecycle_events(answer: Any) -> list[Event]:
+    """The lifecycle fields of each event in an answer, in the order they came.
+
+    Args:
+        answer: the body of a stream as bytes or text; the pieces of one as bytes; chunks of an
+            OpenAI SDK, or dicts; a response with ``content`` (httpx, requests), read or not; an
+            exchange of a cassette (what its client got), or one side of it.
+
+    Raises:
+        TypeError: it is none of these, or can only be read with ``await``.
+    """
+    body = _body(answer)
+    payloads = _chunks(answer) if body is None else _payloads(body)
+    return [
+        {name: payload[name] for name in FIELDS if name in payload}
+        for payload in payloads
+        if payload.get("toolCallId") is not None and "status" in payload
+    ]
+
+
+def assert_paired(events: Any, *, at_least: int = 1) -> list[Pair]:
+    """Each call has one running event, and behind it one completed event.
+
+    Ids may come again, if the call before is completed.
+
+    Args:
+        events: those of ``lifecycle_events``, or whatever that takes. Events of several answers
+            can be joined: a call may be completed in a later one.
+        at_least: how many pairs there must be, so that an answer without any does not pass.
+
+    Returns:
+        The pairs, in the order in which the calls began.
+
+    Raises:
+        AssertionError: it is not so. The text says why and lists all events.
+    """
+    told = lifecycle_events(events)
+    pairs: dict[int, Pair] = {}
+    faults: list[str] = []
+    open_calls: dict[tuple[int, str], int] = {}
+    for number, event in enumerate(told):
+        key = (event.get("choice", 0), event["toolCallId"])
+        fault = _fault(event["status"], is_open=key in open_calls)
+        if fault:
+            faults.append(f"#{number + 1} {_name(event)}: {fault}")
+        elif event["status"] == "running":
+            open_calls[key] = number
+        else:
+            start = open_calls.pop(key)
+            pairs[start] = Pair(told[start], event)
+    faults += [f"#{n + 1} {_name(told[n])}: never completed" for n in open_calls.values()]
+    if not faults and len(pairs) < at_least:
+        faults.append(f"{len(pairs)} calls, where at least {at_least} should be (at_least)")
+    if faults:
+        raise AssertionError(_report(faults, told))
+    return [pairs[start] for start in sorted(pairs)]
+
+
+def _fault(status: str, *, is_open: bool) -> str:
+    if status not in _STATUSES:
+        return f"unknown status {status!r}"
+    if status == "running":
+        return "running again before it was completed" if is_open else ""
+    return "" if is_open else "completed, but not running"
+
+
+def _name(event: Event) -> str:
+    choice = f" of choice {event['choice']}" if event.get("choice") else ""
+    return f"{event['toolCallId']} ({event.get('tool', '?')}){choice}"
+
+
+def _report(faults: Sequence[str], told: Sequence[Event]) -> str:
+    lines = ["tool calls are not paired:", *(f"  {fault}" for fault in faults), "events:"]
+    lines += [f"  #{n} {event['status']:<9} {_name(event)}" for n, event in enumerate(told, 1)]
+    return "\n".join(lines if told else [*lines, "  (none)"])
+
+
+# --- what answers come in -----------------------------------------------------------------------
+
+
+def _body(answer: Any) -> str | None:
+    """The text of a stream; None where there are chunks instead."""
+    if isinstance(answer, Exchange):
+        answer = answer.client
+    if isinstance(answer, Side):
+        answer = answer.body
+    elif not isinstance(answer, Iterable) or hasattr(answer, "status_code"):
+        answer = _read(answer)
+    if isinstance(answer, bytes | bytearray | memoryview):
+        answer = bytes(answer).decode("utf-8", "replace")
+    return answer if isinstance(answer, str) else None
+
+
+def _read(answer: Any) -> bytes:
+    if hasattr(answer, "__aiter__"):
+        raise TypeError("this must be awaited: pass [chunk async for chunk in stream]")
+    if not hasattr(answer, "status_code"):
+        hint = ": pass await response.read()" if hasattr(answer, "status") else ""
+        raise TypeError(f"{type(answer).__name__} holds no events{hint}")
+    if callable(read := getattr(answer, "read", None)):
+        read()  # httpx has no content before; RuntimeError where only aread() does
+    return bytes(answer.content)
+
+
+def _chunks(answer: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """Chunks as mappings; pieces of a body are joined."""
+    if isinstance(answer, Mapping):
+        answer = [answer]
+    items = list(answer)
+    if items and all(isinstance(item, bytes) for item in items):
+        yield from _payloads(b"".join(items).decode("utf-8", "replace"))
+        return
+    for item in items:
+        if isinstance(item, str | bytes):
+            raise TypeError("lines or pieces of text: pass the whole body")
+        yield item if isinstance(item, Mapping) else _fields(item)
+
+
+def _fields(item: Any) -> Mapping[str, Any]:
+    """The fields of an SDK's chunk: pydantic keeps those that it does not know apart."""
+    extra = getattr(item, "model_extra", None)
+    return extra if isinstance(extra, Mapping) else getattr(item, "__dict__", {})
+
+
+def _payloads(text: str) -> Iterator[Event]:
+    """The JSON objects of an event stream, and those in comments that hold an event."""
+    data: list[str] = []
+    for line in _LINE_END.split(text):
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif line.startswith(_COMMENT):
+            yield from _objects(line.removeprefix(_COMMENT))
+        elif not line:
+            yield from _objects("\n".join(data))
+            data.clear()
+
+
+def _objects(text: str) -> Iterator[Event]:
+    try:
+        payload = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(payload, dict):
+        yield payload

@@ -1,0 +1,192 @@
+"""The proxy or a replay in this process, in a thread with an event loop of its own.
+
+So it serves whatever a test is written with: plain functions, asyncio, trio, a browser.
+"""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from lifecycle_proxy.app import serve
+from lifecycle_proxy.app.recording_mode import redaction_of
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.model import SideName
+from lifecycle_proxy.recording.cassette import CassetteError, Exchange, load
+from lifecycle_proxy.replay import server as replay
+from lifecycle_proxy.replay.matching import Rules, cleaned_by
+from lifecycle_proxy.replay.schedule import playable
+from lifecycle_proxy.testing.network_block import EXEMPT
+
+T = TypeVar("T")
+
+_LOCAL: Final = "127.0.0.1:0"
+_PATIENCE_S: Final = 30.0
+_WRITTEN_S: Final = 0.1  # the recorder writes twenty times a second
+_UNDER_WAY_S: Final = 2.0
+_POLL_S: Final = 0.02
+_UNREACHABLE: Final = "upstream_unreachable"
+
+
+class Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{EXEMPT}-loop", daemon=True)
+        self._thread.start()
+        self._ready.wait(_PATIENCE_S)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something there, and wait for it.
+
+        Raises:
+            TimeoutError: it took longer than half a minute.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
+
+    def close(self) -> None:
+        """End whatever is left, and the thread."""
+        self._loop.call_soon_threadsafe(self._asked.set)
+        self._thread.join(_PATIENCE_S)
+
+    def _run(self) -> None:
+        # Whatever policy the tests have set, this loop is asyncio's own.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop, self._asked = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=EXEMPT))
+        self._ready.set()
+        await self._asked.wait()
+
+
+@contextmanager
+def looping() -> Iterator[Loop]:
+    """An event loop in a thread, for as long as it is needed."""
+    loop = Loop()
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+@contextmanager
+def replaying(loop: Loop, exchanges: Iterable[Exchange], options: replay.Options) -> Iterator[str]:
+    """Recordings behind a URL."""
+    runner, url = loop.run(
+        replay.start_replay(replay.create_replay_app(exchanges, options), _LOCAL)
+    )
+    try:
+        yield url
+    finally:
+        loop.run(replay.stop_replay(runner))
+
+
+@contextmanager
+def proxying(loop: Loop, settings: Settings, drain_s: float) -> Iterator[str]:
+    """The proxy behind a URL.
+
+    Args:
+        drain_s: how long streams that are open at the end may take.
+    """
+    own = msgspec.structs.replace(settings.server, listen=_LOCAL)
+    runner, url = loop.run(serve.start(msgspec.structs.replace(settings, server=own)))
+    try:
+        yield url
+    finally:
+        loop.run(serve.stop(runner, drain_s))
+
+
+@contextmanager
+def played(
+    loop: Loop, settings: Settings, exchanges: list[Exchange], options: replay.Options
+) -> Iterator[str]:
+    """A cassette where the whole proxy would be, or behind the proxy, by ``options.side``."""
+    with replaying(loop, exchanges, options) as url:
+        if options.side == "client":
+            yield url
+            return
+        base = urlsplit(settings.upstream_base).path
+        upstream = msgspec.structs.replace(settings.upstream, url=url + base)
+        own = msgspec.structs.replace(settings, upstream=upstream)
+        with proxying(loop, own, 0.1) as proxy_url:
+            yield proxy_url
+
+
+def rules(settings: Settings, **more: Any) -> Rules:
+    """How requests are matched with what a proxy with these settings has recorded."""
+    return Rules(clean=cleaned_by(redaction_of(settings)), **{"strict": True, **more})
+
+
+class Take:
+    """One recording, made beside the cassette, which is replaced when it is good.
+
+    Args:
+        cassette: what becomes of it.
+        adds: to what is there already.
+    """
+
+    def __init__(self, cassette: Path, *, adds: bool) -> None:
+        self.cassette = cassette
+        self._folder = tempfile.TemporaryDirectory(prefix="lifecycle-proxy-")
+        self.path = Path(self._folder.name) / cassette.name
+        self._before = set[str]()
+        if adds and cassette.exists():
+            shutil.copyfile(cassette, self.path)
+            self._before = {exchange.id for exchange in load(cassette)}
+
+    def recording(self, settings: Settings, mode: str) -> Settings:
+        """The settings of a proxy that records this."""
+        own = msgspec.structs.replace(settings.recording, mode=mode, path=str(self.path))
+        return msgspec.structs.replace(settings, recording=own)
+
+    def exchanges(self) -> list[Exchange]:
+        """Those so far, once they are written."""
+        time.sleep(_WRITTEN_S)
+        limit = time.monotonic() + _UNDER_WAY_S
+        while True:
+            found = self._found()
+            if all(one.is_complete for one in found) or time.monotonic() > limit:
+                return found
+            time.sleep(_POLL_S)
+
+    def is_unreachable(self, side: SideName) -> bool:
+        """Whether something new cannot be played since the upstream could not be reached."""
+        time.sleep(_WRITTEN_S)
+        new = (one for one in self._found() if one.id not in self._before)
+        return bool(playable((one for one in new if one.error == _UNREACHABLE), side)[1])
+
+    def close(self, side: SideName, *, passed: bool) -> bool:
+        """Keep what is new, if the test has passed, or else if all of it can be played.
+
+        A run that broke off half-way would otherwise leave half a cassette, to be played for good.
+
+        Returns:
+            Whether anything was kept.
+        """
+        new = [one for one in self._found() if one.id not in self._before]
+        is_kept = bool(new) and (passed or not playable(new, side)[1])
+        if is_kept:
+            self.cassette.parent.mkdir(parents=True, exist_ok=True)
+            part = self.cassette.with_name(f".{self.cassette.name}.part")
+            shutil.copy(self.path, part)  # with its mode; the folder may be on another disk
+            part.replace(self.cassette)
+        self._folder.cleanup()
+        return is_kept
+
+    def _found(self) -> list[Exchange]:
+        try:
+            return load(self.path)
+        except CassetteError:
+            return []  # nothing was asked yet

@@ -1,0 +1,201 @@
+"""Connections to the upstream that push what they receive, and count it.
+
+aiohttp hands a body to a task that waits for it: a future, a wake-up and one more round of the
+event loop for every chunk. Here the protocol tells a sink, and what came is on its way to the
+client before the loop goes on. A read that is one whole HTTP chunk, as nearly all are while a model
+writes, does not go through aiohttp's parser: that stands between two chunks before and after it.
+
+And since aiohttp does not tell whether a byte of an answer had come before a connection broke, the
+protocol counts them: a POST may be sent again if nobody has seen the first, and only then.
+
+Of aiohttp's private names two are used: the connector's ``_factory``, and the reader's
+``_http_chunk_splits`` (should that change, tests/test_connect.py says so).
+"""
+
+import asyncio
+import functools
+import weakref
+from contextvars import ContextVar
+from typing import Any, ClassVar, Final, Protocol
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy, RawResponseMessage
+from aiohttp.streams import StreamReader
+
+# An event of a stream, and the end of its chunk. A line that holds a chunk's size ends otherwise:
+# if the parser says that all data belongs to whole chunks, this is a place between two of them.
+_CHUNK_END: Final = b"\n\n\r\n"
+_SIZE_DIGITS: Final = 8
+# The parser in Python knows a chunk's end before the line end behind it has come.
+_KNOWS_ENDS: Final = HttpResponseParser is not HttpResponseParserPy
+
+
+class Sink(Protocol):
+    """Where the body of an answer goes."""
+
+    def arrived(self) -> None:
+        """The reader has something, or the connection has gone."""
+
+    def passing(self, chunk: bytes, framed: bytes) -> None:
+        """A read that is one whole HTTP chunk, which the reader does not get.
+
+        Args:
+            chunk: its data.
+            framed: the read.
+        """
+
+
+class StreamingProtocol(ResponseHandler):
+    """aiohttp's client protocol, with a sink that is told of everything that happens."""
+
+    # uvloop calls no connection_lost for an attempt that was cancelled in time, so counting up and
+    # down would drift.
+    _all: ClassVar[weakref.WeakSet["StreamingProtocol"]] = weakref.WeakSet()
+
+    received_bytes = 0
+    sink: Sink | None = None
+    was_lost = False  # it is told with the last that came; the transport closes before
+    was_reset = False  # where the end of the connection ends a body, this is no proper end
+    loss: BaseException | None = None  # why
+    _between_chunks = False
+    _parser_stops = False
+    _is_held = False
+    _is_asked = False
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request goes out: one answer is expected, and nothing is left of the last."""
+        self._is_asked = True
+        self._between_chunks = self._parser_stops = False
+        super().set_response_params(**params)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._all.add(self)
+        super().connection_made(transport)
+
+    @classmethod
+    def open_connections(cls) -> int:
+        """How many there are just now, in use or idle."""
+        transports = (protocol.transport for protocol in cls._all)
+        return sum(not (one is None or one.is_closing()) for one in transports)
+
+    def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        sink = self.sink
+        if self._between_chunks and sink is not None and (chunk := whole_chunk(data)):
+            sink.passing(chunk, data)
+            return
+        self._between_chunks = False
+        super().data_received(data)
+        if data and sink is not None:  # aiohttp calls with nothing while a body is read
+            self._between_chunks = self._is_between_chunks(data)
+            sink.arrived()
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """The head of an answer. One that nobody has asked for would be the next request's."""
+        if not self._is_asked:
+            self.close()
+            return
+        code = data[0].code
+        self._is_asked = 100 <= code < 200 and code != 101  # then another follows
+        super().feed_data(data, size)
+
+    def _is_between_chunks(self, data: bytes) -> bool:
+        """Whether aiohttp's parser has taken all, and waits for the size of the next chunk."""
+        body = self._payload
+        if body is None or body.is_eof() or not data.endswith(_CHUNK_END):
+            return False
+        if self._parser_stops or not _KNOWS_ENDS:
+            return False
+        ends = body._http_chunk_splits  # noqa: SLF001
+        return ends is not None and bool(ends) and ends[-1] == body.total_bytes
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.was_lost, self.was_reset, self.loss = True, exc is not None, exc
+        super().connection_lost(exc)
+        if self.sink is not None:
+            self.sink.arrived()
+
+    # --- flow control -----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Read no more until ``release``."""
+        self._is_held = True
+        self._pause_transport_reading()
+
+    def release(self) -> None:
+        """Read on, if reading is held."""
+        if self._is_held:
+            self._is_held = False
+            self.resume_reading()
+            self._resume_transport_reading()
+
+    def pause_reading(self) -> None:
+        """The reader is full. From now on the parser may stop in the middle of a read."""
+        self._parser_stops = True
+        self._between_chunks = False
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Asked for with every chunk that is read, paused or not.
+
+        Each time the parser is fed with nothing and the transport called, so it is done only where
+        the parser may have kept something.
+        """
+        if self._parser_stops:
+            super().resume_reading(resume_parser)
+            if self._is_held:
+                self._pause_transport_reading()
+
+
+def whole_chunk(read: bytes) -> bytes:
+    """The data of one HTTP chunk, if a read is that and nothing else; else nothing.
+
+    Sizes are taken as all known servers write them, without zeros in front and without extensions
+    (RFC 9112, section 7.1).
+    """
+    size_end = read.find(b"\r\n", 1, _SIZE_DIGITS + 2)
+    if size_end < 0 or not read.endswith(b"\r\n"):
+        return b""
+    if read[:size_end].lower() != b"%x" % (len(read) - size_end - 4):
+        return b""
+    return read[size_end + 2 : -2]
+
+
+class Attempt:
+    """One try at sending one request."""
+
+    def __init__(self) -> None:
+        self._protocol: StreamingProtocol | None = None
+        self._received_before = 0
+
+    def sent_on(self, protocol: StreamingProtocol) -> None:
+        self._protocol = protocol
+        self._received_before = protocol.received_bytes
+
+    @property
+    def was_stale(self) -> bool:
+        """Whether it went out on a used connection, and not a byte came back."""
+        protocol = self._protocol
+        return protocol is not None and 0 < self._received_before == protocol.received_bytes
+
+
+ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
+
+
+class TrackedRequest(aiohttp.ClientRequest):
+    """Notes the connection that a request is sent on."""
+
+    async def send(self, conn: Connection) -> Any:
+        protocol = conn.protocol
+        attempt = ATTEMPT.get(None)
+        if attempt is not None and isinstance(protocol, StreamingProtocol):
+            attempt.sent_on(protocol)
+        return await super().send(conn)
+
+
+def push(connector: aiohttp.BaseConnector) -> None:
+    """Make a connector use the pushing protocol."""
+    factory: Any = functools.partial(StreamingProtocol, loop=asyncio.get_running_loop())
+    connector._factory = factory  # noqa: SLF001

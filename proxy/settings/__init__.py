@@ -1,1 +1,0 @@
-"""How settings are read: the file, the names, the types, and what types cannot say."""
