@@ -20,7 +20,7 @@ from tests.commands import LISTEN, ended, run, serving
 from tests.fakes import CHAT, DONE, Request, Upstream, Wire, ask, chat, text
 from tests.recording.build import Tape, agent, write
 
-LINE = re.compile(r"replaying (\d+) exchanges on (http://127\.0\.0\.1:\d+)\n")
+LINE = re.compile(r"replaying (\d+) exchanges? on (http://127\.0\.0\.1:\d+)\n")
 ASKED = b'{"model":"m","stream":true}'
 STREAM = text("hello") + DONE
 CHUNKED = [["Content-Type", "text/event-stream"], ["Transfer-Encoding", "chunked"]]

@@ -462,7 +462,7 @@ from pathlib import Path
 from lifecycle_proxy.replay.server import Options, serve_replay
 sys.exit(asyncio.run(serve_replay([Path(sys.argv[1])], "127.0.0.1:0", Options(speed=0))))
 """
-_LINE = re.compile(r"replaying 1 exchanges on (http://127\.0\.0\.1:\d+)\n")
+_LINE = re.compile(r"replaying 1 exchange on (http://127\.0\.0\.1:\d+)\n")
 
 
 def written(path: Path, *exchanges: Exchange) -> Path:

@@ -203,7 +203,8 @@ async def serve_replay(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     runner, where = await start_replay(create_replay_app(good, own), listen)
-    print(f"replaying {len(good)} exchanges on {where}", flush=True)
+    noun = "exchange" if len(good) == 1 else "exchanges"
+    print(f"replaying {len(good)} {noun} on {where}", flush=True)
     await asked.wait()
     await stop_replay(runner)
     return 0
