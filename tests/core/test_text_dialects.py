@@ -331,3 +331,13 @@ def test_text_passes_as_the_same_object_behind_a_line_that_has_ended(name: str) 
     steps = [pipeline.feed(piece, 0.0) for piece in pieces]
     assert [step.data is piece for step, piece in zip(steps, pieces, strict=True)][3:] == 3 * [True]
     assert pipeline.skim(text("e"))
+
+
+@pytest.mark.parametrize("depth", [2, 300, 1010])
+def test_a_result_beside_something_deep_passes_whole_or_is_taken_out(depth: int) -> None:
+    """How deep the encoder goes depends on the version of Python."""
+    deep = "[" * depth + "]" * depth
+    event = sse('{"choices":[{"delta":{"role":"tool","content":"r"}}],"usage":' + deep + "}")
+    data = play(text() + event + DONE, dialect=DIALECTS["quote"]).data
+    assert data.endswith(DONE)
+    assert event in data or (b'"r"' not in data and deep.encode() in data)
