@@ -2,7 +2,7 @@
 #   make demo ARGS=--once        make test PYTHON=/opt/python3.13/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint format clean
+.PHONY: help demo test check fuzz lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,12 +28,17 @@ help: ## this list
 demo: $(VENV)/.installed ## see it work: ARGS=--once, ARGS='--listen 127.0.0.1:9000'
 	@$(BIN)/lifecycle-proxy demo $(ARGS)
 
+# Tests mostly wait, so there are more processes than processors. Each file stays in one of them.
+PROCESSES ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 test: lint ## everything that must hold before a commit: lint, types, tests, coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n $(PROCESSES) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='*/lifecycle_proxy/core/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=95
+
+check: lint ## the quick part: lint, types, the tests of the core
+	$(BIN)/python -m pytest -n $(PROCESSES) tests/core tests/test_layout.py tests/test_docs.py
 
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev ## mutated streams and requests: SECONDS=60 for each of the two

@@ -1,6 +1,6 @@
 """Fixtures: a scripted upstream and the proxy in front of it, in this process, on free ports."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,6 +16,17 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 StartProxy = Callable[..., Awaitable[str]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Processes that share the tests send each other reports, as UTF-8; logs may hold anything."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture

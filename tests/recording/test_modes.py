@@ -5,7 +5,7 @@ import errno
 import json
 import re
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,11 @@ Run = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files: one of this test's own."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder for temporary files: one of this test's own, with room for a socket's name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ async def test_a_request_turns_no_recording_on(mode: str, begin: Run, place: Pat
     assert refused.status == 400
     assert "recording is off (recording.mode)" in refused.json()["error"]["message"]
     assert (await chat(url, f"{RECORD}: off")).status == 200
-    assert listed(place.parent) == ["tmp"]
+    assert listed(place.parent) == []
 
 
 # --- once -----------------------------------------------------------------------------------------
@@ -481,7 +480,7 @@ def test_a_mode_that_there_is_not() -> None:
 
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_the_command_leaves_no_folder(
-    signals: int, begin: Run, upstream: Upstream, place: Path, tmp_path: Path
+    signals: int, begin: Run, upstream: Upstream, place: Path, temporary: Path
 ) -> None:
     url = await begin("record")
     await chat(url, **said("a"))
@@ -495,7 +494,7 @@ async def test_the_command_leaves_no_folder(
     upstream.script = slow
     await chat(url, **said("slow"))
     await begin("off")
-    folder = tmp_path / "process"
+    folder = temporary / "process"
     folder.mkdir()
     environ = {
         "TMPDIR": str(folder),
