@@ -1,5 +1,6 @@
 """Fixtures: a scripted upstream and the proxy in front of it, in this process, on free ports."""
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -84,3 +85,12 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     records = caplog.get_records("call")
     assert [record.getMessage() for record in records if record.exc_info] == []
+
+
+@pytest.fixture
+def usual_recursion_limit() -> Iterator[None]:
+    """Hypothesis raises it, in whatever process it has run."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)

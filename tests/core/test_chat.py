@@ -1,7 +1,5 @@
 """Chat completions chunks as backends write them, and when a call is over."""
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -226,16 +224,7 @@ def test_what_is_no_json_is_counted_and_passes(data: bytes) -> None:
     assert body in played.data
 
 
-@pytest.fixture
-def _usual_recursion_limit() -> Iterator[None]:
-    """Hypothesis raises it, in whatever process it has run."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(1000)
-    yield
-    sys.setrecursionlimit(limit)
-
-
-@pytest.mark.usefixtures("_usual_recursion_limit")
+@pytest.mark.usefixtures("usual_recursion_limit")
 def test_arguments_nested_beyond_reason_are_not_shown() -> None:
     deep = b"[" * 1000 + b"]" * 1000
     assert pairs(play(calls(call(0, "a", "f", "@")).replace(b'"@"', deep))) == ["a f f"]

@@ -333,6 +333,7 @@ def test_text_passes_as_the_same_object_behind_a_line_that_has_ended(name: str) 
     assert pipeline.skim(text("e"))
 
 
+@pytest.mark.usefixtures("usual_recursion_limit")
 @pytest.mark.parametrize("depth", [2, 300, 1010])
 def test_a_result_beside_something_deep_passes_whole_or_is_taken_out(depth: int) -> None:
     """How deep the encoder goes depends on the version of Python."""
