@@ -30,10 +30,10 @@ log = logging.getLogger("proxy")
 
 _FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
 _SERVE: Final = (
-    "Run the proxy until SIGTERM or SIGINT: then open streams may end, for "
-    "server.drain_timeout_s (30 seconds); a second signal ends it at once.\n"
-    "Flags beat the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
-    "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which beats the file, which beats the defaults."
+    "Run the proxy until SIGTERM or SIGINT. Then open streams have server.drain_timeout_s "
+    "(30 seconds) to end; a second signal ends the proxy at once.\n"
+    "Flags override the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
+    "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which overrides the file, which overrides the defaults."
 )
 _CHECKED: Final = "TOML settings, such as config.toml (default: LIFECYCLE_PROXY_CONFIG)"
 _EXIT_FAILED = 1
@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="lifecycle-proxy",
         description="A reverse proxy that adds tool lifecycle events to OpenAI-compatible streams.",
         epilog="lifecycle-proxy COMMAND --help has the options, with units, defaults and examples. "
-        "Exit codes: 0 asked to stop, 1 failed at run time, 2 wrong usage or settings.",
+        "Exit codes: 0 success, or ended by a signal; 1 failed at run time; 2 wrong usage or "
+        "settings. scan and drift report their result by the exit code.",
     )
     parser.add_argument("--version", action="version", version=f"lifecycle-proxy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
@@ -169,9 +170,10 @@ def _add_check(commands: Any) -> None:
     check = usage.add(
         commands,
         "check-config",
-        brief="check a settings file, and say what is in force",
-        description="Check FILE and the environment as serve would on this machine. Exit code 0 "
-        "and what is in force; or 2 and all mistakes, each with its place, key and cure.",
+        brief="check a settings file, and print a summary",
+        description="Check FILE and the environment as serve would on this machine. If there are "
+        "no mistakes, print a summary of the settings; exit code 0. Otherwise print all mistakes, "
+        "each with its place, key and correction; exit code 2.",
         examples="config.toml",
     )
     check.add_argument("file", type=Path, nargs="?", metavar="FILE", help=_CHECKED)

@@ -15,7 +15,7 @@ from lifecycle_proxy.recording.cassette import CassetteError, load
 Run = Callable[[Coroutine[Any, Any, int]], int]
 _Commands = Any  # argparse has no public name for it
 
-_CASSETTE = "a recording (NAME.jsonl), or a folder of them"
+_CASSETTE = "a file with recordings (NAME.jsonl or NAME.jsonl.gz), or a folder of such files"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
 
 
@@ -94,13 +94,14 @@ def _add_matching(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--loop",
         action="store_true",
-        help="after the last recording of a request play its first one again, not the last",
+        help="after the last recording that fits a request, begin with the first one again; "
+        "without this the last one is repeated",
     )
     again.add_argument(
         "--strict",
         action="store_true",
-        help="play each recording once (of a GET the last one again), and only to the request that "
-        "it was recorded for",
+        help="play each recording only once (a GET gets its last one again), and only if the "
+        "request fits",
     )
     parser.add_argument(
         "--order",
@@ -141,8 +142,8 @@ def _add_show(commands: _Commands) -> None:
     parser = usage.add(
         commands,
         "show",
-        brief="show a recording in the terminal",
-        description="List the exchanges of a recording; then, for each, its events with their "
+        brief="show recordings in the terminal",
+        description="List the exchanges in PATH; then, for each, its events with their "
         "times in milliseconds, and a bar for each tool. In colour on a terminal, unless NO_COLOR "
         "is set.",
         examples="recordings\none.jsonl --exchange ex_9f2c --side upstream",
@@ -152,7 +153,7 @@ def _add_show(commands: _Commands) -> None:
         "--exchange",
         default="",
         metavar="ID",
-        help="show this one only; the beginning of its id is enough",
+        help="show only the exchange with this id; the beginning of the id is enough",
     )
     parser.add_argument(
         "--side",
@@ -174,8 +175,8 @@ def _add_export(commands: _Commands) -> None:
     parser = usage.add(
         commands,
         "export",
-        brief="write a recording as a page, or as HAR",
-        description="Write a recording as one HTML page that needs nothing else, or as HAR 1.2.",
+        brief="write recordings as a page, or as HAR",
+        description="Write recordings as one HTML page that needs nothing else, or as HAR 1.2.",
         examples="recordings --html -o recordings.html\none.jsonl --har > one.har",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
@@ -191,7 +192,8 @@ def _add_export(commands: _Commands) -> None:
         "--side",
         choices=("upstream", "client"),
         default="client",
-        help="whose answers a HAR holds (default: %(default)s)",
+        help="what a HAR contains: what the upstream sent, or what the client got "
+        "(default: %(default)s)",
     )
     parser.set_defaults(run=_export)
 
@@ -232,7 +234,8 @@ def _add_drift(commands: _Commands, run: Run) -> None:
         "drift",
         brief="ask a live backend again, and compare",
         description="Send the recorded requests again, and compare shapes, tools, finish reasons "
-        "and usage, not wording. Exit code 0 identical, 3 benign, 1 breaking.",
+        "and usage, not wording. Exit code 0: identical; 3: harmless differences; 1: differences "
+        "that break clients, or nothing could be compared.",
         examples="recordings --upstream http://127.0.0.1:11434/v1\n"
         "one.jsonl --upstream https://api.example/v1 --api-key env:API_KEY",
     )
@@ -260,9 +263,9 @@ def _add_import(commands: _Commands) -> None:
     parser = usage.add(
         commands,
         "import",
-        brief="make a recording of a vcrpy cassette or a HAR",
+        brief="convert a vcrpy cassette or a HAR to recordings",
         description="Read vcrpy's YAML (with the safe loader; needs PyYAML) or JSON, or HAR 1.2, "
-        "and write a recording.",
+        "and write a file with recordings.",
         examples="chat.yaml chat.jsonl\nsession.har session.jsonl.gz",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a file of one of these kinds")
