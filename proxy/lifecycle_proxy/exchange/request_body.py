@@ -17,6 +17,7 @@ _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 13
 _DECODING_THREAD_BYTES: Final = 1 << 14  # it may be a thousand times as much when decoded
 _TAIL_BYTES: Final = 1 << 18
+_NO_TOOLS: Final = frozenset[str]()
 
 
 class Body(NamedTuple):
@@ -126,6 +127,8 @@ def tools_in(tail: bytearray) -> frozenset[str] | None:
 
 def _tools(asked: dict[str, Any]) -> frozenset[str]:
     """The names in ``tools``, and in ``functions``, the older form."""
+    if not (asked.get("tools") or asked.get("functions")):
+        return _NO_TOOLS
     listed = [asked.get("tools"), asked.get("functions")]
     entries = [entry for entries in listed if isinstance(entries, list) for entry in entries]
     tools = [entry for entry in entries if isinstance(entry, dict)]

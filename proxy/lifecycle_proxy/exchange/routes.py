@@ -34,9 +34,11 @@ def maybe_vocabulary(method: str, target: str) -> Vocabulary | None:
     if method == "GET" and _RESPONSE.search(path):
         asked = parse_qs(query).get("stream", [""])[-1]
         return "responses" if asked.lower() in ("true", "1") else None
-    if method != "POST" or _THREAD.search(path):
-        return None
-    return next((api for end, api in _POSTED.items() if path.endswith(end)), None)
+    if method == "POST":
+        for end, api in _POSTED.items():
+            if path.endswith(end):
+                return None if _THREAD.search(path) else api
+    return None
 
 
 def is_upgrade(request: web.Request) -> bool:

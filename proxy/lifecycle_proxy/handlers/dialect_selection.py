@@ -133,7 +133,8 @@ def _known(name: str, place: str) -> str:
 
 def _is_lobe_chat(headers: Mapping[str, str]) -> bool:
     for name, value in _LOBE_CHAT_HEADERS.items():
-        if headers.get(name, "").strip().rstrip("/").lower() == value:
+        given = headers.get(name)
+        if given is not None and given.strip().rstrip("/").lower() == value:
             return True
     return False
 
