@@ -101,7 +101,7 @@ def test_help_names_defaults_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
     for part in ("127.0.0.1:8788", "(default: upstream)", "200ms, 1.5s", "[faults]", "404"):
         assert part in told["replay"]
     assert "Exit code 0 if nothing looks like a secret, 1" in told["scan"]
-    assert "0 identical, 3 benign, 1 breaking" in told["drift"]
+    assert "0: identical; 3: harmless differences; 1: differences" in told["drift"]
     assert "NAME.jsonl.gz" in told["import"]
     assert "--record DIR" in told["serve"]
     assert "refused" in told["serve"].partition("--allow-faults")[2]
