@@ -82,7 +82,7 @@ class Handlers:
         self._watch = watch
         self._keys = keys
         self._store = store
-        self._chooser = dialect_selection.DialectSelector(
+        self._selector = dialect_selection.DialectSelector(
             own.clients, own.dialect, builtin=own.builtin_clients
         )
         self._options = Options(
@@ -106,10 +106,10 @@ class Handlers:
             case "chat" | "responses" | "messages" as vocabulary:
                 return await self._talk(request, path, profile, vocabulary)
             case "websocket":
-                self._chooser.choose(request.headers, profile)
+                self._selector.choose(request.headers, profile)
                 return await self._websocket(request, path)
             case _:
-                dialect = self._chooser.choose(request.headers, profile)
+                dialect = self._selector.choose(request.headers, profile)
                 return await self._plain(request, path, dialect)
 
     async def _maybe_fault(self, request: web.Request) -> web.Response | None:
@@ -153,7 +153,7 @@ class Handlers:
         exchange = request[EXCHANGE]
         span = dialect_selection.span(request.headers, self._settings.lifecycle.span)
         asked = await request_body.look(request)
-        dialect = self._chooser.choose(request.headers, profile, vocabulary, asked.user)
+        dialect = self._selector.choose(request.headers, profile, vocabulary, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.is_cleaned = asked.data is not asked.original
         conversation: ConversationCalls | None = None

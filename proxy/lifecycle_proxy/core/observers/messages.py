@@ -122,8 +122,7 @@ class MessagesObserver:
 
     def _end(self, payload: Json) -> Seen:
         """A message is over. Another may follow, and begin with the same ids and indexes."""
-        for call in tuple(self._open.values()):
-            self._close(call)
+        self._close_all()
         self._blocks.clear()
         return ANSWERED
 
@@ -170,15 +169,14 @@ class MessagesObserver:
         shares_id = call is not None and _is_other(call, index, name)
         if call is None or call.is_over or shares_id:  # ids may come again
             self._keys += 1
-            ids = () if call_id is None else (call_id,)
-            call = _Call(self._keys, block["type"], name, index, ids, hosted)
+            call = _Call(self._keys, block["type"], name, index, _ids(call_id), hosted)
             self._open[call.key] = call
             self._told.append(call)
         self._blocks[index] = call
         call.arguments.whole(_input(block))
         if shares_id:
-            return (CallDelta(call.key, 0, None, name, call.arguments, True, call.hosted),)
-        if call_id is not None:
+            call_id = None
+        elif call_id is not None:
             self._by_id[call_id] = call
         return (CallDelta(call.key, 0, call_id, name, call.arguments, True, call.hosted),)
 
@@ -237,13 +235,17 @@ class MessagesObserver:
         return seen
 
     def _cut(self, ended: StreamEnded) -> Seen:
-        for call in tuple(self._open.values()):
-            self._close(call)
+        self._close_all()
         return (ended,)
 
     def _close(self, call: _Call) -> None:
         call.is_over = True
         self._open.pop(call.key, None)
+
+    def _close_all(self) -> None:
+        for call in self._open.values():
+            call.is_over = True
+        self._open.clear()
 
     _REACTIONS: ClassVar[dict[str, Callable[["MessagesObserver", Json], Seen]]] = {
         "message_start": _begin,
@@ -281,6 +283,9 @@ def _input(block: Json) -> str:
 
 
 def _item(place: int, block: Json) -> Item:
-    call_id = maybe_text(block.get("id"))
-    ids = () if call_id is None else (call_id,)
+    ids = _ids(maybe_text(block.get("id")))
     return Item(block["type"], maybe_text(block.get("name")), place, ids, _input(block))
+
+
+def _ids(call_id: str | None) -> tuple[str, ...]:
+    return () if call_id is None else (call_id,)
