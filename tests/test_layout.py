@@ -125,3 +125,10 @@ def test_things_stay_short(path: Path) -> None:
             start = (node.body[1] if has_docstring and len(node.body) > 1 else first).lineno
             length = (node.end_lineno or start) - start + 1
             assert length <= _LONGEST_FUNCTION, f"{path}: {node.name} has {length} lines"
+
+
+def test_the_tests_lie_as_the_packages_do() -> None:
+    """A folder of tests a package, and a few for what is no package: see CONTRIBUTING.md."""
+    folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert folders - _ALL == {"sdks"}
+    assert _ALL - folders == set()

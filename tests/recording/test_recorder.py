@@ -25,7 +25,7 @@ from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
 
 from tests.conftest import StartProxy
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, without_frames
-from tests.recording.test_files import limit
+from tests.recording.test_writer import limit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -9,7 +9,7 @@ And since aiohttp does not tell whether a byte of an answer had come before a co
 protocol counts them: a POST may be sent again if nobody has seen the first, and only then.
 
 Of aiohttp's private names two are used: the connector's ``_factory``, and the reader's
-``_http_chunk_splits`` (should that change, tests/test_connect.py says so).
+``_http_chunk_splits`` (should that change, tests/upstream/test_connection.py says so).
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.core.sse import begins_stream
 
 from tests.conftest import StartProxy
+from tests.exchange.test_routes import MESSAGE, PAIR, RESPONSE
 from tests.fakes import (
     CHAT,
     DONE,
@@ -29,7 +30,6 @@ from tests.fakes import (
     tool_call,
     without_frames,
 )
-from tests.test_routes import MESSAGE, PAIR, RESPONSE
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

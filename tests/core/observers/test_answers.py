@@ -25,8 +25,8 @@ from tests.core import (
     sse,
     text,
 )
-from tests.core import test_messages as messages
-from tests.core import test_responses as responses
+from tests.core.observers import test_messages as messages
+from tests.core.observers import test_responses as responses
 
 _SIZES = [WHOLE, (50,), BYTEWISE]
 ONE = ["running a f", "completed a f ok"]

@@ -10,6 +10,7 @@ import pytest
 from openai.types.responses import Response, ResponseFailedEvent
 
 from tests.conftest import StartProxy
+from tests.exchange.test_routes import MESSAGE, RESPONSE
 from tests.fakes import (
     CHAT,
     JSON,
@@ -23,7 +24,6 @@ from tests.fakes import (
     lifecycle,
     tool_call,
 )
-from tests.test_routes import MESSAGE, RESPONSE
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

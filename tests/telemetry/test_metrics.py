@@ -247,7 +247,7 @@ class TestRender:
         assert sample(Metrics(), f"{OWN}sent_bytes_total", route="chat") is None
 
     def test_every_metric_is_documented(self) -> None:
-        page = Path(__file__).parents[1].joinpath("docs", "metrics.md").read_text("utf-8")
+        page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text("utf-8")
         for line in Metrics().render("")[0].decode().splitlines():
             if line.startswith("# TYPE ") and "_created " not in line:
                 assert f"| `{line.split()[2]}` | {line.split()[3]} |" in page
@@ -284,7 +284,7 @@ class TestProcesses:
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

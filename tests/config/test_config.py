@@ -7,7 +7,7 @@ import pytest
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError, Settings
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 RULE = "[[lifecycle.clients]]\nheader = 'x'\ndialect = "
 
 
