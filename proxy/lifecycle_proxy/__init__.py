@@ -20,7 +20,7 @@ The way the data takes, and what lies where (who may import what: ``tests/test_l
     middleware/  what every request passes: drain, keys, CORS, errors
     server/      listening: sockets, client connections, worker processes
     handlers/    what becomes of a request: conversations, everything else, the paths under /-/
-    replay/      recordings as a server: which one answers a request, and when
+    replay/      recordings that answer requests, as a server or in the upstream's place
     inspect/     recordings for people: show, page, HAR, imports, scan, drift
     app/         the composition root: builds the parts, starts and stops them
     testing/     the pytest plugin; ``lifecycle_proxy.testing`` is public API

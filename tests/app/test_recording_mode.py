@@ -1,7 +1,5 @@
 """The modes of recording, in front of an upstream that counts who comes."""
 
-import asyncio
-import errno
 import json
 import re
 import tempfile
@@ -17,7 +15,7 @@ from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.recording.cassette import Exchange, load
 from lifecycle_proxy.server.listener import bind
 
-from tests.commands import LISTEN, ended, run, serving
+from tests.commands import LISTEN, run
 from tests.conftest import StartProxy
 from tests.fakes import (
     DONE,
@@ -378,36 +376,13 @@ async def test_a_client_that_leaves_ends_the_playing(begin: Run, upstream: Upstr
 
 
 @pytest.mark.parametrize("name", ["replay", "once", "new_episodes"])
-async def test_the_socket_is_private_and_goes(
+async def test_recordings_are_played_without_a_socket_file(
     name: str, begin: Run, temporary: Path, place: Path
 ) -> None:
     url = await begin("record")
     await chat(url, **said("a"))
     url = await begin(name)
-    (made,) = listed(temporary)
-    assert (temporary / made).stat().st_mode & 0o777 == 0o700
-    assert listed(temporary / made) == ["replay.sock"]
     assert (await chat(url, **said("a"))).status == 200
-    await begin("off")
-    assert listed(temporary) == []
-
-
-async def test_a_start_that_fails_leaves_nothing(
-    begin: Run, temporary: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = await begin("record")
-    await chat(url, **said("a"))
-    await begin("off")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("lifecycle_proxy.app.recording_mode.Recorder", full)
-    recording_mode = RecordingMode(mode("new_episodes", place), lambda: None)
-    recording_mode.upstream()
-    assert len(listed(temporary)) == 1
-    with pytest.raises(OSError, match=r"recording\.path: .*: No space left"):
-        await recording_mode.start()
     assert listed(temporary) == []
 
 
@@ -433,9 +408,8 @@ async def test_a_start_that_fails_closes_its_socket(
         raise OSError("no upstream")
 
     # What had started before the part that failed is ended, too.
-    monkeypatch.setattr("lifecycle_proxy.upstream.client.Upstream.start", failing)
-    flags = {**listen, "recording.mode": "replay", "recording.path": str(place)}
-    own = config.load(environ={}, flags=flags)
+    monkeypatch.setattr("lifecycle_proxy.upstream.client.HttpUpstream.start", failing)
+    own = config.load(environ={}, flags=listen)
     sock = bind(own)
     with pytest.raises(OSError, match="no upstream"):
         await serve.start(own, sock)
@@ -476,49 +450,6 @@ def test_a_file_that_is_no_cassette_is_not_written_to(name: str, place: Path) ->
 def test_a_mode_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match=r"recording\.mode"):
         config.load(environ={}, flags={"recording.mode": "always"})
-
-
-@pytest.mark.parametrize("signals", [1, 2])
-async def test_the_command_leaves_no_folder(
-    signals: int, begin: Run, upstream: Upstream, place: Path, temporary: Path
-) -> None:
-    url = await begin("record")
-    await chat(url, **said("a"))
-
-    async def slow(request: Request, wire: Wire) -> None:
-        await wire.stream(text("answer"))
-        await asyncio.sleep(0.2)
-        await wire.chunk(DONE)
-        await wire.chunk()
-
-    upstream.script = slow
-    await chat(url, **said("slow"))
-    await begin("off")
-    folder = temporary / "process"
-    folder.mkdir()
-    environ = {
-        "TMPDIR": str(folder),
-        "LIFECYCLE_PROXY_RECORDING__MODE": "replay",
-        "LIFECYCLE_PROXY_RECORDING__PATH": str(place),
-        "LIFECYCLE_PROXY_RECORDING__SPEED": "0.05",
-    }
-    to = ("--upstream", f"{upstream.origin}/v1")
-    with serving(*LISTEN, *to, **environ) as (process, url, _):
-        assert len(listed(folder)) == 1
-        assert number_of(await chat(url, **said("a"))) == 1
-        assert process.stderr is not None
-        async with Client(url) as client:
-            if signals == 2:  # something is open, which keeps it from ending
-                await client.ask_chat(**said("slow"))
-                await (await client.head()).until(b"answer")
-                process.terminate()
-                while "stopping" not in process.stderr.readline():
-                    pass
-            process.terminate()
-            code, _, errors = ended(process)
-    assert code == 0
-    assert "Traceback" not in errors
-    assert listed(folder) == []
 
 
 async def test_other_vocabularies_are_played_too(begin: Run, upstream: Upstream) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.config import model as config
-from lifecycle_proxy.exchange.model import SideEnd
+from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.drift import Report, drift, render
 from lifecycle_proxy.inspect.signature import Reply, Verdict, shape

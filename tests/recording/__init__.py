@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from lifecycle_proxy.exchange.model import Headers, SideEnd
+from lifecycle_proxy.exchange.ends import SideEnd
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 
 CHAT = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.handlers.forward import Handlers
+from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.recording.cassette import Exchange, load
 
 from tests.conftest import StartProxy
@@ -255,7 +255,7 @@ def bug(monkeypatch: pytest.MonkeyPatch, upstream: Upstream) -> None:
         await asyncio.sleep(0.08)
         await wire.stream(DONE, b"")
 
-    monkeypatch.setattr(Handlers, "_pipeline", broken)
+    monkeypatch.setattr(Conversations, "_pipeline", broken)
     upstream.script = script
 
 

@@ -17,8 +17,9 @@ from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
-from lifecycle_proxy.exchange.model import Ended, Headers
+from lifecycle_proxy.exchange.ends import Ended
 from lifecycle_proxy.exchange.model import Exchange as Live
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.recording.cassette import Exchange, load
 from lifecycle_proxy.recording.recorder import ExchangeRecorder, Recorder
 from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
@@ -136,11 +137,11 @@ async def test_several_workers_need_a_folder(tmp_path: Path) -> None:
     config.load(environ={}, flags={**flags, "recording.path": str(tmp_path)})
 
 
-async def test_a_folder_that_cannot_be_made(tmp_path: Path, loss: "Loss") -> None:
+def test_a_folder_that_cannot_be_made(tmp_path: Path, loss: "Loss") -> None:
     (tmp_path / "file").write_bytes(b"")
     flags = {"recording.mode": "record", "recording.path": str(tmp_path / "file" / "inner")}
     with pytest.raises(OSError, match=r"recording\.path: .*inner: "):
-        await RecordingMode(config.load(environ={}, flags=flags), loss).start()
+        RecordingMode(config.load(environ={}, flags=flags), loss).start()
 
 
 @pytest.mark.parametrize("value", ["off", " OFF "])

@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from aiohttp import web
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.relay.relay import Relay
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -743,53 +741,6 @@ async def test_a_drain_ends_a_refusal_that_never_ends(
         await answer.read()
     assert payloads(answer.body)[0]["error"]["code"] == "draining"
     assert answer.end == "cut"
-
-
-async def test_what_breaks_before_anybody_listens_breaks_the_stream(
-    upstream: Upstream, proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Behind data that can still be read. (A head of ours in front of it takes a while to send.)"""
-    run = Relay.run
-
-    async def late(self: Relay) -> web.StreamResponse:
-        await asyncio.sleep(0.1)
-        return await run(self)
-
-    async def script(request: Request, wire: Wire) -> None:
-        await wire.stream()
-        await asyncio.sleep(0.03)
-        await wire.send(b"%x\r\n%b\r\nzz\r\n" % (len(DONE), DONE))
-        await wire.gone.wait()
-
-    monkeypatch.setattr(Relay, "run", late)
-    upstream.script = script
-    answer = await chat(proxy)
-    assert answer.body.startswith(DONE)
-    assert answer.end == "cut"
-
-
-async def test_an_end_that_is_on_its_way_is_no_break(
-    upstream: Upstream, proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A transport closes first, and tells that its connection is lost in the next turn."""
-    run = Relay.run
-
-    async def late(self: Relay) -> web.StreamResponse:
-        await asyncio.sleep(0.1)
-        assert self._upstream.connection is not None
-        assert self._upstream.connection.transport is not None
-        self._upstream.connection.transport.close()
-        return await run(self)
-
-    async def script(request: Request, wire: Wire) -> None:
-        await wire.head("200 OK", "Content-Type: text/event-stream")  # to the end of the connection
-        await wire.send(DONE)
-        await wire.gone.wait()
-
-    monkeypatch.setattr(Relay, "run", late)
-    upstream.script = script
-    answer = await chat(proxy)
-    assert (answer.body, answer.end) == (DONE, "clean")
 
 
 # --- shutdown -----------------------------------------------------------------------------------

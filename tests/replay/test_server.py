@@ -17,7 +17,8 @@ import openai
 import pytest
 from aiohttp import web
 from lifecycle_proxy.config.model import ConfigError
-from lifecycle_proxy.exchange.model import Headers, SideEnd
+from lifecycle_proxy.exchange.ends import SideEnd
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import Fault, FaultSettings
 from lifecycle_proxy.recording.cassette import CassetteError, Exchange, line, pack
 from lifecycle_proxy.replay import server as replay

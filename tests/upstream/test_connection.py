@@ -74,7 +74,7 @@ async def _read(
     pause: Callable[[], None] = protocol.pause_reading
     resume: Callable[[], None] = protocol.resume_reading
     if isinstance(protocol, StreamingProtocol):
-        protocol.sink = body
+        protocol.subscribe(body.arrived, body.passing)
         pause, resume = protocol.hold, protocol.release
     for number, read in enumerate(reads):
         if transport.closed:
@@ -218,12 +218,12 @@ async def test_what_is_known_of_an_answer_is_not_held_of_the_next(
         protocol.data_received(head)
         _, reader = await protocol.read()
         body = _Body(protocol, reader)
-        protocol.sink = body
+        protocol.subscribe(body.arrived, body.passing)
         for read in reads:
             if read == end and is_let_go:
-                protocol.sink = None
+                protocol.unsubscribe()
             protocol.data_received(read)
-        protocol.sink = None
+        protocol.unsubscribe()
         bodies.append(body)
     assert bodies[1].data == b"5\r\nhello\r\n"
 

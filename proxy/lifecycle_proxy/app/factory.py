@@ -14,7 +14,9 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Handler, Listener
 from lifecycle_proxy.handlers.admin import AdminEndpoints
-from lifecycle_proxy.handlers.forward import Handlers
+from lifecycle_proxy.handlers.conversations import Conversations
+from lifecycle_proxy.handlers.forward import Forwarder, selector
+from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
@@ -28,8 +30,7 @@ log = logging.getLogger("proxy")
 _COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[StreamWatchdog] = web.AppKey("watch", StreamWatchdog)
-GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gate", GatewayMiddleware)
-RECORDING_MODE: web.AppKey[RecordingMode] = web.AppKey("studio", RecordingMode)
+GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gateway", GatewayMiddleware)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -45,18 +46,20 @@ def create_app(settings: Settings) -> web.Application:
     access_log = AccessLog(all_of_them=settings.server.access_log)
     gateway = GatewayMiddleware(settings, keys, [metrics, access_log], _Failures(metrics))
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-    handlers = Handlers(settings, upstream, watch, keys, store, recording_mode)
+    sender = Sender(upstream, recording_mode, keys, watch)
+    conversations = Conversations(settings, sender, selector(settings), store)
+    forwarder = Forwarder(settings, sender, conversations)
     own = AdminEndpoints(settings, upstream, gateway, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
     # 404 of its own, and any path that is not ours belongs to the upstream.
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await gateway.dispatch(request, own.handle, handlers.forward)
+        return await gateway.dispatch(request, own.handle, forwarder.handle)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
-            await recording_mode.start()
+            recording_mode.start()
             parts.push_async_callback(recording_mode.close)
             await upstream.start()
             parts.push_async_callback(upstream.close)
@@ -65,8 +68,8 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app = web.Application(middlewares=[around])
-    app.router.add_route("*", "/{rest:.*}", handlers.forward, expect_handler=_continue)
-    app[WATCH], app[GATEWAY], app[RECORDING_MODE] = watch, gateway, recording_mode
+    app.router.add_route("*", "/{rest:.*}", forwarder.handle, expect_handler=_continue)
+    app[WATCH], app[GATEWAY] = watch, gateway
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.drop_added)
     app.on_response_prepare.append(gateway.on_response_prepare)

@@ -1,19 +1,10 @@
-"""The recorder's place in the proxy, and the player's: which exchanges are kept, which are played.
-
-In the modes that play, a replay server of our own stands where the upstream would, behind a unix
-socket that nobody else can open: what is played takes the very way that live answers take.
-"""
+"""The modes of ``[recording]``: which exchanges are recorded, which are answered by recordings."""
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-import aiohttp
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -21,20 +12,20 @@ from lifecycle_proxy.config.model import ConfigError, Mode, Recording, Settings
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, load
 from lifecycle_proxy.recording.recorder import Recorder
 from lifecycle_proxy.recording.redactor import Redaction
-from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import BY_QUESTION, Rules, cleaned_by
 from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import playable
-from lifecycle_proxy.server.runner import Runner
-from lifecycle_proxy.upstream.client import Upstream
+from lifecycle_proxy.replay.upstream import PlayedUpstream
+from lifecycle_proxy.upstream.client import HttpUpstream
+from lifecycle_proxy.upstream.routes import UpstreamUrls
 
 HEADER: Final = "X-Lifecycle-Record"
 _MODES: Final = ("off", "record", "once", "new_episodes", "replay")
 _RECORDING: Final = ("record", "new_episodes")
-_MISS: Final = "X-Lifecycle-Miss"
 _STREAMED: Final = "a body that was streamed and not kept"
 
 Data = bytes | AsyncIterator[bytes] | None
@@ -55,85 +46,53 @@ class RecordingMode:
         self._settings = settings
         self._lost = lost
         self._recorder: Recorder | None = None
-        self._runner: Runner | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._played: Upstream | None = None
-        self._mode, self._exchanges = opened(settings.recording)
+        self._mode, exchanges = opened(settings.recording)
+        self._played = _played(settings, exchanges, self._mode) if exchanges else None
 
-    def upstream(self) -> Upstream:
-        """Where requests go: to the upstream, or, if nothing else may be asked, to the replay."""
-        if not self._exchanges:
-            return Upstream(self._settings)
-        self._folder = tempfile.TemporaryDirectory(prefix="lifecycle-proxy-")  # mode 0700
-        base = urlsplit(self._settings.upstream_base).path
-        replace = msgspec.structs.replace
-        url = f"unix:{self._socket}:{base}"
-        own = replace(self._settings, upstream=replace(self._settings.upstream, url=url))
-        self._played = _Played(own)
-        return self._played if self._mode == "replay" else Upstream(self._settings)
+    def upstream(self) -> UpstreamClient:
+        """Where requests go: to the upstream, or, if nothing else may be asked, to recordings."""
+        if self._played is not None and self._mode == "replay":
+            return self._played
+        return HttpUpstream(self._settings)
 
-    async def start(self) -> None:
-        """Open what is written to, and what is played.
+    def start(self) -> None:
+        """Open what is written to.
 
         Raises:
-            OSError: the folder cannot be made, or the socket not be bound.
+            OSError: the folder cannot be made.
         """
+        own = self._settings.recording
+        if self._mode not in _RECORDING:
+            return
         try:
-            await self._start()
-        except BaseException:
-            await self.close()
-            raise
-
-    async def _start(self) -> None:
-        own, redaction = self._settings.recording, redaction_of(self._settings)
-        if self._exchanges:
-            # Where the upstream is asked for the rest, a miss is nothing to tell of.
-            on_miss = None if self._mode == "replay" else _ignore
-            # A page may be loaded again; but where the upstream can be asked, it is to be.
-            is_strict = self._mode != "replay"
-            rules = Rules(stages=BY_QUESTION, strict=is_strict, clean=cleaned_by(redaction))
-            options = replay.Options(speed=own.speed, rules=rules, on_miss=on_miss)
-            app = replay.create_replay_app(self._exchanges, options)
-            self._runner, _ = await replay.start_replay(app, f"unix:{self._socket}")
-            if self._mode != "replay" and self._played is not None:
-                await self._played.start()
-        if self._mode in _RECORDING:
-            try:
-                self._recorder = Recorder(
-                    Path(own.path),
-                    redaction,
-                    self._lost,
-                    max_file_bytes=own.max_file_bytes,
-                    compress=own.compress,
-                )
-            except OSError as error:
-                why = f"recording.path: {own.path}: {error.strerror or error}"
-                raise type(error)(error.errno, why) from None
+            self._recorder = Recorder(
+                Path(own.path),
+                redaction_of(self._settings),
+                self._lost,
+                max_file_bytes=own.max_file_bytes,
+                compress=own.compress,
+            )
+        except OSError as error:
+            why = f"recording.path: {own.path}: {error.strerror or error}"
+            raise type(error)(error.errno, why) from None
 
     async def close(self) -> None:
-        """Write what is waiting, and end the replay."""
-        if self._runner is not None:
-            if self._mode != "replay" and self._played is not None:
-                await self._played.close()
-            await replay.stop_replay(self._runner)
-        if self._folder is not None:
-            self._folder.cleanup()
+        """Write what is waiting."""
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
 
-    def abandon(self) -> None:
-        """Leave no folder behind: the process is about to end, and waits for nobody."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder.name, ignore_errors=True)
-
     async def maybe_replay(
-        self, request: web.Request, path: str, sent: CIMultiDict[str], data: Data
-    ) -> aiohttp.ClientResponse | None:
-        """A recording's answer, in the mode that asks the upstream only for what is new.
+        self, request: web.Request, wanted: UpstreamRequest
+    ) -> UpstreamResponse | None:
+        """A recording's response, in the mode that asks the upstream only for what is new.
+
+        Args:
+            request: the client's, which may ask for a mode.
+            wanted: what the upstream would be sent.
 
         Raises:
             ProxyError: ``bad_request``: a recording is asked for where there is none, or a mode
-                that there is not.
+                that does not exist.
         """
         mode = self._mode_of(request)
         if self._mode == "replay" or mode not in ("new_episodes", "replay"):
@@ -142,19 +101,12 @@ class RecordingMode:
             if mode == "replay":
                 raise ProxyError("bad_request", "there is nothing to play (recording.mode)", HEADER)
             return None
-        if mode != "replay" and not (data is None or isinstance(data, bytes)):
+        if mode == "replay":
+            return await self._played.open(wanted, _no_retry)
+        if not (wanted.body is None or isinstance(wanted.body, bytes)):
             return None
-        url, exchange = self._played.url(path), request[EXCHANGE]
-        answer = await self._played.open(request.method, url, sent, data, exchange)
-        if _MISS not in answer.headers or mode == "replay":
-            return answer
-        answer.close()
-        return None
-
-    @property
-    def _socket(self) -> str:
-        assert self._folder is not None
-        return f"{self._folder.name}/replay.sock"
+        found = await self._played.find(wanted)
+        return None if isinstance(found, Miss) else await self._played.play(wanted, found)
 
     def begin(self, request: web.Request, data: Data, sent: CIMultiDict[str]) -> None:
         """Record a request, unless nobody wants that.
@@ -240,13 +192,18 @@ def _cassettes(place: Path) -> bool:
     return place.is_dir() and any(f.name.endswith(SUFFIXES) for f in place.rglob("*"))
 
 
-class _Played(Upstream):
-    """The replay in the upstream's place."""
+def _played(settings: Settings, exchanges: list[Exchange], mode: Mode) -> PlayedUpstream:
+    # A page may be loaded again; but where the upstream can be asked, it is to be.
+    is_strict = mode != "replay"
+    clean = cleaned_by(redaction_of(settings))
+    return PlayedUpstream(
+        exchanges,
+        UpstreamUrls(settings.upstream_base, settings.upstream_origin),
+        Rules(stages=BY_QUESTION, strict=is_strict, clean=clean),
+        speed=settings.recording.speed,
+        first_byte_s=settings.upstream.first_byte_timeout_s or None,
+    )
 
-    async def probe(self) -> str:
-        """Nothing is wrong with it. To ask would use a recording up, or be a miss."""
-        return ""
 
-
-def _ignore(miss: Miss) -> None:
-    """It is asked of the upstream."""
+def _no_retry() -> None:
+    """Recordings are asked once."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
-from lifecycle_proxy.app.factory import GATEWAY, RECORDING_MODE, WATCH, create_app
+from lifecycle_proxy.app.factory import GATEWAY, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.server.listener import bind, notify, url
@@ -89,12 +89,9 @@ async def serve(
         announce: is called with the URL once connections are taken, in a thread: it may wait.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
-    runner: Runner | None = None
 
     def on_signal() -> None:
         if asked.is_set():
-            if runner is not None:
-                runner.app[RECORDING_MODE].abandon()
             os._exit(0)  # the second signal: nothing may stand in its way
         asked.set()
 

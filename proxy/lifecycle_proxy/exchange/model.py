@@ -13,26 +13,19 @@ from typing import ClassVar, Final, Literal
 from aiohttp import web
 
 from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
+from lifecycle_proxy.exchange.ends import Ended, SideEnd, ended_by
 
 # What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
 Vocabulary = Literal["chat", "responses", "messages"]
 Route = Vocabulary | Literal["websocket", "own", "other"]
-# How an exchange ended: well, at the end of all that belongs to it; properly, but an event stream
-# without its [DONE]; cut by the upstream, the client, a time limit or our own shutdown; or answered
-# by an error of ours.
-Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
 Headers = tuple[tuple[str, str], ...]
 Added = tuple[tuple[int, int], ...]
 SideName = Literal["upstream", "client"]
-# How the bytes of a side ended: properly; by a reset; closed before all was there; by a limit of
-# the proxy's; because the client was gone. "" where they never began, or it was not recorded.
-SideEnd = Literal["eof", "reset", "cut", "timeout", "gone", ""]
 _ID_PREFIXES: Final[dict[Vocabulary, str]] = {
     "chat": "chatcmpl-",
     "responses": "resp_",
     "messages": "msg_",
 }
-_FAILED: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
 
 
 _OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
@@ -212,7 +205,7 @@ class Exchange:
 
     def fail(self, code: str, cause: str) -> None:
         """The answer had begun when this error of ours broke it."""
-        self.ended, self.error, self.cause = _FAILED.get(code, "upstream_error"), code, cause
+        self.ended, self.error, self.cause = ended_by(code), code, cause
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -2,13 +2,13 @@
 
 from typing import Final
 
-import aiohttp
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.ports import UpstreamResponse
 
 # On every stream that frames may be added to: nobody between here and the client may hold it back
 # (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
@@ -39,14 +39,12 @@ def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     return response
 
 
-def same(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+def same(answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's own head."""
     return _response(answer, headers.for_client(answer.headers))
 
 
-def stream(
-    request: web.Request, answer: aiohttp.ClientResponse, stream_id: str
-) -> web.StreamResponse:
+def stream(request: web.Request, answer: UpstreamResponse, stream_id: str) -> web.StreamResponse:
     """The upstream's head for a stream that grows on the way: no length, nothing compressed."""
     kept = headers.for_client(answer.headers)
     for name in _LENGTH_AND_CODING:
@@ -80,13 +78,13 @@ async def drop_added(request: web.Request, response: web.StreamResponse) -> None
         response.headers.pop(name, None)
 
 
-def _response(answer: aiohttp.ClientResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
+def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=kept)
     response[_UNSAID] = tuple(name for name in _ADDED if name not in kept)
     return response
 
 
-def switched(answer: aiohttp.ClientResponse) -> web.StreamResponse:
+def switched(answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's 101, with the hop-by-hop part of the handshake for this hop."""
     kept = headers.for_client(answer.headers)
     kept["Connection"] = "Upgrade"

@@ -1,27 +1,28 @@
-"""Faults on live traffic, if they are asked for and allowed: between the upstream and the relay."""
+"""Faults on live traffic, if they are asked for and allowed: a response that breaks on purpose."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.faults.plan import FaultPlan, FaultResponse, LiveFault
+from lifecycle_proxy.exchange.model import Headers
+from lifecycle_proxy.exchange.ports import BodySink, UpstreamResponse
+from lifecycle_proxy.faults.plan import FaultPlan, FaultResponse
 from lifecycle_proxy.faults.transform import Action, Delay, Disconnect, Forward
 
 PLAN: web.RequestKey[FaultPlan] = web.RequestKey("plan", FaultPlan)
 _WHY = "a fault, as asked for ([faults])"
 _End = ProxyError | None  # as broken, or a proper one
 _FULL_BYTES: Final = 1 << 16  # behind this much no more is read from the upstream
-# What is damaged at once: a drip makes many steps of few bytes.
+# Faults are applied to parts of this size: a drip makes many actions of few bytes.
 _PART_BYTES: Final = 1 << 14
 
 
 def response_of(answer: FaultResponse) -> web.Response:
-    """An answer that a fault puts in the upstream's place."""
+    """A response that a fault puts in the upstream's place."""
     return web.Response(
         status=answer.status,
         reason=answer.reason,
@@ -30,92 +31,127 @@ def response_of(answer: FaultResponse) -> web.Response:
     )
 
 
-class FaultInjector:
-    """What one answer suffers.
+class FaultyResponse:
+    """An ``UpstreamResponse`` in front of another one, which applies a fault plan to its body.
 
-    What the upstream sends waits here as it came, and is damaged when its turn comes.
+    What the upstream sends is queued as it came; faults are applied when its turn comes.
 
     Args:
-        fault: says what becomes of the bytes.
-        pass_on: takes bytes as if the upstream had sent them.
-        finish: ends the answer: None properly, else as broken.
-        read_on: called when there is room again behind ``is_full``.
+        response: of the upstream.
+        plan: what goes wrong.
     """
 
-    def __init__(
-        self,
-        fault: LiveFault,
-        pass_on: Callable[[bytes], None],
-        finish: Callable[[_End], None],
-        read_on: Callable[[], None],
-    ) -> None:
-        self._fault = fault
-        self._pass_on = pass_on
-        self._finish = finish
-        self._read_on = read_on
+    def __init__(self, response: UpstreamResponse, plan: FaultPlan) -> None:
+        self.status, self.reason = response.status, response.reason
+        self._headers = CIMultiDict(response.headers)
+        if plan.changes_size:
+            self._headers.popall("Content-Length", None)
+        self._response = response
+        self._fault = plan.live()
+        self._sink: BodySink | None = None
         self._arrived: deque[bytes | _End] = deque()
         self._arrived_bytes = 0
         self._waiting: deque[Action | _End] = deque()
-        self._is_over = False  # what waits is all there is
+        self._is_over = False  # what is queued is all there is
+        self._is_paused = False
+        self._is_full = False
         self._timer: asyncio.TimerHandle | None = None
-        self.is_full = False
+        self._is_running = False
 
-    def feed(self, chunk: bytes) -> None:
-        """The upstream has sent this."""
-        if chunk and not self._is_over:
-            parts = range(0, len(chunk), _PART_BYTES)
-            self._arrived += (chunk[start : start + _PART_BYTES] for start in parts)
-            self._arrived_bytes += len(chunk)
-            self._go_on()
-            self.is_full = self._arrived_bytes > _FULL_BYTES
+    @property
+    def headers(self) -> "CIMultiDictProxy[str]":
+        return CIMultiDictProxy(self._headers)
 
-    def eof(self) -> None:
-        """The upstream's answer is over."""
-        self._end(None)
+    @property
+    def raw_headers(self) -> Headers:
+        return self._response.raw_headers
 
-    def broken(self, rest: bytes, failure: ProxyError) -> None:
-        """The upstream's answer broke off behind ``rest``: behind what still waits here, too."""
-        self.feed(rest)
-        self._end(failure)
+    @property
+    def was_reset(self) -> bool:
+        return self._response.was_reset
+
+    def maybe_upgraded(self) -> Any:
+        """See ``UpstreamResponse``. Tunnels are left alone."""
+        return self._response.maybe_upgraded()
+
+    # --- towards the client ---------------------------------------------------------------------
+
+    def attach(self, sink: BodySink) -> None:
+        """See ``UpstreamResponse``."""
+        self._sink = sink
+        if not self._is_over:
+            self._response.attach(self)
+        self._run()
+
+    def detach(self) -> None:
+        """See ``UpstreamResponse``."""
+        self._sink = None
+        self._response.detach()
+
+    def pause(self) -> None:
+        """See ``UpstreamResponse``."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """See ``UpstreamResponse``."""
+        self._is_paused = False
+        self._run()
 
     def close(self) -> None:
-        """Nobody waits for the rest."""
+        """See ``UpstreamResponse``."""
+        self._sink = None
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._waiting.clear()
-        self._forget()
+        self._discard()
+        self._response.close()
 
-    def _forget(self) -> None:
-        """Whatever came or comes is for nobody."""
-        self._arrived.clear()
-        self._arrived_bytes = 0
-        self._is_over = True
+    # --- from the upstream ----------------------------------------------------------------------
 
-    def _end(self, failure: _End) -> None:
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        """See ``BodySink``."""
+        if self._is_over:
+            return
+        parts = range(0, len(data), _PART_BYTES)
+        self._arrived += (data[start : start + _PART_BYTES] for start in parts)
+        self._arrived_bytes += len(data)
+        self._run()
+        if self._arrived_bytes > _FULL_BYTES and not self._is_over:
+            self._is_full = True
+            self._response.pause()
+
+    def ended(self, failure: ProxyError | None) -> None:
+        """See ``BodySink``."""
         if not self._is_over:
             self._arrived.append(failure)
             self._is_over = True
-            self._go_on()
+            self._run()
+
+    # --- in between -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """Do what is due, as far as the client has room."""
+        if self._is_running:  # a sink may call back
+            return
+        self._is_running = True
+        while self._sink is not None and not self._is_paused and self._timer is None:
+            if self._waiting:
+                self._do(self._sink, self._waiting.popleft())
+            elif self._arrived:
+                self._apply(self._arrived.popleft())
+            else:
+                break
+        self._is_running = False
+        if self._is_full and self._arrived_bytes <= _FULL_BYTES and not self._is_over:
+            self._is_full = False
+            self._response.resume()
 
     def _wake(self) -> None:
         self._timer = None
-        self._go_on()
-        if self.is_full and self._arrived_bytes <= _FULL_BYTES:
-            self.is_full = False
-            self._read_on()
+        self._run()
 
-    def _go_on(self) -> None:
-        try:
-            while self._timer is None and (self._waiting or self._arrived):
-                if not self._waiting:
-                    self._damage(self._arrived.popleft())
-                else:
-                    self._do(self._waiting.popleft())
-        except ProxyError as failure:
-            self.close()
-            self._finish(failure)
-
-    def _damage(self, came: bytes | _End) -> None:
+    def _apply(self, came: bytes | _End) -> None:
         now = asyncio.get_running_loop().time()
         if isinstance(came, bytes):
             self._arrived_bytes -= len(came)
@@ -124,14 +160,14 @@ class FaultInjector:
             self._waiting += self._fault.eof(now)
             self._waiting.append(came)
         if self._fault.is_broken:
-            self._forget()
+            self._discard()
 
-    def _do(self, step: Action | _End) -> None:
+    def _do(self, sink: BodySink, step: Action | _End) -> None:
         match step:
             case None | ProxyError():
-                self._finish(step)
+                sink.ended(step)
             case Forward(data):
-                self._pass_on(data)
+                sink.data_received(data)
             case Delay(ms):
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(ms / 1000, self._wake)
@@ -139,4 +175,10 @@ class FaultInjector:
                 self._waiting.clear()
                 if how != "stall":  # then nothing comes any more, and the stall limit finds out
                     code = "upstream_protocol" if how == "cut" else "upstream_unreachable"
-                    self._finish(ProxyError(code, _WHY))
+                    sink.ended(ProxyError(code, _WHY))
+
+    def _discard(self) -> None:
+        """What came or comes is not passed on."""
+        self._arrived.clear()
+        self._arrived_bytes = 0
+        self._is_over = True

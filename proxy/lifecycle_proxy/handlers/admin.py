@@ -9,9 +9,9 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
+from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
-from lifecycle_proxy.upstream.client import Upstream
 from lifecycle_proxy.upstream.connection import StreamingProtocol
 
 # Probes come every few seconds from several sides; the upstream need not hear of each.
@@ -30,7 +30,11 @@ class AdminEndpoints:
     """
 
     def __init__(
-        self, settings: Settings, upstream: Upstream, gateway: GatewayMiddleware, metrics: Metrics
+        self,
+        settings: Settings,
+        upstream: UpstreamClient,
+        gateway: GatewayMiddleware,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._upstream = upstream

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-import aiohttp
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import Settings
@@ -19,14 +18,15 @@ from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor, coding
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import for_upstream
-from lifecycle_proxy.exchange.model import Exchange as Told
+from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.signature import Comparison, Reply, Verdict
 from lifecycle_proxy.recording.cassette import Exchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.secret_detection import in_header
-from lifecycle_proxy.upstream.client import Upstream
+from lifecycle_proxy.upstream.client import HttpUpstream
+from lifecycle_proxy.upstream.collect import collect
 
 EXIT: Final = {Verdict.IDENTICAL: 0, Verdict.BENIGN: 3, Verdict.BREAKING: 1}
 EXIT_NOTHING: Final = 1
@@ -87,7 +87,7 @@ async def drift(
         timeout_s: for each answer as a whole, in seconds.
         progress: told how far it is, if it is a terminal.
     """
-    upstream, results, skipped = Upstream(settings), list[Result](), list[tuple[str, str]]()
+    upstream, results, skipped = HttpUpstream(settings), list[Result](), list[tuple[str, str]]()
     asked = list(exchanges)
     await upstream.start()
     try:
@@ -185,13 +185,12 @@ def _headers(request: Request, key: str) -> CIMultiDict[str]:
 # --- what is answered now -----------------------------------------------------------------------
 
 
-async def _ask(upstream: Upstream, exchange: Exchange, key: str, timeout_s: float) -> Reply:
+async def _ask(upstream: HttpUpstream, exchange: Exchange, key: str, timeout_s: float) -> Reply:
     request, path = exchange.forwarded or exchange.request, _path(exchange)
-    told = Told("drift", request.method, path, "")
-    headers, url = _headers(request, key), upstream.url(path)
+    wanted = UpstreamRequest(request.method, path, _headers(request, key), request.body)
     try:
         async with asyncio.timeout(timeout_s):
-            answer = await upstream.open(request.method, url, headers, request.body, told)
+            answer = await upstream.open(wanted, _not_counted)
             try:
                 return await _read(answer)
             finally:
@@ -204,15 +203,19 @@ async def _ask(upstream: Upstream, exchange: Exchange, key: str, timeout_s: floa
         return Reply(0, "", b"", f"the request cannot be sent: {problem}")
 
 
-async def _read(answer: aiohttp.ClientResponse) -> Reply:
-    body, inflate, broken = bytearray(), Decompressor() if coding(answer.headers) else None, ""
-    try:
-        async for chunk in answer.content.iter_any():
-            body += inflate.feed(chunk) if inflate is not None else chunk
-            if len(body) > _MAX_BYTES:
-                broken = f"the answer is larger than {_MAX_BYTES >> 20} MiB"
-                break
-    except (aiohttp.ClientError, OSError):
-        broken = "the answer broke off"
+async def _read(answer: UpstreamResponse) -> Reply:
+    got = await collect(answer, lambda data: len(data) > _MAX_BYTES)
+    body, broken = got.data, "" if got.failure is None else "the answer broke off"
+    if coding(answer.headers):
+        try:
+            body = Decompressor().feed(body)
+        except ProxyError:
+            body, broken = b"", "the answer broke off"
+    if len(got.data) > _MAX_BYTES:
+        broken = f"the answer is larger than {_MAX_BYTES >> 20} MiB"
     content_type = answer.headers.get("Content-Type", "")
-    return Reply(answer.status, content_type, bytes(body), broken)
+    return Reply(answer.status, content_type, body, broken)
+
+
+def _not_counted() -> None:
+    """A retry makes no difference to the comparison."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from lifecycle_proxy.exchange.model import Ended, Headers, SideEnd, SideName
+from lifecycle_proxy.exchange.ends import Ended, SideEnd
+from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.inspect.imported import (
     MISBUILT,
     Ending,

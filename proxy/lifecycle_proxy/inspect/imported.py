@@ -9,8 +9,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
+from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Headers, SideEnd, SideName
+from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.recording.cassette import Json, Piece
 
 _MAGIC: Final = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b"}

@@ -18,7 +18,8 @@ from typing import IO, Any, Final, cast
 
 import orjson
 
-from lifecycle_proxy.exchange.model import Headers, SideEnd, SideName
+from lifecycle_proxy.exchange.ends import SideEnd
+from lifecycle_proxy.exchange.model import Headers, SideName
 
 log = logging.getLogger("proxy.recording")
 

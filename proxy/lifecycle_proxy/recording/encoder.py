@@ -4,7 +4,8 @@ import hashlib
 from collections import deque
 from typing import Any, Final
 
-from lifecycle_proxy.exchange.model import Headers, SideEnd, SideName
+from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
+from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.recording.cassette import Json, line, pack
 from lifecycle_proxy.recording.redactor import (
     Clear,
@@ -99,7 +100,7 @@ class ExchangeEncoder:
     def ends(self, side: SideName, end: SideEnd) -> None:
         self._side(side).own_end = end
 
-    def end(self, ms: float, how: tuple[str, str], told: list[Json]) -> None:
+    def end(self, ms: float, how: tuple[Ended, str], told: list[Json]) -> None:
         if (file := self._file) is None:
             return
         for side in (self._upstream, self._client):
@@ -108,7 +109,8 @@ class ExchangeEncoder:
         self._emit()
         assert self._own is not None
         record: Json = {"ended": how[0], "error": how[1], "tools": self._own.tree(told)}
-        ends = _ENDS.get(how[0], ("", "eof"))
+        row = ENDS[how[0] or "refused"]
+        ends = (row.upstream, row.client)
         self._part()
         for name, side, end in zip(_SIDES, (self._upstream, self._client), ends, strict=True):
             record[name] = {"end": side.end(end), "ms": ms, **side.told()}
@@ -216,15 +218,6 @@ class _Side:
 
 
 _SIDES: Final = ("upstream", "client")
-# How the upstream's side and the client's ended, by how the exchange did.
-_ENDS: Final[dict[str, tuple[SideEnd, SideEnd]]] = {
-    "done": ("eof", "eof"),
-    "eof": ("eof", "eof"),
-    "upstream_error": ("reset", "reset"),
-    "timeout": ("timeout", "reset"),
-    "client_gone": ("gone", "gone"),
-    "drained": ("gone", "reset"),
-}
 
 
 def _is_compressed(headers: Headers) -> bool:

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
-from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideEnd, SideName
+from lifecycle_proxy.exchange.ends import SideEnd
+from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.recording.encoder import ExchangeEncoder
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.writer import Files

@@ -8,11 +8,11 @@ bytes of its body: six are enough, and JSON is known by its first.
 import asyncio
 from typing import Final, NamedTuple
 
-import aiohttp
-
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.content_coding import CODINGS, coding, maybe_beginning
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.ports import UpstreamResponse
+from lifecycle_proxy.upstream.collect import collect
 
 _LOOK_BYTES: Final = 1 << 12  # a compressed body may begin with a header of some length
 
@@ -26,12 +26,12 @@ class Begun(NamedTuple):
         start: what was read of its body.
     """
 
-    answer: aiohttp.ClientResponse
+    answer: UpstreamResponse
     is_writable: bool = False
     start: bytes = b""
 
 
-async def begun(answer: aiohttp.ClientResponse, *, asked: bool, patience_s: float) -> Begun:
+async def begun(answer: UpstreamResponse, *, asked: bool, patience_s: float) -> Begun:
     """Find out what an answer is, with as few bytes of its body as that takes.
 
     Args:
@@ -58,20 +58,20 @@ async def begun(answer: aiohttp.ClientResponse, *, asked: bool, patience_s: floa
         raise
 
 
-async def _look(answer: aiohttp.ClientResponse, *, is_coded: bool) -> Begun:
-    start = b""
-    try:
-        while len(start) < _LOOK_BYTES and (more := await answer.content.readany()):
-            start += more
-            clear = maybe_beginning(start[:_LOOK_BYTES]) if is_coded else start
-            is_stream = clear is not None and begins_stream(clear)
-            if is_stream is not None:
-                return Begun(answer, is_stream, start)
-    except (aiohttp.ClientError, OSError):
-        pass  # who reads on meets it again
-    return Begun(answer, start=start)
+async def _look(answer: UpstreamResponse, *, is_coded: bool) -> Begun:
+    is_stream: bool | None = None
+
+    def is_known(start: bytearray) -> bool:
+        nonlocal is_stream
+        head = bytes(start[:_LOOK_BYTES])
+        clear = maybe_beginning(head) if is_coded else head
+        is_stream = None if clear is None else begins_stream(clear)
+        return is_stream is not None or len(start) >= _LOOK_BYTES
+
+    start = (await collect(answer, is_known)).data  # of its end the relay hears again
+    return Begun(answer, bool(is_stream), start)
 
 
-def _is_labelled(answer: aiohttp.ClientResponse) -> bool:
+def _is_labelled(answer: UpstreamResponse) -> bool:
     kind = answer.headers.get("Content-Type", "").partition(";")[0]
     return kind.strip().lower() == "text/event-stream"

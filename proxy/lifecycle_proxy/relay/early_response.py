@@ -8,16 +8,17 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import aiohttp
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
+from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError, error_frame
-from lifecycle_proxy.exchange.model import EXCHANGE, SideEnd
+from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
+from lifecycle_proxy.upstream.collect import collect
 
 _ERROR_BODY_BYTES: Final = 1 << 16
 _NO_STREAM: Final = "the upstream answered with status {} and no event stream"
@@ -75,14 +76,13 @@ async def tell_refusal(
     exchange.ended = "upstream_error"
     exchange.cause = _NO_STREAM.format(answer.status)
     body = begun.start
-    end: SideEnd = "cut"
+    end: SideEnd = "timeout"
     try:
         async with asyncio.timeout(patience_s or None):
-            body += await _read(answer.content)
-        end = "eof" if answer.content.at_eof() else "gone"
+            rest = await collect(answer, lambda data: len(body) + len(data) >= _ERROR_BODY_BYTES)
+        body += rest.data
+        end = "eof" if rest.is_complete else "gone" if rest.failure is None else "cut"
     except TimeoutError:
-        end = "timeout"
-    except (aiohttp.ClientError, OSError):
         pass  # what its status says is told all the same
     except asyncio.CancelledError:
         end = "gone"
@@ -106,14 +106,6 @@ async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool
     current.uncancel()
     await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
     return True
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """An error's body, as far as anybody would look at it."""
-    body = b""
-    while len(body) < _ERROR_BODY_BYTES and (more := await content.readany()):
-        body += more
-    return body
 
 
 def _refusal(status: int, body: bytes) -> dict[str, Any]:
@@ -140,7 +132,7 @@ async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str,
     if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
         await end_properly(request, head)
     else:
-        break_connection(request, delimited=request.version >= aiohttp.HttpVersion11)
+        break_connection(request, delimited=request.version >= HttpVersion11)
 
 
 async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:

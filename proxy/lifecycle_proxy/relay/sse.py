@@ -1,111 +1,104 @@
-"""The relay of an event stream that frames are added to."""
+"""An event stream that frames are added to: decompression and the core, as the stages of a body."""
 
-import time
 from dataclasses import replace
 from typing import Final
-
-from aiohttp import web
 
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.core.pipeline import Pipeline, Step
-from lifecycle_proxy.exchange.content_coding import Decompressor, coding
+from lifecycle_proxy.exchange.content_coding import Decompressor
+from lifecycle_proxy.exchange.ends import ENDS, ended_by
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Vocabulary
-from lifecycle_proxy.relay.detect import Begun
-from lifecycle_proxy.relay.relay import Relay
+from lifecycle_proxy.exchange.model import Added, Exchange, Vocabulary
 
 HEARTBEAT: Final = b": keep-alive\n\n"  # never ": ping": Continue stops reading there
-_REASONS: Final = {"draining": "drained", "upstream_timeout": "upstream_timeout"}
 
 
-class StreamRelay(Relay):
-    """One event stream on its way to one client, through the core.
+class StreamBody:
+    """The body of one event stream.
 
     Args:
-        request: the client's.
-        begun: the answer.
-        response: for the client.
-        pipeline: what becomes of the bytes.
-        vocabulary: what the stream speaks.
+        exchange: what metrics and the log are to know is noted there.
+        pipeline: adds the frames.
+        vocabulary: the API that the stream speaks.
+        is_compressed: it came so though ``identity`` was asked for, and is sent on decompressed.
     """
 
     def __init__(
         self,
-        request: web.Request,
-        begun: Begun,
-        response: web.StreamResponse,
+        exchange: Exchange,
         pipeline: Pipeline,
         vocabulary: Vocabulary,
+        *,
+        is_compressed: bool,
     ) -> None:
-        super().__init__(request, begun, response)
-        self._vocabulary = vocabulary
+        self.added: Added = ()
+        self.ends_after_error = DIALECTS[exchange.dialect].ends_after_error
+        self._exchange = exchange
         self._pipeline = pipeline
         self._skim = pipeline.skim
-        self._ends_after_error = DIALECTS[self._exchange.dialect].ends_after_error
-        self._exchange.stream = True
-        self._exchange.counts = pipeline.counts
-        # Compressed though asked for plain: it is sent on in clear.
-        self._inflate = Decompressor() if coding(begun.answer.headers) else None
+        self._vocabulary = vocabulary
+        self._decompressor = Decompressor() if is_compressed else None
+        exchange.stream = True
+        exchange.counts = pipeline.counts
 
-    def beat(self, now: float) -> None:
-        """A comment, between events only, and not to a client that is behind."""
-        transport = self._transport
-        if transport is None or transport.get_write_buffer_size():
-            return
-        if self._pipeline.between_events:
-            self._send(self._pipeline.comment(HEARTBEAT))
-            self.last_write = now
-
-    def _take(self, chunk: bytes, now: float) -> bytes:
-        if self._inflate is not None:
-            chunk = self._inflate.feed(chunk)
-            self._added = ()
-        if self._skim(chunk):
-            return chunk
-        step = self._pipeline.decode(chunk, now)
-        self._added = step.added
+    def feed(self, data: bytes, now: float) -> bytes:
+        """See ``Body``."""
+        if self._decompressor is not None:
+            data = self._decompressor.feed(data)
+            self.added = ()
+        if self._skim(data):
+            return data
+        step = self._pipeline.decode(data, now)
+        self.added = step.added
         if step.events:
             self._note(step)
         return step.data
 
-    def _check_body(self) -> None:
-        if self._inflate is not None:
-            self._inflate.check_end()
+    def check_end(self) -> None:
+        """See ``Body``."""
+        if self._decompressor is not None:
+            self._decompressor.check_end()
 
-    def _end(self) -> bytes:
+    def eof(self, now: float) -> bytes:
+        """See ``Body``."""
         if not self._pipeline.is_done:
             self._exchange.ended = "eof"
-        return self._last(self._pipeline.eof(time.monotonic()))
+        return self._last(self._pipeline.eof(now))
 
-    def _broken(self, failure: ProxyError) -> bytes:
-        reason = _REASONS.get(failure.code, "upstream_error")
+    def abort(self, failure: ProxyError, now: float) -> bytes:
+        """See ``Body``. Open calls are completed, then comes an error in the API's form."""
+        reason = ENDS[ended_by(failure.code)].reason
         envelope, own_id = self._pipeline.envelope, self._exchange.envelope().id
         if self._pipeline.is_done:
             envelope = replace(envelope, id=own_id)  # that answer stays a whole one
         is_first = envelope.id == own_id
         error = failure.frame(self._vocabulary, envelope, is_first=is_first)
-        now = time.monotonic()
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 
-    def _client_gone(self) -> None:
-        gone, now = Outcome.CANCELLED, time.monotonic()
-        # What it has the finish of it may well run, and send the result.
-        step = self._pipeline.abort("client_disconnected", now, outcome=gone, beats_finish=False)
+    def client_gone(self, now: float) -> None:
+        """See ``Body``."""
+        reason = ENDS["client_gone"].reason
+        # A client that has the finish reason may well run the calls, and send their results.
+        step = self._pipeline.abort(reason, now, outcome=Outcome.CANCELLED, beats_finish=False)
         if self._pipeline.is_done:
             self._exchange.ended = "done"  # SDKs leave at [DONE], before the body ends
         self._last(step._replace(data=b"", added=(), frames=0))  # nobody gets it
 
+    def heartbeat(self) -> bytes:
+        """See ``Body``. Between events only."""
+        return self._pipeline.comment(HEARTBEAT) if self._pipeline.between_events else b""
+
     def _last(self, step: Step) -> bytes:
         self._note(step)
-        self._added = step.added
+        self.added = step.added
         self._exchange.oversized = self._pipeline.oversized
         self._exchange.sent_bytes += len(step.data)
         return step.data
 
     def _note(self, step: Step) -> None:
-        """What metrics and the log want to know of the calls."""
+        """What metrics and the log are to know of the calls."""
         self._exchange.frames += step.frames
         if step.events:
-            self._listeners.on_lifecycle(self._exchange, step.events)
+            self._exchange.listeners.on_lifecycle(self._exchange, step.events)
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]

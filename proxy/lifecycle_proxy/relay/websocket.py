@@ -10,12 +10,12 @@ import time
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import aiohttp
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.ports import UpstreamResponse
 
 _BUFFER_BYTES: Final = 1 << 16
 
@@ -74,7 +74,7 @@ class Tunnel:
     def __init__(
         self,
         request: web.Request,
-        answer: aiohttp.ClientResponse,
+        answer: UpstreamResponse,
         response: web.StreamResponse,
         idle_s: float,
     ) -> None:
@@ -91,28 +91,23 @@ class Tunnel:
         Raises:
             asyncio.CancelledError: the client is gone, and so is the upstream's side.
         """
-        connection = self._answer.connection
+        upstream = self._answer.maybe_upgraded()
         client = self._request.transport
         taps: list[_Tap] = []
         try:
             await self._response.prepare(self._request)
-            if client is None or connection is None:
+            if client is None or upstream is None:
                 return self._response
-            upstream, protocol = connection.transport, connection.protocol
-            if upstream is None or protocol is None:
-                return self._response
-            loop = asyncio.get_running_loop()
-            to_client = StreamWriter(self._request.protocol, loop)
-            to_upstream = StreamWriter(protocol, loop)
-            taps = [_Tap(self, client, to_upstream), _Tap(self, upstream, to_client)]
+            to_client = StreamWriter(self._request.protocol, asyncio.get_running_loop())
+            taps = [_Tap(self, client, upstream.writer), _Tap(self, upstream.transport, to_client)]
             self._request.protocol.set_parser(cast(Any, taps[0]))
-            protocol.set_parser(taps[1], aiohttp.EMPTY_PAYLOAD)
+            upstream.set_parser(taps[1], EMPTY_PAYLOAD)
             await self._until_closed()
         finally:
             for tap in taps:
                 tap.close()
             # Behind what was written: a close frame still arrives.
-            for transport in (client, connection and connection.transport):
+            for transport in (client, upstream and upstream.transport):
                 if transport is not None:
                     transport.close()
             self._answer.close()

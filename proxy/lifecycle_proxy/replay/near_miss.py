@@ -13,6 +13,8 @@ from lifecycle_proxy.recording.cassette import Request
 
 # Not one that an SDK tries again by itself (408, 409, 429, 5xx).
 MISS_STATUS: Final = 404
+# OpenAI's and Anthropic's SDKs obey the first; the second tells a miss from an answer.
+NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
 
 _MAX_LEAVES: Final = 5_000
 _LISTED: Final = 20  # differences that are told

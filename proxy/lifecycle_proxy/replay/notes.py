@@ -27,6 +27,11 @@ def print_miss(miss: Miss) -> None:
     print(f"lifecycle-proxy: {miss.text()}", file=sys.stderr, flush=True)
 
 
+def log_miss(miss: Miss) -> None:
+    """A miss, in the log."""
+    log.warning("%s", miss.text())
+
+
 def print_found(found: Found, asked: Request) -> None:
     """What is played, and how it was found, on stderr."""
     print(f"lifecycle-proxy: {played(found, asked)}", file=sys.stderr, flush=True)

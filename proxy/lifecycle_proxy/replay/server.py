@@ -29,14 +29,12 @@ from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Request,
 from lifecycle_proxy.replay import faults as fault_schedule
 from lifecycle_proxy.replay import notes
 from lifecycle_proxy.replay.matching import Found, RecordingIndex, Rules
-from lifecycle_proxy.replay.near_miss import MISS_STATUS, Miss
+from lifecycle_proxy.replay.near_miss import MISS_STATUS, NO_RETRY, Miss
 from lifecycle_proxy.replay.player import Player
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
 from lifecycle_proxy.server.listener import bind, url
 from lifecycle_proxy.server.protocol import Protocol
 from lifecycle_proxy.server.runner import Runner
-
-log = logging.getLogger("proxy.recording")
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8788"
 
@@ -45,8 +43,6 @@ _MAX_BODY_BYTES: Final = 1 << 30
 _END_S: Final = 1.0  # for open streams, when asked to stop: whoever ends a replay wants it to end
 _BACKLOG: Final = 4096
 _MAX_HEADERS: Final = 1024
-# OpenAI's and Anthropic's SDKs obey the first; the second tells a miss from an answer.
-_NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
 
 
 def _by_headers(request: web.Request) -> str:
@@ -247,13 +243,13 @@ class _Replay:
         if self._options.on_miss is not None:
             self._options.on_miss(miss)
         else:
-            log.warning("%s", miss.text())
+            notes.log_miss(miss)
         return web.Response(
             status=MISS_STATUS,
             body=miss.body(),
             content_type="application/json",
             charset="utf-8",
-            headers=_NO_RETRY,
+            headers=NO_RETRY,
         )
 
 

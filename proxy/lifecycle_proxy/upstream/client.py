@@ -1,26 +1,23 @@
-"""The way to the backend: one session, set up for a reverse proxy, and its errors translated.
+"""HTTP to the upstream: one session, set up for a reverse proxy.
 
 aiohttp's defaults are those of a browser: a total timeout of 300 s, 100 connections, one cookie jar
 for all users, decompression, redirects followed, headers of its own. Each is set here on purpose.
 """
 
 import asyncio
-import logging
-import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.exchange.errors import ProxyError, cause_of
-from lifecycle_proxy.exchange.model import Exchange
+from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.connection import ATTEMPT, Attempt, TrackedRequest, push
-
-log = logging.getLogger("proxy")
+from lifecycle_proxy.upstream.errors import TRANSPORT_ERRORS, map_exception
+from lifecycle_proxy.upstream.response import HttpResponse
+from lifecycle_proxy.upstream.routes import UpstreamUrls
 
 _BACKOFF_S: Final = 0.1  # before the first retry, then twice that, and so on
 _PROBE_S: Final = 5.0
@@ -30,17 +27,16 @@ _SLICE_BYTES: Final = 1 << 16
 _AUTO_HEADERS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
-class Upstream:
-    """The backend, as the relay sees it.
+class HttpUpstream:
+    """An HTTP server as the upstream: the port ``UpstreamClient`` with aiohttp's client.
 
     Args:
-        settings: ``[upstream]`` is used, and ``server.max_header_bytes`` for response heads.
+        settings: ``[upstream]`` is used, and ``server.max_header_bytes`` for response headers.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._base = settings.upstream_base
-        self._origin = settings.upstream_origin
+        self._urls = UpstreamUrls(settings.upstream_base, settings.upstream_origin)
         self._first_byte_s = settings.upstream.first_byte_timeout_s or None
         self._pooled: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
@@ -55,56 +51,38 @@ class Upstream:
             if session is not None:
                 await session.close()
 
-    def url(self, path: str) -> URL:
-        """Where a request goes: ``/v1/X`` to base + ``/X``, any other path to the base's origin.
+    def target(self, path: str) -> str:
+        """See ``UpstreamClient``."""
+        return self._urls.url(path).raw_path_qs
 
-        Args:
-            path: raw path and query as they came; nothing is decoded, resolved or quoted.
-        """
-        if path.startswith(("/v1/", "/v1?")) or path == "/v1":
-            return URL(self._base + path[3:], encoded=True)
-        return URL(self._origin + path, encoded=True)
-
-    async def open(
-        self, method: str, url: URL, headers: CIMultiDict[str], body: Any, exchange: Exchange
-    ) -> aiohttp.ClientResponse:
-        """Send a request and wait for the head of its answer.
+    async def open(self, request: UpstreamRequest, on_retry: Callable[[], None]) -> HttpResponse:
+        """See ``UpstreamClient``.
 
         A request on a pooled connection that turns out to be dead is sent once more, on a new one,
         if not a byte of an answer came and the body can be sent again.
-
-        Args:
-            body: bytes, or an async iterator of bytes, or None.
-            exchange: where a retry is noted.
-
-        Raises:
-            ProxyError: ``upstream_unreachable``, ``upstream_timeout`` or ``upstream_protocol``.
         """
         assert self._pooled is not None, "started"
         assert self._fresh is not None
+        url = self._urls.url(request.path)
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            return await self._connected(self._pooled, method, url, headers, body)
-        except _ERRORS as error:
-            failure = translate(error, url)
-            replayable = body is None or isinstance(body, bytes)
+            return HttpResponse(await self._connected(self._pooled, url, request))
+        except TRANSPORT_ERRORS as error:
+            failure = map_exception(error, url)
+            replayable = request.body is None or isinstance(request.body, bytes)
             if not (replayable and attempt.was_stale and failure.code == "upstream_unreachable"):
                 raise failure from None
-        exchange.retries += 1
+        on_retry()
         try:
-            return await self._connected(self._fresh, method, url, headers, body)
-        except _ERRORS as error:
-            raise translate(error, url) from None
+            return HttpResponse(await self._connected(self._fresh, url, request))
+        except TRANSPORT_ERRORS as error:
+            raise map_exception(error, url) from None
 
     async def probe(self) -> str:
-        """Try whether the upstream takes connections.
-
-        Returns:
-            What is wrong; "" where nothing is. What it answers does not matter: any answer will do.
-        """
+        """See ``UpstreamClient``. What the upstream answers does not matter: any answer will do."""
         assert self._pooled is not None, "started"
-        url = self.url("/v1/models")
+        url = self._urls.url("/v1/models")
         try:
             async with asyncio.timeout(_PROBE_S):
                 answer = await self._pooled.get(
@@ -113,33 +91,29 @@ class Upstream:
                     server_hostname=self._settings.upstream.server_name or None,
                 )
         except aiohttp.ConnectionTimeoutError as error:
-            return translate(error, url).message
+            return map_exception(error, url).message
         except TimeoutError:
             return ""  # it takes connections; a backend that computes may be slow to answer
-        except _ERRORS as error:
-            return translate(error, url).message
+        except TRANSPORT_ERRORS as error:
+            return map_exception(error, url).message
         answer.close()
         return ""
 
     async def _connected(
-        self, session: aiohttp.ClientSession, *request: Any
+        self, session: aiohttp.ClientSession, url: URL, request: UpstreamRequest
     ) -> aiohttp.ClientResponse:
         """Send, trying again where no connection could be made: nothing has been sent then."""
         for retry in range(self._settings.upstream.retries):
             try:
-                return await self._send(session, *request)
+                return await self._send(session, url, request)
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(_BACKOFF_S * 2**retry)
-        return await self._send(session, *request)
+        return await self._send(session, url, request)
 
     async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: URL,
-        headers: CIMultiDict[str],
-        body: Any,
+        self, session: aiohttp.ClientSession, url: URL, request: UpstreamRequest
     ) -> aiohttp.ClientResponse:
+        method, _, headers, body = request
         if isinstance(body, bytes) and len(body) > _LARGE_BYTES:
             # In one piece it would stop the event loop, says aiohttp.
             headers["Content-Length"] = str(len(body))
@@ -202,35 +176,3 @@ class Upstream:
 async def _sliced(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), _SLICE_BYTES):
         yield body[start : start + _SLICE_BYTES]
-
-
-_ERRORS: Final = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
-
-
-def translate(error: Exception, url: URL) -> ProxyError:
-    """The border between aiohttp's errors and ours: what went wrong before an answer's head."""
-    where, cause = f"the upstream {url.origin()}", cause_of(error)
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            message, limit = f"{where} did not take the connection in time", "connect_timeout_s"
-            return ProxyError("upstream_timeout", message, cause=f"upstream.{limit} is over")
-        case TimeoutError():
-            message, limit = f"{where} did not begin to answer in time", "first_byte_timeout_s"
-            return ProxyError("upstream_timeout", message, cause=f"upstream.{limit} is over")
-        case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
-            # aiohttp quotes headers behind it, and the log must hold none.
-            reason = re.split(r"\n|:? b['\"]", str(error.message).strip())[0][:200]
-            return ProxyError(
-                "upstream_protocol", f"the response of {where} is not valid HTTP: {reason}"
-            )
-        case aiohttp.ServerDisconnectedError() if isinstance(error.message, str):
-            message = f"{where} closed the connection without a response"
-            return ProxyError("upstream_unreachable", message, cause=cause)
-        case aiohttp.ServerDisconnectedError():
-            message = f"the answer of {where} broke off"
-            return ProxyError("upstream_protocol", message, cause="inside its headers")
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return ProxyError("upstream_unreachable", f"TLS with {where} failed: {error}")
-        case _:
-            why = getattr(error, "strerror", None) or error
-            return ProxyError("upstream_unreachable", f"cannot reach {where}: {why}", cause=cause)

@@ -1,8 +1,8 @@
 """Connections to the upstream that push what they receive, and count it.
 
 aiohttp hands a body to a task that waits for it: a future, a wake-up and one more round of the
-event loop for every chunk. Here the protocol tells a sink, and what came is on its way to the
-client before the loop goes on. A read that is one whole HTTP chunk, as nearly all are while a model
+event loop for every chunk. Here the protocol calls back, and what came is on its way to the client
+before the loop goes on. A read that is one whole HTTP chunk, as nearly all are while a model
 writes, does not go through aiohttp's parser: that stands between two chunks before and after it.
 
 And since aiohttp does not tell whether a byte of an answer had come before a connection broke, the
@@ -15,8 +15,9 @@ Of aiohttp's private names two are used: the connector's ``_factory``, and the r
 import asyncio
 import functools
 import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -32,30 +33,16 @@ _SIZE_DIGITS: Final = 8
 _KNOWS_ENDS: Final = HttpResponseParser is not HttpResponseParserPy
 
 
-class Sink(Protocol):
-    """Where the body of an answer goes."""
-
-    def arrived(self) -> None:
-        """The reader has something, or the connection has gone."""
-
-    def passing(self, chunk: bytes, framed: bytes) -> None:
-        """A read that is one whole HTTP chunk, which the reader does not get.
-
-        Args:
-            chunk: its data.
-            framed: the read.
-        """
-
-
 class StreamingProtocol(ResponseHandler):
-    """aiohttp's client protocol, with a sink that is told of everything that happens."""
+    """aiohttp's client protocol, which calls back for everything that happens to a body."""
 
     # uvloop calls no connection_lost for an attempt that was cancelled in time, so counting up and
     # down would drift.
     _all: ClassVar[weakref.WeakSet["StreamingProtocol"]] = weakref.WeakSet()
 
     received_bytes = 0
-    sink: Sink | None = None
+    _on_arrival: Callable[[], None] | None = None
+    _on_chunk: Callable[[bytes, bytes], None] | None = None
     was_lost = False  # it is told with the last that came; the transport closes before
     was_reset = False  # where the end of the connection ends a body, this is no proper end
     loss: BaseException | None = None  # why
@@ -63,6 +50,22 @@ class StreamingProtocol(ResponseHandler):
     _parser_stops = False
     _is_held = False
     _is_asked = False
+
+    def subscribe(
+        self, on_arrival: Callable[[], None], on_chunk: Callable[[bytes, bytes], None]
+    ) -> None:
+        """Be called for the body of a response.
+
+        Args:
+            on_arrival: the reader has something, or the connection is gone.
+            on_chunk: a read is one whole HTTP chunk, which the reader does not get: its data, and
+                the read itself.
+        """
+        self._on_arrival, self._on_chunk = on_arrival, on_chunk
+
+    def unsubscribe(self) -> None:
+        """Be called no more: the connection may serve another request."""
+        self._on_arrival = self._on_chunk = None
 
     def set_response_params(self, **params: Any) -> None:
         """A request goes out: one answer is expected, and nothing is left of the last."""
@@ -82,15 +85,16 @@ class StreamingProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
-        sink = self.sink
-        if self._between_chunks and sink is not None and (chunk := whole_chunk(data)):
-            sink.passing(chunk, data)
+        on_chunk = self._on_chunk
+        if self._between_chunks and on_chunk is not None and (chunk := whole_chunk(data)):
+            on_chunk(chunk, data)
             return
         self._between_chunks = False
         super().data_received(data)
-        if data and sink is not None:  # aiohttp calls with nothing while a body is read
+        # aiohttp calls with nothing while a body is read
+        if data and (on_arrival := self._on_arrival) is not None:
             self._between_chunks = self._is_between_chunks(data)
-            sink.arrived()
+            on_arrival()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """The head of an answer. One that nobody has asked for would be the next request's."""
@@ -114,8 +118,8 @@ class StreamingProtocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.was_lost, self.was_reset, self.loss = True, exc is not None, exc
         super().connection_lost(exc)
-        if self.sink is not None:
-            self.sink.arrived()
+        if self._on_arrival is not None:
+            self._on_arrival()
 
     # --- flow control -----------------------------------------------------------------------------
 

@@ -1,0 +1,124 @@
+"""The ports between an upstream and the relay: whoever can answer a request, and the answer.
+
+An upstream may be an HTTP server, a recording that is played in this process, or anything else that
+has a status, headers and a body of bytes. The relay knows these protocols only.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, Protocol
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Headers
+
+RequestBody = bytes | AsyncIterator[bytes] | None
+
+
+class UpstreamRequest(NamedTuple):
+    """A request for an upstream.
+
+    Attributes:
+        method: of the request line.
+        path: raw path and query, as the client sent them, without a dialect profile.
+        headers: those to send.
+        body: bytes can be sent again, an iterator cannot.
+    """
+
+    method: str
+    path: str
+    headers: CIMultiDict[str]
+    body: RequestBody
+
+
+class BodySink(Protocol):
+    """Receives the body of a response. It must not raise."""
+
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        """One read.
+
+        Args:
+            data: a part of the body.
+            framed: the same as one HTTP chunk (RFC 9112 section 7.1), if it came as one.
+        """
+        ...
+
+    def ended(self, failure: ProxyError | None) -> None:
+        """The body is complete (None), or broke off. Called once; nothing follows."""
+        ...
+
+
+class UpstreamResponse(Protocol):
+    """A response: its headers have come, its body is pushed to a sink.
+
+    Attributes:
+        status: of the status line.
+        reason: of the status line; "" without one.
+        headers: without order between names; for the exact form see ``raw_headers``.
+        was_reset: the connection was reset, as opposed to closed too early.
+    """
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def headers(self) -> "CIMultiDictProxy[str]": ...
+    @property
+    def raw_headers(self) -> Headers: ...
+    @property
+    def was_reset(self) -> bool: ...
+
+    def attach(self, sink: BodySink) -> None:
+        """Push the body to this sink, beginning with what has come already, and its end."""
+        ...
+
+    def detach(self) -> None:
+        """Push no more. What comes waits for the next sink; the upstream is slowed down."""
+        ...
+
+    def pause(self) -> None:
+        """Push nothing until ``resume``: the client is behind."""
+        ...
+
+    def resume(self) -> None:
+        """Push on."""
+        ...
+
+    def close(self) -> None:
+        """Nobody wants the rest. May be called more than once."""
+        ...
+
+    def maybe_upgraded(self) -> Any:
+        """The connection behind a 101, see ``upstream.response``; None where there is none."""
+        ...
+
+
+class UpstreamClient(Protocol):
+    """Gets responses. Started and closed with the application."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def open(
+        self, request: UpstreamRequest, on_retry: Callable[[], None]
+    ) -> UpstreamResponse:
+        """Send a request and wait for the headers of its response.
+
+        Args:
+            request: what to send.
+            on_retry: called when the request is sent once more on a fresh connection.
+
+        Raises:
+            ProxyError: ``upstream_unreachable``, ``upstream_timeout`` or ``upstream_protocol``.
+        """
+        ...
+
+    def target(self, path: str) -> str:
+        """Raw path and query that the upstream is sent for a client's path."""
+        ...
+
+    async def probe(self) -> str:
+        """What is wrong with the upstream; "" where it can be asked."""
+        ...

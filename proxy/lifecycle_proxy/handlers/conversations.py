@@ -1,0 +1,191 @@
+"""Requests whose response may be an event stream that frames are added to."""
+
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from aiohttp import web
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core import followup
+from lifecycle_proxy.core.calls import Terms
+from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.events import ToolCompleted
+from lifecycle_proxy.core.labels import Labels
+from lifecycle_proxy.core.pipeline import Options, Pipeline
+from lifecycle_proxy.exchange import request_body, responses
+from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.exchange.content_coding import coding
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Vocabulary
+from lifecycle_proxy.exchange.ports import UpstreamRequest
+from lifecycle_proxy.handlers import dialect_selection
+from lifecycle_proxy.handlers.passthrough import plain
+from lifecycle_proxy.handlers.sending import Sender
+from lifecycle_proxy.relay import detect, early_response
+from lifecycle_proxy.relay.detect import Begun
+from lifecycle_proxy.relay.relay import Relay
+from lifecycle_proxy.relay.sse import StreamBody
+from lifecycle_proxy.state.pending_calls import ConversationCalls, Store
+
+
+class Conversations:
+    """Chat completions, Responses and Messages.
+
+    Args:
+        settings: ``[lifecycle]``, and the limits of time.
+        sender: sends requests to the upstream.
+        selector: chooses the dialect.
+        store: calls that clients run.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sender: Sender,
+        selector: dialect_selection.DialectSelector,
+        store: Store,
+    ) -> None:
+        own = settings.lifecycle
+        self._settings = settings
+        self._sender = sender
+        self._selector = selector
+        self._store = store
+        self._merge = own.merge_rounds
+        self._options = Options(
+            presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
+            mint=lambda: f"call_{secrets.token_hex(12)}",
+            internal_prefix=own.internal_prefix,
+            translate=own.native == "translate",
+            max_event_bytes=own.max_event_bytes,
+            result_preview=own.result_preview,
+            infer=own.infer_completion,
+        )
+
+    async def handle(
+        self, request: web.Request, path: str, profile: str | None, vocabulary: Vocabulary
+    ) -> web.StreamResponse:
+        """A request to one of the three APIs.
+
+        Args:
+            request: the client's.
+            path: its target, without a dialect profile.
+            profile: the dialect that the path asked for, if it did.
+            vocabulary: the API.
+        """
+        exchange = request[EXCHANGE]
+        span = dialect_selection.span(request.headers, self._settings.lifecycle.span)
+        asked = await request_body.look(request)
+        dialect = self._selector.choose(request.headers, profile, vocabulary, asked.user)
+        exchange.model, exchange.dialect = asked.model, dialect
+        exchange.is_cleaned = asked.data is not asked.original
+        conversation: ConversationCalls | None = None
+        if vocabulary == "chat" and span == "execution":
+            seen = followup.last_calls(asked.messages)
+            conversation = ConversationCalls(self._store, scope_of(request.headers), seen)
+        opening = self._open(request, path, asked)
+        # A 200 that is sent early cannot be taken back: not on a guess.
+        may_be_early = asked.stream and not asked.is_unread
+        tools, tail = asked.tools, asked.tail
+        del asked  # it may be large, and the stream long
+        begun, head = await self._wait(request, opening, may_be_early=may_be_early)
+        if begun is None:
+            assert head is not None
+            return head
+        resumed = []
+        if conversation is not None and begun.answer.status == 200:
+            resumed = conversation.resume(exchange.started)
+        if not begun.is_writable:
+            exchange.tools += resumed
+            return await self._not_a_stream(request, begun, head)
+        tools = request_body.tools_in(tail) if tools is None else tools
+        pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
+        return await self._stream(request, begun, head, pipeline, vocabulary)
+
+    # --- getting the response -------------------------------------------------------------------
+
+    async def _open(self, request: web.Request, path: str, asked: request_body.Body) -> Begun:
+        sent = self._sender.headers(request, asked.data)
+        if request[EXCHANGE].is_cleaned:
+            sent.popall("Content-Encoding", None)  # it was undone to look inside
+        if asked.stream:
+            sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
+        wanted = UpstreamRequest(request.method, path, sent, asked.data)
+        answer = await self._sender.open(request, wanted, asked.original)
+        patience_s = self._settings.upstream.stall_timeout_s
+        return await detect.begun(answer, asked=asked.stream, patience_s=patience_s)
+
+    async def _wait(
+        self,
+        request: web.Request,
+        opening: Coroutine[Any, Any, Begun],
+        *,
+        may_be_early: bool,
+    ) -> tuple[Begun | None, web.StreamResponse | None]:
+        """Wait for the response; meanwhile send heartbeats, if that is asked for.
+
+        Returns:
+            The response, and headers of the proxy's own, which may have been sent. Without a
+            response the client has got an error already.
+        """
+        own = self._settings.server
+        if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
+            return await opening, None
+        head = responses.early(request, _stream_id(request))
+        return await early_response.open_with_heartbeats(
+            request, opening, head, own.heartbeat_s
+        ), head
+
+    # --- passing it on --------------------------------------------------------------------------
+
+    async def _not_a_stream(
+        self, request: web.Request, begun: Begun, head: web.StreamResponse | None
+    ) -> web.StreamResponse:
+        if head is not None and head.prepared:
+            patience_s = self._settings.upstream.stall_timeout_s
+            await early_response.tell_refusal(request, head, begun, patience_s)
+            return head
+        return await self._sender.relay(plain(request, begun.answer, begun.start))
+
+    async def _stream(
+        self,
+        request: web.Request,
+        begun: Begun,
+        head: web.StreamResponse | None,
+        pipeline: Pipeline,
+        vocabulary: Vocabulary,
+    ) -> web.StreamResponse:
+        answer, exchange = begun.answer, request[EXCHANGE]
+        if head is None or not head.prepared:
+            head = responses.stream(request, answer, _stream_id(request))
+        is_compressed = coding(answer.headers) != ""
+        body = StreamBody(exchange, pipeline, vocabulary, is_compressed=is_compressed)
+        return await self._sender.relay(Relay(request, answer, begun.start, head, body))
+
+    def _pipeline(
+        self,
+        exchange: Exchange,
+        vocabulary: Vocabulary,
+        conversation: ConversationCalls | None,
+        resumed: list[ToolCompleted],
+        tools: frozenset[str] | None,
+    ) -> Pipeline:
+        dialect = DIALECTS[exchange.dialect]
+        is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
+        is_merged = is_merged and vocabulary == "chat"
+        return Pipeline(
+            vocabulary,
+            dialect,
+            exchange.envelope(),
+            self._options,
+            terms=Terms(
+                "call" if conversation is None else "execution",
+                conversation,
+                resumed,
+                tools if is_merged and dialect.merges_rounds else None,
+                is_merged,
+            ),
+        )
+
+
+def _stream_id(request: web.Request) -> str:
+    return f"st_{request[EXCHANGE].token}"

@@ -1,0 +1,115 @@
+"""What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
+
+from typing import Protocol
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from lifecycle_proxy.exchange import headers
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.ports import (
+    RequestBody,
+    UpstreamClient,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+from lifecycle_proxy.faults.live import PLAN, FaultyResponse
+from lifecycle_proxy.middleware.auth import ApiKeys
+from lifecycle_proxy.relay.relay import Relay
+from lifecycle_proxy.relay.watchdog import StreamWatchdog
+from lifecycle_proxy.relay.websocket import Tunnel
+
+
+class Recordings(Protocol):
+    """Records exchanges, and answers with recordings."""
+
+    def begin(self, request: web.Request, data: RequestBody, sent: CIMultiDict[str]) -> None:
+        """Record this exchange, if that is wanted; ``sent`` are the headers for the upstream."""
+        ...
+
+    async def maybe_replay(
+        self, request: web.Request, wanted: UpstreamRequest
+    ) -> UpstreamResponse | None:
+        """A recording's response, if the upstream is not to be asked."""
+        ...
+
+
+class Sender:
+    """Sends requests to the upstream.
+
+    Args:
+        upstream: where requests go.
+        recordings: keeps what it is asked to, and may answer in the upstream's place.
+        keys: replaces the client's credentials with the upstream's.
+        watchdog: looks after the open streams.
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamClient,
+        recordings: Recordings,
+        keys: ApiKeys,
+        watchdog: StreamWatchdog,
+    ) -> None:
+        self._upstream = upstream
+        self._recordings = recordings
+        self._keys = keys
+        self._watchdog = watchdog
+
+    def headers(self, request: web.Request, data: RequestBody) -> CIMultiDict[str]:
+        """The request's headers for the upstream.
+
+        Args:
+            request: the client's.
+            data: the body that will be sent.
+        """
+        kept = headers.for_upstream(request.headers)
+        length = request.headers.get("Content-Length")
+        if length is not None and data is not None and not isinstance(data, bytes):
+            kept["Content-Length"] = length  # streamed on as it comes, still of this length
+        self._keys.exchange(kept)
+        return kept
+
+    async def open(
+        self, request: web.Request, wanted: UpstreamRequest, original: RequestBody = None
+    ) -> UpstreamResponse:
+        """Get the upstream's response, or a recording's.
+
+        Args:
+            request: the client's.
+            wanted: what the upstream is sent.
+            original: the body as the client sent it; None if it is the same.
+
+        Raises:
+            ProxyError: see ``UpstreamClient.open``.
+        """
+        response = await self._recordings.maybe_replay(request, wanted)
+        if response is None:
+            body = wanted.body if original is None else original
+            self._recordings.begin(request, body, wanted.headers)
+            response = await self._ask(request[EXCHANGE], wanted)
+        plan = request.get(PLAN)
+        return FaultyResponse(response, plan) if plan else response
+
+    async def _ask(self, exchange: Exchange, wanted: UpstreamRequest) -> UpstreamResponse:
+        def on_retry() -> None:
+            exchange.retries += 1
+
+        listeners = exchange.listeners
+        if not listeners.follow_bytes:
+            return await self._upstream.open(wanted, on_retry)
+        changed = wanted.body if isinstance(wanted.body, bytes) and exchange.is_cleaned else None
+        target = self._upstream.target(wanted.path)
+        listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
+        response = await self._upstream.open(wanted, on_retry)
+        own = response.raw_headers
+        listeners.on_head(exchange, "upstream", response.status, response.reason, own)
+        return response
+
+    async def relay(self, relay: Relay | Tunnel) -> web.StreamResponse:
+        """Run a relay under the watchdog's eyes."""
+        self._watchdog.add(relay)
+        try:
+            return await relay.run()
+        finally:
+            self._watchdog.discard(relay)
