@@ -74,7 +74,7 @@ async def through_the_proxy(
         finally:
             await serve.stop(runner, 0)
     finally:
-        await replay.stop_replay(upstream)
+        await upstream.stop()
 
 
 def record(exchanges: Sequence[Exchange], target: Path) -> None:

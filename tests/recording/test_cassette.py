@@ -25,7 +25,7 @@ from lifecycle_proxy.recording.cassette import (
     pack,
     unpack,
 )
-from lifecycle_proxy.replay.server import Options, create_replay_app, start_replay, stop_replay
+from lifecycle_proxy.replay.server import Options, create_replay_app, start_replay
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -103,7 +103,7 @@ async def played(one: Exchange, side: SideName) -> Answer:
     try:
         return await ask(url, one.request.method, one.request.target, JSON, body=one.request.body)
     finally:
-        await stop_replay(runner)
+        await runner.stop()
 
 
 def less_added(side: Side) -> bytes:

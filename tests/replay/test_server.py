@@ -65,7 +65,7 @@ async def start() -> AsyncIterator[StartReplay]:
         async def begin(exchanges: list[Exchange], options: Options = AT_ONCE) -> str:
             app = create_replay_app(exchanges, options)
             runner, url = await start_replay(app, "127.0.0.1:0")
-            stack.push_async_callback(replay.stop_replay, runner)
+            stack.push_async_callback(runner.stop)
             return url
 
         yield begin
@@ -261,7 +261,7 @@ async def test_a_client_that_goes_away_ends_the_playing() -> None:
     async with asyncio.timeout(3):
         while runner.server and runner.server.connections:  # noqa: ASYNC110  no event tells
             await asyncio.sleep(0.01)
-    await replay.stop_replay(runner)
+    await runner.stop()
 
 
 async def test_stopping_resets_what_still_plays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ async def test_stopping_resets_what_still_plays(monkeypatch: pytest.MonkeyPatch)
     runner, url = await start_replay(create_replay_app([slow], Options()), "127.0.0.1:0")
     async with Client(url) as client:
         answer = await (await client.chat()).until(b"data: 1\n\n")
-        await replay.stop_replay(runner)
+        await runner.stop()
         assert (await answer.read()).end == "reset"  # by a FIN it would look whole
 
 
@@ -531,5 +531,5 @@ async def test_a_socket_file(tmp_path: Path) -> None:
     app = create_replay_app([exchange(end="reset")], AT_ONCE)
     runner, url = await start_replay(app, f"unix:{tmp_path / 's'}")
     answer = await chat(url)
-    await replay.stop_replay(runner)
+    await runner.stop()
     assert (answer.body, answer.end) == (b"{}", "cut")

@@ -6,22 +6,18 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import Final
 
 from lifecycle_proxy.app.factory import GATEWAY, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.server.listener import bind, notify, url
-from lifecycle_proxy.server.protocol import Protocol
-from lifecycle_proxy.server.runner import Runner
+from lifecycle_proxy.server.listener import bind, notify
+from lifecycle_proxy.server.runner import Runner, start_runner
 
 __all__ = ("Runner", "serve", "start", "stop")
 
 log = logging.getLogger("proxy")
 
-_MAX_HEADERS: Final = 1024
-_BACKLOG: Final = 4096
 _LAST_WORDS_S: Final = 0.5  # for the error frames of streams that are broken off
 _CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice
 
@@ -40,18 +36,13 @@ async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[
         OSError: the address cannot be bound, or a part of the proxy does not start.
     """
     tls = server_context(settings)
-    sock, loop = sock or bind(settings), asyncio.get_running_loop()
-    async with AsyncExitStack() as undo:
-        undo.callback(sock.close)
+    sock = sock or bind(settings)
+    try:
         app = create_app(settings)
-        # A client that goes away takes its upstream request along.
-        runner = Runner(app, handler_cancellation=True, shutdown_timeout=_CLEAN_UP_S)
-        undo.push_async_callback(runner.cleanup)
-        await runner.setup()
-        make = _protocols(runner, settings, loop)
-        runner.listener = await loop.create_server(make, sock=sock, backlog=_BACKLOG, ssl=tls)
-        undo.pop_all()
-    return runner, url(sock, settings)
+    except BaseException:
+        sock.close()
+        raise
+    return await start_runner(app, sock, settings, tls=tls, end_s=_CLEAN_UP_S)
 
 
 async def stop(runner: Runner, drain_s: float) -> None:
@@ -67,9 +58,7 @@ async def stop(runner: Runner, drain_s: float) -> None:
         watch.fail_all(ProxyError("draining", "the proxy is shutting down"))
         gateway.cancel_pending()
         await gateway.drained(_LAST_WORDS_S)
-    if runner.listener is not None:
-        runner.listener.close()
-    await runner.cleanup()
+    await runner.stop()
 
 
 async def serve(
@@ -112,26 +101,3 @@ async def serve(
         loop.remove_reader(supervisor)
     log.info("stopping: open streams have %g s to end", settings.server.drain_timeout_s)
     await stop(runner, settings.server.drain_timeout_s)
-
-
-def _protocols(
-    runner: Runner, settings: Settings, loop: asyncio.AbstractEventLoop
-) -> Callable[[], Protocol]:
-    """What makes the protocol of each client connection."""
-    server = runner.server
-    assert server is not None, "set up"
-    limit = settings.server.max_header_bytes
-
-    def make() -> Protocol:
-        return Protocol(
-            server,
-            loop=loop,
-            auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]  # None turns it off
-            max_line_size=limit,
-            max_field_size=limit,
-            max_headers=_MAX_HEADERS,
-            logger=logging.getLogger("proxy.http"),
-        )
-
-    return make

@@ -7,13 +7,11 @@ No connection is ever opened to anywhere.
 
 import asyncio
 import itertools
-import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -32,17 +30,14 @@ from lifecycle_proxy.replay.matching import Found, RecordingIndex, Rules
 from lifecycle_proxy.replay.near_miss import MISS_STATUS, NO_RETRY, Miss
 from lifecycle_proxy.replay.player import Player
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
-from lifecycle_proxy.server.listener import bind, url
-from lifecycle_proxy.server.protocol import Protocol
-from lifecycle_proxy.server.runner import Runner
+from lifecycle_proxy.server.listener import bind
+from lifecycle_proxy.server.runner import Runner, start_runner
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8788"
 
 _HEALTHY: Final = "/-/healthy"
 _MAX_BODY_BYTES: Final = 1 << 30
 _END_S: Final = 1.0  # for open streams, when asked to stop: whoever ends a replay wants it to end
-_BACKLOG: Final = 4096
-_MAX_HEADERS: Final = 1024
 
 
 def _by_headers(request: web.Request) -> str:
@@ -116,7 +111,7 @@ def create_replay_app(
 
 
 async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
-    """Listen and serve; ``await runner.cleanup()`` behind ``runner.listener.close()`` ends it.
+    """Listen and serve; ``await runner.stop()`` ends it, within a second or two.
 
     Args:
         app: of ``create_replay_app``.
@@ -130,38 +125,7 @@ async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
         OSError: it cannot be bound.
     """
     settings = config.load(environ={}, flags={"server.listen": listen})
-    limit = settings.server.max_header_bytes
-    sock = bind(settings)
-    loop = asyncio.get_running_loop()
-
-    def protocol() -> Protocol:
-        assert runner.server is not None, "set up"
-        return Protocol(
-            runner.server,
-            loop=loop,
-            auto_decompress=False,  # bodies are compared as they were sent
-            access_log=None,  # type: ignore[arg-type]  # None turns it off
-            max_line_size=limit,
-            max_field_size=limit,
-            max_headers=_MAX_HEADERS,
-            logger=logging.getLogger("proxy.http"),
-        )
-
-    async with AsyncExitStack() as undo:
-        undo.callback(sock.close)
-        runner = Runner(app, handler_cancellation=True, shutdown_timeout=_END_S)
-        undo.push_async_callback(runner.cleanup)
-        await runner.setup()
-        runner.listener = await loop.create_server(protocol, sock=sock, backlog=_BACKLOG)
-        undo.pop_all()
-    return runner, url(sock, settings)
-
-
-async def stop_replay(runner: Runner) -> None:
-    """Take nothing new; streams that do not end within a second or two are reset."""
-    if runner.listener is not None:
-        runner.listener.close()
-    await runner.cleanup()
+    return await start_runner(app, bind(settings), settings, end_s=_END_S)
 
 
 async def serve_replay(
@@ -202,7 +166,7 @@ async def serve_replay(
     noun = "exchange" if len(good) == 1 else "exchanges"
     print(f"replaying {len(good)} {noun} on {where}", flush=True)
     await asked.wait()
-    await stop_replay(runner)
+    await runner.stop()
     return 0
 
 

@@ -90,7 +90,7 @@ def replaying(loop: Loop, exchanges: Iterable[Exchange], options: replay.Options
     try:
         yield url
     finally:
-        loop.run(replay.stop_replay(runner))
+        loop.run(runner.stop())
 
 
 @contextmanager
