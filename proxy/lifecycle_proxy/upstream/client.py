@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.connection import ATTEMPT, Attempt, TrackedRequest, push
 from lifecycle_proxy.upstream.errors import TRANSPORT_ERRORS, map_exception
@@ -67,7 +68,7 @@ class HttpUpstream:
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            return HttpResponse(await self._connected(self._pooled, url, request))
+            return _checked(await self._connected(self._pooled, url, request), request)
         except TRANSPORT_ERRORS as error:
             failure = map_exception(error, url)
             replayable = request.body is None or isinstance(request.body, bytes)
@@ -75,7 +76,7 @@ class HttpUpstream:
                 raise failure from None
         on_retry()
         try:
-            return HttpResponse(await self._connected(self._fresh, url, request))
+            return _checked(await self._connected(self._fresh, url, request), request)
         except TRANSPORT_ERRORS as error:
             raise map_exception(error, url) from None
 
@@ -171,6 +172,15 @@ class HttpUpstream:
         if not own.verify_tls:
             return False
         return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
+
+
+def _checked(answer: aiohttp.ClientResponse, request: UpstreamRequest) -> HttpResponse:
+    """Raises ProxyError for a 101 that was not asked for: what follows it is in no protocol."""
+    if answer.status == 101 and "Upgrade" not in request.headers:
+        answer.close()
+        message = "the upstream switched protocols without being asked"
+        raise ProxyError("upstream_protocol", message)
+    return HttpResponse(answer)
 
 
 async def _sliced(body: bytes) -> AsyncIterator[bytes]:

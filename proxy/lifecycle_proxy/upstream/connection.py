@@ -22,13 +22,23 @@ from typing import Any, ClassVar, Final
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, HttpResponseParserPy, RawResponseMessage
 from aiohttp.streams import StreamReader
+
+from lifecycle_proxy.upstream.response_head import (
+    MAX_BYTES,
+    TOO_LARGE,
+    is_ambiguous,
+    maybe_invalid,
+)
 
 # An event of a stream, and the end of its chunk. A line that holds a chunk's size ends otherwise:
 # if the parser says that all data belongs to whole chunks, this is a place between two of them.
 _CHUNK_END: Final = b"\n\n\r\n"
 _SIZE_DIGITS: Final = 8
+# Of one request. A backend that says 102 each minute stays below for an hour.
+_MAX_INTERIM: Final = 64
 # The parser in Python knows a chunk's end before the line end behind it has come.
 _KNOWS_ENDS: Final = HttpResponseParser is not HttpResponseParserPy
 
@@ -50,6 +60,9 @@ class StreamingProtocol(ResponseHandler):
     _parser_stops = False
     _is_held = False
     _is_asked = False
+    _is_head = False  # the request
+    _interim = 0  # responses so far, for one request
+    _head_bytes = 0
 
     def subscribe(
         self, on_arrival: Callable[[], None], on_chunk: Callable[[bytes, bytes], None]
@@ -70,6 +83,8 @@ class StreamingProtocol(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """A request goes out: one answer is expected, and nothing is left of the last."""
         self._is_asked = True
+        self._is_head = bool(params.get("skip_payload"))
+        self._interim = self._head_bytes = 0
         self._between_chunks = self._parser_stops = False
         super().set_response_params(**params)
 
@@ -91,19 +106,40 @@ class StreamingProtocol(ResponseHandler):
             return
         self._between_chunks = False
         super().data_received(data)
+        if self._is_asked:  # the headers are not complete yet
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_BYTES:
+                self._refuse(TOO_LARGE)
         # aiohttp calls with nothing while a body is read
         if data and (on_arrival := self._on_arrival) is not None:
             self._between_chunks = self._is_between_chunks(data)
             on_arrival()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        """The head of an answer. One that nobody has asked for would be the next request's."""
+        """The headers of a response. One that nobody has asked for would be the next request's."""
         if not self._is_asked:
             self.close()
             return
-        code = data[0].code
-        self._is_asked = 100 <= code < 200 and code != 101  # then another follows
-        super().feed_data(data, size)
+        message = data[0]
+        if is_ambiguous(message, is_head=self._is_head):
+            self.force_close()
+        if 100 <= message.code < 200 and message.code != 101:  # then another follows
+            self._interim += 1
+            self._head_bytes = 0
+            if self._interim > _MAX_INTERIM:
+                self._refuse("too many interim responses")
+        elif invalid := maybe_invalid(message):
+            self._refuse(invalid)
+        else:
+            self._is_asked = False
+            super().feed_data(data, size)
+
+    def _refuse(self, why: str) -> None:
+        """This is not a response that can be sent on. The request fails, the connection ends."""
+        self._is_asked = False
+        self.set_exception(HttpProcessingError(code=502, message=why))
+        if self.transport is not None:
+            self.transport.close()
 
     def _is_between_chunks(self, data: bytes) -> bool:
         """Whether aiohttp's parser has taken all, and waits for the size of the next chunk."""
