@@ -13,6 +13,7 @@ CODINGS: Final = ("gzip", "x-gzip", "deflate")
 # No honest upstream packs more into one read; a zip bomb does.
 _LIMIT_BYTES: Final = 32 << 20
 _HEAD_BYTES: Final = 2
+_WINDOW_BYTES: Final = 256
 _BEGINNING_BYTES: Final = 64
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
@@ -65,16 +66,26 @@ class Decompressor:
             raise ProxyError("upstream_protocol", "the upstream's compressed answer is cut short")
 
     def _members(self, data: bytes) -> bytes:
-        clear = b""
-        while data:
-            clear += self._piece(data, _LIMIT_BYTES - len(clear))
+        """Decompress member after member.
+
+        zlib copies what is left behind a member. So it is given a window that grows until the
+        member ends: the time grows with the bytes, not with bytes times members.
+        """
+        pieces: list[bytes] = []
+        room, at, window = _LIMIT_BYTES, 0, _WINDOW_BYTES
+        while at < len(data):
+            part = data[at : at + window]
+            pieces.append(self._piece(part, room))
+            room -= len(pieces[-1])
             if self._object.unconsumed_tail:
                 raise zlib.error("one read is too large")
-            data = self._object.unused_data
+            at += len(part) - len(self._object.unused_data)
+            window *= 2
             self._whole = self._object.eof
             if self._whole:
                 self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
-        return clear
+                window = _WINDOW_BYTES
+        return b"".join(pieces)
 
     def _piece(self, data: bytes, limit: int) -> bytes:
         try:
