@@ -64,8 +64,8 @@ class Comparison:
 
 
 @dataclass(slots=True)
-class Call:
-    """A tool call."""
+class CalledTool:
+    """One tool call of an answer, as far as its pieces have been joined."""
 
     id: str = ""
     name: str = ""
@@ -93,7 +93,7 @@ class ResponseSignature:
     """
 
     types: dict[Path, set[str]] = field(default_factory=dict)
-    calls: dict[object, Call] = field(default_factory=dict)
+    calls: dict[object, CalledTool] = field(default_factory=dict)
     finishes: set[str] = field(default_factory=set)
     text: str = ""
     events: int = 0
@@ -214,7 +214,7 @@ def _add(found: ResponseSignature, place: object, function: Json, call_id: str =
     if (other := found.calls.get(key)) and name and call_id and other.id not in ("", call_id):
         del found.calls[key]
         found.calls[f"{key} {other.id}"] = other
-    call = found.calls.setdefault(key, Call())
+    call = found.calls.setdefault(key, CalledTool())
     call.id, call.name = call.id or call_id, call.name or name
     call.arguments += _text(function.get("arguments"))
 
