@@ -19,7 +19,7 @@ from lifecycle_proxy.config import checks
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Loaded, Settings
 from lifecycle_proxy.config.plain import shown
-from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.core.printable import printable, wants_colour
 
 _PROBE_S: Final = 0.5
 _PORTS: Final = {"http": 80, "https": 443}
@@ -109,7 +109,7 @@ def write(lines: Iterable[str], stream: TextIO) -> None:
 
 def coloured(stream: TextIO) -> bool:
     """Whether to use colour: on a terminal, unless the environment has ``NO_COLOR``."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    return wants_colour(stream.isatty(), os.environ)
 
 
 def _notices(settings: Settings, paint: Callable[[str, str], str]) -> Iterator[str]:

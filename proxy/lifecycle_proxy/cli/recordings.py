@@ -10,6 +10,7 @@ from typing import Any
 
 from lifecycle_proxy.cli import usage
 from lifecycle_proxy.config import model as config
+from lifecycle_proxy.core.printable import wants_colour
 from lifecycle_proxy.recording.cassette import CassetteError, load
 
 Run = Callable[[Coroutine[Any, Any, int]], int]
@@ -253,7 +254,7 @@ async def _drift(arguments: argparse.Namespace) -> int:
     flags = {"upstream.url": arguments.upstream, "upstream.api_key": arguments.api_key}
     settings = config.load(flags=flags)
     report = await drift(load(arguments.path), settings, progress=sys.stderr)
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    coloured = wants_colour(sys.stdout.isatty(), os.environ)
     for line in render(report, colour=coloured):
         print(line)
     return report.exit_code

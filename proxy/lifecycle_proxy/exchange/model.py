@@ -31,6 +31,17 @@ _ID_PREFIXES: Final[dict[Vocabulary, str]] = {
 _OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
 
 
+def first_header(headers: Headers, name: str) -> str:
+    """The value of the first header of this name, in whatever case; "" without one.
+
+    Args:
+        headers: as they came.
+        name: in whatever case.
+    """
+    wanted = name.lower()
+    return next((value for other, value in headers if other.lower() == wanted), "")
+
+
 class Listener:
     """Follows exchanges. A method for each happening; none may block, and all do nothing here.
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.exchange.routes import maybe_vocabulary
+from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.inspect import har_reader, vcr_reader
 from lifecycle_proxy.inspect.imported import Imported, Unreadable
 from lifecycle_proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, line, pack
@@ -159,7 +160,7 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     """The lines of one exchange."""
     own = rules.exchange(one.request_headers)
     assert one.ts is not None
-    ts = one.ts.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    ts = iso_utc(one.ts)
     target = own.target(_target(one.url))
     headers = own.headers(one.request_headers)
     body = pack(own.body(one.request_body))

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
 
-from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.inspect.terminal import Paper, columns, padded, size
@@ -63,7 +63,7 @@ def show(
     lines = render(
         cassette.load(path),
         width=shutil.get_terminal_size((100, 24)).columns,
-        colour=stream.isatty() and not os.environ.get("NO_COLOR"),
+        colour=wants_colour(stream.isatty(), os.environ),
         side=side,
         exchange_id=exchange_id,
     )

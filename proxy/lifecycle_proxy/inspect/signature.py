@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.exchange.media_type import is_event_stream, media_type
 from lifecycle_proxy.recording.cassette import Json
 
 Path = tuple[str, ...]
@@ -46,7 +47,7 @@ class Reply:
 
     @property
     def media_type(self) -> str:
-        return self.content_type.partition(";")[0].strip().lower()
+        return media_type(self.content_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class ResponseSignature:
 def shape(reply: Reply) -> ResponseSignature:
     """What an answer looks like. Takes any bytes."""
     found = ResponseSignature()
-    if reply.media_type != "text/event-stream" and not sse.begins_stream(reply.body):
+    if not is_event_stream(reply.content_type) and not sse.begins_stream(reply.body):
         _take(found, "", reply.body)
         return found
     parser = sse.Parser(_MAX_EVENT_BYTES)

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import summary
 from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
@@ -160,9 +161,8 @@ def _complete(bar: Bar, fields: summary.Json, ms: float) -> None:
 
 def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
     """By its type, or by its looks: not all servers say what they send."""
-    kind = side.header("Content-Type").partition(";")[0].strip().lower()
     start = b"".join(piece.data for piece in pieces[:_FIRST_READS])
-    return kind == "text/event-stream" or bool(sse.begins_stream(start.lstrip()))
+    return is_event_stream(side.header("Content-Type")) or bool(sse.begins_stream(start.lstrip()))
 
 
 def _reads(pieces: list[Piece]) -> Iterator[Frame]:

@@ -19,7 +19,7 @@ from typing import IO, Any, Final, cast
 import orjson
 
 from lifecycle_proxy.exchange.ends import SideEnd
-from lifecycle_proxy.exchange.model import Headers, SideName
+from lifecycle_proxy.exchange.model import Headers, SideName, first_header
 
 log = logging.getLogger("proxy.recording")
 
@@ -51,7 +51,7 @@ class Request:
 
     def header(self, name: str) -> str:
         """The first header of this name, in whatever case; "" without one."""
-        return next((v for k, v in self.headers if k.lower() == name.lower()), "")
+        return first_header(self.headers, name)
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Side:
 
     def header(self, name: str) -> str:
         """The first header of this name, in whatever case; "" without one."""
-        return next((v for k, v in self.headers if k.lower() == name.lower()), "")
+        return first_header(self.headers, name)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
+from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.recording.encoder import ExchangeEncoder
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.writer import Files
@@ -56,7 +57,7 @@ class ExchangeRecorder(Listener):
             what: route, method and target.
             body: None where it is not recorded; ``why`` says why.
         """
-        ts = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        ts = iso_utc(datetime.now(UTC))
         writing = self._writing
         self._put(len(body or b""), lambda: writing.request(ts, what, headers, body, why))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from lifecycle_proxy import __version__
+from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.recording.cassette import SUFFIXES, VERSION, line, lines
 
 _BATCH_BYTES: Final = 1 << 20
@@ -202,7 +203,7 @@ class Files:
 
 
 def _first() -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = iso_utc(datetime.now(UTC))
     by = f"lifecycle-proxy {__version__}"
     return line({"kind": "cassette", "version": VERSION, "ts": now, "by": by})
 

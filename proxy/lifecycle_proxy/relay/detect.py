@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.content_coding import CODINGS, coding, maybe_beginning
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.upstream.collect import collect
 
@@ -73,5 +74,4 @@ async def _look(answer: UpstreamResponse, *, is_coded: bool) -> Begun:
 
 
 def _is_labelled(answer: UpstreamResponse) -> bool:
-    kind = answer.headers.get("Content-Type", "").partition(";")[0]
-    return kind.strip().lower() == "text/event-stream"
+    return is_event_stream(answer.headers.get("Content-Type", ""))

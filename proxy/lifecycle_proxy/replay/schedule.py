@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from lifecycle_proxy.exchange.model import Headers, SideName
+from lifecycle_proxy.exchange.model import Headers, SideName, first_header
 from lifecycle_proxy.recording.cassette import Exchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
@@ -49,7 +49,7 @@ class Schedule:
 
     def header(self, name: str) -> str:
         """The first header of this name, in whatever case; "" without one."""
-        return next((v for k, v in self.headers if k.lower() == name.lower()), "")
+        return first_header(self.headers, name)
 
 
 def schedule(exchange: Exchange, name: SideName) -> Schedule:

@@ -21,8 +21,9 @@ from typing import Final, Literal, TextIO
 
 import orjson
 
-from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.model import Exchange, Listener
+from lifecycle_proxy.exchange.timestamp import iso_utc
 
 Format = Literal["auto", "text", "json"]
 
@@ -62,9 +63,8 @@ class JsonFormatter(logging.Formatter):
     """One object a line: ``ts`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and extras."""
 
     def format(self, record: logging.LogRecord) -> str:
-        ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry: dict[str, object] = {
-            "ts": ts.replace("+00:00", "Z"),
+            "ts": iso_utc(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,
             "logger": record.name,
         }
@@ -196,7 +196,7 @@ def configure(
     terminal = stream.isatty()
     handler = _BackgroundHandler(stream) if background else _Handler(stream)
     if format == "text" or (format == "auto" and terminal):
-        handler.setFormatter(TextFormatter(coloured=terminal and not os.environ.get("NO_COLOR")))
+        handler.setFormatter(TextFormatter(coloured=wants_colour(terminal, os.environ)))
     else:
         handler.setFormatter(JsonFormatter())
     # Nothing here shows them, and to find them out is half the cost of a record.
