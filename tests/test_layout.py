@@ -6,6 +6,7 @@ The map with the duties of the packages is the docstring of ``lifecycle_proxy``.
 import ast
 import importlib
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -195,6 +196,13 @@ def test_things_stay_short(path: Path) -> None:
             start = (node.body[1] if has_docstring and len(node.body) > 1 else first).lineno
             length = (node.end_lineno or start) - start + 1
             assert length <= _LONGEST_FUNCTION, f"{path}: {node.name} has {length} lines"
+
+
+def test_each_package_has_its_logger() -> None:
+    """So that a level can be set for each; the access log and bad requests cross packages."""
+    for path in modules():
+        for name in re.findall(r"getLogger\(([^)]+)\)", path.read_text("utf-8")):
+            assert name in (f'"proxy.{package_of(path)}"', '"proxy.access"', '"proxy.http"'), path
 
 
 def test_classes_have_names_of_their_own() -> None:

@@ -25,7 +25,7 @@ from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.connection import StreamingProtocol
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.app")
 
 _COUNT_S: Final = 5.0
 

@@ -16,7 +16,7 @@ from lifecycle_proxy.server.runner import Runner, start_runner
 
 __all__ = ("Runner", "serve", "start", "stop")
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.app")
 
 _LAST_WORDS_S: Final = 0.5  # for the error frames of streams that are broken off
 _CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice

@@ -26,7 +26,7 @@ from lifecycle_proxy.telemetry import logs
 
 T = TypeVar("T")
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.cli")
 
 _FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
 _SERVE: Final = (

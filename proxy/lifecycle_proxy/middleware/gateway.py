@@ -19,7 +19,7 @@ from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_vo
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors, is_preflight
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.middleware")
 
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")

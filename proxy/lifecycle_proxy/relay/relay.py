@@ -19,7 +19,7 @@ from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
 from lifecycle_proxy.relay.client import ClientWriter
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.relay")
 
 
 class Relay:

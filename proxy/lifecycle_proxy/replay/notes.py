@@ -12,7 +12,7 @@ from lifecycle_proxy.recording.cassette import Request
 from lifecycle_proxy.replay.matching import Found, Stage
 from lifecycle_proxy.replay.near_miss import Miss
 
-log = logging.getLogger("proxy.recording")
+log = logging.getLogger("proxy.replay")
 
 _FOUND_BY: Final[dict[Stage, str]] = {
     "exact": "the same request byte for byte",

@@ -18,7 +18,7 @@ from typing import Final
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.server.listener import bind, notify, url
 
-log = logging.getLogger("proxy")
+log = logging.getLogger("proxy.server")
 
 # prometheus-client sums the workers' counts in files there. It looks at this when it is imported,
 # so nothing imported here may import it.
