@@ -226,10 +226,10 @@ def test_the_upstream_is_not_asked_for_what_is_answered_instead() -> None:
 def test_the_same_seed_gives_the_same_faults() -> None:
     rules = [Fault("status_500", 0.5), Fault("drop_done", 0.5)]
     numbers = range(50)
-    forth = [FaultPolicy(rules, 7).pick(n) for n in numbers]
-    back = [FaultPolicy(rules, 7).pick(n) for n in reversed(numbers)]
+    forth = [FaultPolicy(rules, 7).sample(n) for n in numbers]
+    back = [FaultPolicy(rules, 7).sample(n) for n in reversed(numbers)]
     assert forth == back[::-1]
-    assert forth != [FaultPolicy(rules, 8).pick(n) for n in numbers]
+    assert forth != [FaultPolicy(rules, 8).sample(n) for n in numbers]
     assert {one.kinds for one in forth} == {
         (),
         ("status_500",),
@@ -240,14 +240,14 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 def test_the_faults_of_a_seed_are_these_for_ever() -> None:
     picked = FaultPolicy([Fault("status_500", 0.3)], 1)
-    assert [n for n in range(1, 13) if picked.pick(n)] == [3, 4, 5, 7, 8, 9, 11, 12]
+    assert [n for n in range(1, 13) if picked.sample(n)] == [3, 4, 5, 7, 8, 9, 11, 12]
 
 
 def test_probability() -> None:
     always, never = FaultPolicy([Fault("drop_done")]), FaultPolicy([Fault("drop_done", 0.0)])
-    assert all(always.pick(f"key {n}") for n in range(100))
-    assert not any(never.pick(n) for n in range(100))
-    hits = sum(bool(FaultPolicy([Fault("drop_done", 0.2)]).pick(n)) for n in range(2000))
+    assert all(always.sample(f"key {n}") for n in range(100))
+    assert not any(never.sample(n) for n in range(100))
+    hits = sum(bool(FaultPolicy([Fault("drop_done", 0.2)]).sample(n)) for n in range(2000))
     assert 300 < hits < 500
 
 

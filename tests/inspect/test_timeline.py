@@ -25,7 +25,9 @@ def test_frames_of_an_agent(tmp_path: Path) -> None:
         assert b"".join(f.raw for f in frames) == side.body
         assert [f.start for f in frames[1:]] == [f.start + len(f.raw) for f in frames[:-1]]
     assert len(timeline.frames(exchange.upstream)) == 65
-    ours = [f.says.words.partition(":")[0] for f in timeline.frames(exchange.client) if f.ours]
+    ours = [
+        f.summary.words.partition(":")[0] for f in timeline.frames(exchange.client) if f.is_added
+    ]
     assert ours == [
         'hermes.tool.progress running web_search "Oslo weather"',
         'hermes.tool.progress running terminal "df -h"',
@@ -40,7 +42,7 @@ def test_a_frame_in_two_reads_has_the_time_of_the_second(tmp_path: Path) -> None
     cut = data.index(b"\\u00e9")
     tape = Tape().request().head(5).read(10, data[:cut]).read(20, data[cut:]).read(30, b"data: x")
     frames = timeline.frames(load(tmp_path, tape.end()).client)
-    assert [(f.ms, f.says.words) for f in frames] == [(20, 'text "é"'), (30, '"x"')]
+    assert [(f.ms, f.summary.words) for f in frames] == [(20, 'text "é"'), (30, '"x"')]
 
 
 def test_bars(tmp_path: Path) -> None:
@@ -82,23 +84,23 @@ def test_compressed(broken: bool) -> None:
     kind = ("Content-Type", "text/event-stream")
     side = Side(200, "OK", (kind, ("content-encoding", "GZIP")), pieces=pieces)
     words = ['"no gzip at all"'] if broken else ['text "a"', 'text "b"']
-    found = [f.says.words for f in timeline.frames(side)]
+    found = [f.summary.words for f in timeline.frames(side)]
     assert found == (["no data: " + words[0]] if broken else words)
 
 
 def test_bodies_that_are_no_event_stream() -> None:
     pieces = [Piece(1, b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}')]
     side = Side(200, "OK", (("Content-Type", "application/json; charset=utf-8"),), pieces=pieces)
-    assert [f.says.words for f in timeline.frames(side)] == ['text "hi", finish stop']
+    assert [f.summary.words for f in timeline.frames(side)] == ['text "hi", finish stop']
     side.pieces = [Piece(1, b'{"a'), Piece(2, b'":1}')]
-    assert [(f.ms, f.start, f.says.kind) for f in timeline.frames(side)] == [
+    assert [(f.ms, f.start, f.summary.kind) for f in timeline.frames(side)] == [
         (1, 0, "bytes"),
         (2, 3, "bytes"),
     ]
     side.headers = ()
-    assert [f.says.kind for f in timeline.frames(side)] == ["bytes", "bytes"]
+    assert [f.summary.kind for f in timeline.frames(side)] == ["bytes", "bytes"]
     side.pieces = [Piece(1, b"data: [DONE]\n\n")]  # no type, but the looks of it
-    assert [f.says.kind for f in timeline.frames(side)] == ["done"]
+    assert [f.summary.kind for f in timeline.frames(side)] == ["done"]
     assert timeline.frames(Side()) == []
 
 
@@ -107,7 +109,7 @@ def test_ours_behind_an_unterminated_frame() -> None:
     data = b"data: {}\n" + told + b"data: [DONE]\n\n"
     piece = Piece(1, data, ((9, 9 + len(told)),))
     side = Side(200, "OK", (("Content-Type", "text/event-stream"),), pieces=[piece])
-    assert [f.ours for f in timeline.frames(side)] == [False, True, False]
+    assert [f.is_added for f in timeline.frames(side)] == [False, True, False]
 
 
 def item(kind: str, **fields: Any) -> dict[str, Any]:
@@ -183,7 +185,7 @@ LIFECYCLE = '{"toolCallId":"a","status":"running","tool":"t","label":"t"}'
     ],
 )
 def test_words(payload: dict[str, Any], kind: str, words: str) -> None:
-    said = summary.says(sse.Event(b"", b"", cassette.line(payload)))
+    said = summary.summarize(sse.Event(b"", b"", cassette.line(payload)))
     assert (said.kind, said.words) == (kind, words)
 
 
@@ -208,26 +210,26 @@ def test_words(payload: dict[str, Any], kind: str, words: str) -> None:
 )
 def test_words_of_other_frames(raw: bytes, kind: str, words: str) -> None:
     (event,) = sse.Parser(1 << 20).feed(raw)
-    said = summary.says(event)
+    said = summary.summarize(event)
     assert (said.kind, said.words) == (kind, words)
 
 
 def test_a_piece_of_a_huge_event() -> None:
-    assert summary.says(sse.Event(b"x", b"", None, parsed=False)).kind == "bytes"
+    assert summary.summarize(sse.Event(b"x", b"", None, parsed=False)).kind == "bytes"
 
 
 def test_what_is_written_piece_by_piece() -> None:
     one = {"index": 1, "delta": {"content": "b", **call(2, "{")}}
     zero = {"index": 0, "delta": {"content": "a", "reasoning_content": "r"}}
     data = cassette.line({"choices": [zero, one, {"delta": {"tool_calls": [{}]}}]})
-    said = summary.says(sse.Event(b"", b"", data))
+    said = summary.summarize(sse.Event(b"", b"", data))
     assert said.written == (
         ("thought", "r"),
         ("text", "a"),
         ("text of choice 1", "b"),
         ("call 2 of choice 1", "{"),
     )
-    assert (said.piece("text"), said.piece("thought")) == ("a", "r")
+    assert (said.delta("text"), said.delta("thought")) == ("a", "r")
 
 
 def test_a_comment_with_one_line_end_is_a_frame_of_its_own(tmp_path: Path) -> None:
@@ -249,6 +251,6 @@ def test_a_comment_with_one_line_end_is_a_frame_of_its_own(tmp_path: Path) -> No
         beat,
         events[2],
     ]
-    assert [frame.ours for frame in frames] == [False, True, True, True, False, True, False]
-    assert frames[3].says.kind == "tool"
+    assert [frame.is_added for frame in frames] == [False, True, True, True, False, True, False]
+    assert frames[3].summary.kind == "tool"
     assert [f.start for f in frames[1:]] == [f.start + len(f.raw) for f in frames[:-1]]

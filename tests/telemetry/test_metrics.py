@@ -230,8 +230,8 @@ class TestRender:
 
     def test_pool_and_build(self) -> None:
         metrics = Metrics()
-        metrics.pool(3)
-        metrics.pool(2)
+        metrics.set_connections(3)
+        metrics.set_connections(2)
         assert sample(metrics, f"{OWN}upstream_connections") == 2
         assert f'version="{__version__}"' in metrics.render("")[0].decode()
 
@@ -262,7 +262,7 @@ exchange = Exchange("req", "POST", "/", "::1", route="chat", status=200, first_b
 metrics.on_request(exchange)
 metrics.on_request(exchange)
 metrics.on_end(exchange)
-metrics.pool(2)
+metrics.set_connections(2)
 print(os.getpid(), flush=True)
 sys.stdin.read()
 """

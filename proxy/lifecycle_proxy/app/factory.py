@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> web.Application:
     app.router.add_route("*", "/{rest:.*}", forwarder.handle, expect_handler=_continue)
     app[WATCH], app[GATEWAY] = watch, gateway
     app.cleanup_ctx.append(running)
-    app.on_response_prepare.append(responses.drop_added)
+    app.on_response_prepare.append(responses.strip_default_headers)
     app.on_response_prepare.append(gateway.on_response_prepare)
     return app
 
@@ -100,7 +100,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 async def _count_connections(metrics: Metrics) -> None:
     """Other processes show this one's number, too, so it cannot wait until somebody asks."""
     while True:
-        metrics.pool(StreamingProtocol.open_connections())
+        metrics.set_connections(StreamingProtocol.open_connections())
         await asyncio.sleep(_COUNT_S)
 
 

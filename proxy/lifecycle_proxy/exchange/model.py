@@ -173,7 +173,7 @@ class Exchange:
         frames: lifecycle frames that were written.
         tools: the calls that were completed.
         retries: requests sent once more on a fresh connection.
-        is_cleaned: something was taken out of the request's body.
+        body_rewritten: something was taken out of the request's body.
         listeners: follow it.
     """
 
@@ -201,7 +201,7 @@ class Exchange:
     oversized: int = 0
     retries: int = 0
     token: str = ""
-    is_cleaned: bool = False
+    body_rewritten: bool = False
     listeners: Listeners = field(default_factory=Listeners)
 
     @property

@@ -47,7 +47,7 @@ class Body(NamedTuple):
     tail: bytearray = bytearray()
 
 
-async def look(request: web.Request) -> Body:
+async def read_request(request: web.Request) -> Body:
     """Read a body of ordinary size; hand on a larger one unread.
 
     What cannot be read, here or within these bounds, may ask for a stream; whether it is valid is

@@ -23,7 +23,7 @@ _RETRY_AFTER_S: Final = "5"
 _UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
 
-def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
+def error_response(failure: ProxyError, request_id: str | None = None) -> web.Response:
     """The answer to a request that could not be forwarded."""
     response = web.Response(
         status=failure.status, body=failure.body(), content_type="application/json", charset="utf-8"
@@ -39,12 +39,14 @@ def error(failure: ProxyError, request_id: str | None = None) -> web.Response:
     return response
 
 
-def same(answer: UpstreamResponse) -> web.StreamResponse:
+def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's own head."""
     return _response(answer, headers.for_client(answer.headers))
 
 
-def stream(request: web.Request, answer: UpstreamResponse, stream_id: str) -> web.StreamResponse:
+def stream_head(
+    request: web.Request, answer: UpstreamResponse, stream_id: str
+) -> web.StreamResponse:
     """The upstream's head for a stream that grows on the way: no length, nothing compressed."""
     kept = headers.for_client(answer.headers)
     for name in _LENGTH_AND_CODING:
@@ -53,7 +55,7 @@ def stream(request: web.Request, answer: UpstreamResponse, stream_id: str) -> we
     return _response(answer, kept)
 
 
-def early(request: web.Request, stream_id: str) -> web.StreamResponse:
+def early_head(request: web.Request, stream_id: str) -> web.StreamResponse:
     """A head of ours, sent before the upstream has said anything."""
     own = _own(request, stream_id, None)
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
@@ -66,7 +68,7 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
-async def drop_added(request: web.Request, response: web.StreamResponse) -> None:
+async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler: undo what aiohttp adds to a head of the upstream's.
 
     And where only the end of the connection ends a body, that is to come, though a client of
@@ -84,7 +86,7 @@ def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamRes
     return response
 
 
-def switched(answer: UpstreamResponse) -> web.StreamResponse:
+def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's 101, with the hop-by-hop part of the handshake for this hop."""
     kept = headers.for_client(answer.headers)
     kept["Connection"] = "Upgrade"

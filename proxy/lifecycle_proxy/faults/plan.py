@@ -57,7 +57,7 @@ class FaultPolicy:
         self._faults = tuple(faults)
         self._seed = seed
 
-    def pick(self, key: int | str) -> "FaultPlan":
+    def sample(self, key: int | str) -> "FaultPlan":
         """The faults that hit one exchange.
 
         Args:
@@ -118,14 +118,14 @@ class LiveFault(BodyFaults):
             frame, ms = fault.frame or 1, fault.ms
             match fault.kind:
                 case "stall":
-                    self.before(frame, Disconnect("stall") if ms is None else Delay(ms))
+                    self.before_frame(frame, Disconnect("stall") if ms is None else Delay(ms))
                 case "garbage_line":
                     text = _GARBAGE if fault.text is None else fault.text
-                    self.before(frame, Forward(text.encode() + b"\n"))
+                    self.before_frame(frame, Forward(text.encode() + b"\n"))
                 case "duplicate_chunk":
-                    self.twice(frame)
+                    self.duplicate_frame(frame)
                 case "drop_done":
-                    self.without_done()
+                    self.drop_done()
                 case "cut_at_byte":
                     self.end_at(fault.byte or 0, "cut")
                 case "reset":

@@ -51,12 +51,12 @@ class BodyFaults:
 
     def __init__(self) -> None:
         self._before: dict[int, list[Action]] = {}
-        self._twice: set[int] = set()
-        self._without_done = False
+        self._duplicated: set[int] = set()
+        self._drops_done = False
         self._end: tuple[int, Disconnect] | None = None
         self._inside_character = False
         self._drip: tuple[int, float] | None = None
-        self._frames: _Frames | None = None
+        self._frames: _FrameCounter | None = None
         self._sent_bytes = 0
         self._free_s = 0.0  # when the actions so far are done
         self._next_drop_s = 0.0
@@ -64,17 +64,17 @@ class BodyFaults:
 
     # --- what is to happen ----------------------------------------------------------------------
 
-    def before(self, frame: int, action: Action) -> None:
+    def before_frame(self, frame: int, action: Action) -> None:
         """Do this before a frame, counted from 1."""
         self._before.setdefault(frame, []).append(action)
 
-    def twice(self, frame: int) -> None:
+    def duplicate_frame(self, frame: int) -> None:
         """Pass this frame on twice."""
-        self._twice.add(frame)
+        self._duplicated.add(frame)
 
-    def without_done(self) -> None:
+    def drop_done(self) -> None:
         """Leave ``data: [DONE]`` out."""
-        self._without_done = True
+        self._drops_done = True
 
     def end_at(self, byte: int, how: Literal["cut", "reset"]) -> None:
         """Break behind so many bytes. The first break counts."""
@@ -99,8 +99,8 @@ class BodyFaults:
         """
         if self.is_broken:
             return []
-        if self._frames is None and (self._before or self._twice or self._without_done):
-            self._frames = _Frames()
+        if self._frames is None and (self._before or self._duplicated or self._drops_done):
+            self._frames = _FrameCounter()
         if self._frames is None:
             return self._done([Forward(chunk)], now)
         return self._done(self._framed(self._frames.feed(chunk)), now)
@@ -110,14 +110,14 @@ class BodyFaults:
         rest = self._framed(self._frames.eof()) if self._frames is not None else ()
         return self._done(rest, now)
 
-    def _framed(self, frames: Iterable["_Frame"]) -> Iterator[Action]:
+    def _framed(self, frames: Iterable["_CountedFrame"]) -> Iterator[Action]:
         for frame in frames:
             if frame.number and frame.is_first:
                 yield from self._before.get(frame.number, ())
-            if self._without_done and frame.data is not None and frame.data.strip() == _DONE:
+            if self._drops_done and frame.data is not None and frame.data.strip() == _DONE:
                 continue
             yield Forward(frame.raw)
-            if frame.number in self._twice and frame.data is not None:
+            if frame.number in self._duplicated and frame.data is not None:
                 yield Forward(_closed(frame.raw))
 
     def _done(self, actions: Iterable[Action], now: float) -> list[Action]:
@@ -180,7 +180,7 @@ class BodyFaults:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class _CountedFrame:
     """A frame, or a piece of one that is too large.
 
     Attributes:
@@ -194,7 +194,7 @@ class _Frame:
     data: bytes | None
 
 
-class _Frames:
+class _FrameCounter:
     """The frames of a body, counted."""
 
     def __init__(self) -> None:
@@ -202,19 +202,19 @@ class _Frames:
         self._number = 0
         self._is_inside = False  # of a frame above the limit
 
-    def feed(self, chunk: bytes) -> Iterator[_Frame]:
+    def feed(self, chunk: bytes) -> Iterator[_CountedFrame]:
         return map(self._counted, self._parser.feed(chunk))
 
-    def eof(self) -> Iterator[_Frame]:
+    def eof(self) -> Iterator[_CountedFrame]:
         return map(self._counted, self._parser.eof())
 
-    def _counted(self, event: sse.Event) -> _Frame:
+    def _counted(self, event: sse.Event) -> _CountedFrame:
         if event.parsed and event.data is None and event.raw.startswith((b":", b"\n", b"\r")):
-            return _Frame(event.raw, 0, is_first=True, data=None)
+            return _CountedFrame(event.raw, 0, is_first=True, data=None)
         is_first = not self._is_inside
         self._number += is_first
         self._is_inside = not (event.parsed or event.closed)
-        return _Frame(event.raw, self._number, is_first, event.data)
+        return _CountedFrame(event.raw, self._number, is_first, event.data)
 
 
 def _closed(raw: bytes) -> bytes:

@@ -71,7 +71,7 @@ class AdminEndpoints:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
-        self._metrics.pool(StreamingProtocol.open_connections())
+        self._metrics.set_connections(StreamingProtocol.open_connections())
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 

@@ -74,10 +74,10 @@ class Conversations:
         """
         exchange = request[EXCHANGE]
         span = dialect_selection.span(request.headers, self._settings.lifecycle.span)
-        asked = await request_body.look(request)
+        asked = await request_body.read_request(request)
         dialect = self._selector.choose(request.headers, profile, vocabulary, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
-        exchange.is_cleaned = asked.data is not asked.original
+        exchange.body_rewritten = asked.data is not asked.original
         conversation: ConversationCalls | None = None
         if vocabulary == "chat" and span == "execution":
             seen = followup.last_calls(asked.messages)
@@ -105,7 +105,7 @@ class Conversations:
 
     async def _open(self, request: web.Request, path: str, asked: request_body.Body) -> Begun:
         sent = self._sender.headers(request, asked.data)
-        if request[EXCHANGE].is_cleaned:
+        if request[EXCHANGE].body_rewritten:
             sent.popall("Content-Encoding", None)  # it was undone to look inside
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
@@ -130,7 +130,7 @@ class Conversations:
         own = self._settings.server
         if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
             return await opening, None
-        head = responses.early(request, _stream_id(request))
+        head = responses.early_head(request, _stream_id(request))
         return await early_response.open_with_heartbeats(
             request, opening, head, own.heartbeat_s
         ), head
@@ -156,7 +156,7 @@ class Conversations:
     ) -> web.StreamResponse:
         answer, exchange = begun.answer, request[EXCHANGE]
         if head is None or not head.prepared:
-            head = responses.stream(request, answer, _stream_id(request))
+            head = responses.stream_head(request, answer, _stream_id(request))
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, vocabulary, is_compressed=is_compressed)
         return await self._sender.relay(Relay(request, answer, begun.start, head, body))

@@ -52,7 +52,7 @@ class Forwarder:
 
     async def _maybe_fault(self, request: web.Request) -> web.Response | None:
         """The faults that hit a request; a response, if the upstream is not to be asked."""
-        plan = request[PLAN] = self._faults.pick(next(self._numbers))
+        plan = request[PLAN] = self._faults.sample(next(self._numbers))
         if plan.latency_ms:
             await asyncio.sleep(plan.latency_ms / 1000)
         if plan.answer is None:

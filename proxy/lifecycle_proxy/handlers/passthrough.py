@@ -58,7 +58,7 @@ class Passthrough:
         )
         if upstream.status != 101:
             return await self._sender.relay(plain(request, upstream))
-        head = responses.switched(upstream)
+        head = responses.switching_protocols(upstream)
         return await self._sender.relay(websocket.Tunnel(request, upstream, head, self._idle_s))
 
 
@@ -70,4 +70,4 @@ def plain(request: web.Request, upstream: UpstreamResponse, start: bytes = b"") 
         upstream: the response.
         start: what was read of its body.
     """
-    return Relay(request, upstream, start, responses.same(upstream), PlainBody())
+    return Relay(request, upstream, start, responses.copy_head(upstream), PlainBody())

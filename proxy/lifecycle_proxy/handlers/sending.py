@@ -98,7 +98,9 @@ class Sender:
         listeners = exchange.listeners
         if not listeners.follow_bytes:
             return await self._upstream.open(wanted, on_retry)
-        changed = wanted.body if isinstance(wanted.body, bytes) and exchange.is_cleaned else None
+        changed = (
+            wanted.body if isinstance(wanted.body, bytes) and exchange.body_rewritten else None
+        )
         target = self._upstream.target(wanted.path)
         listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
         response = await self._upstream.open(wanted, on_retry)

@@ -98,7 +98,7 @@ def _timings(exchange: Exchange, answer: Side) -> dict[str, float]:
 def _frame(frame: timeline.Frame) -> Json:
     """Where a frame stands in the body, in bytes of the clear content, and when it was whole."""
     told: Json = {"ms": frame.ms, "start": frame.start, "stop": frame.start + len(frame.raw)}
-    return {**told, "_ours": True} if frame.ours else told
+    return {**told, "_ours": True} if frame.is_added else told
 
 
 def _request(request: Request) -> Json:

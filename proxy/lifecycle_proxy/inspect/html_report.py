@@ -94,7 +94,7 @@ class _Budget:
         return taken
 
 
-class _Pool:
+class _FrameTable:
     """Raw frames by number: what went through unchanged is put in once for both sides."""
 
     def __init__(self, budget: _Budget) -> None:
@@ -111,7 +111,7 @@ class _Pool:
 
 def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
     forwarded = exchange.forwarded
-    pool = _Pool(budget)
+    table = _FrameTable(budget)
     bars = timeline.bars(exchange)
     told: Json = {
         "id": exchange.id,
@@ -127,9 +127,9 @@ def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
         "request": _request(exchange.request, budget),
         "forwarded": None if forwarded is None else _forwarded(exchange, forwarded, budget),
         "bars": [_bar(bar) for bar in bars],
-        "client": _side(exchange.client, pool, max_frames),
-        "upstream": _side(exchange.upstream, pool, max_frames),
-        "raws": pool.texts,
+        "client": _side(exchange.client, table, max_frames),
+        "upstream": _side(exchange.upstream, table, max_frames),
+        "raws": table.texts,
     }
     told["cut"] = budget.was_cut
     return told
@@ -153,7 +153,7 @@ def _forwarded(exchange: Exchange, forwarded: Request, budget: _Budget) -> Json:
     return told
 
 
-def _side(side: Side, pool: _Pool, max_frames: int) -> Json:
+def _side(side: Side, table: _FrameTable, max_frames: int) -> Json:
     frames = timeline.frames(side)
     shown = frames[:max_frames]
     return {
@@ -164,23 +164,23 @@ def _side(side: Side, pool: _Pool, max_frames: int) -> Json:
         "end": side.end,
         "endMs": side.end_ms,
         "size": len(side.body),
-        "frames": [_frame(frame, pool) for frame in shown],
+        "frames": [_frame(frame, table) for frame in shown],
         "more": len(frames) - len(shown),
     }
 
 
-def _frame(frame: timeline.Frame, pool: _Pool) -> list[Any]:
+def _frame(frame: timeline.Frame, table: _FrameTable) -> list[Any]:
     """In the order in which the page's script takes it apart."""
-    says = frame.says
+    summary = frame.summary
     return [
         round(frame.ms, 3),
         len(frame.raw),
-        int(frame.ours),
-        says.kind,
-        says.words[:_MAX_WORDS],
-        pool.budget.take(says.piece("text")),
-        pool.budget.take(says.piece("thought")),
-        pool.number(frame.raw),
+        int(frame.is_added),
+        summary.kind,
+        summary.words[:_MAX_WORDS],
+        table.budget.take(summary.delta("text")),
+        table.budget.take(summary.delta("thought")),
+        table.number(frame.raw),
     ]
 
 

@@ -132,7 +132,7 @@ class _Stream:
         yield whole
         written: dict[str, tuple[list[str], list[int]]] = {}
         for frame in timeline.frames(self.side):
-            for name, text in frame.says.written:
+            for name, text in frame.summary.written:
                 texts, lines = written.setdefault(name, ([], []))
                 texts.append(text)
                 lines.append(whole.line(frame.start))

@@ -147,7 +147,7 @@ def _list(
 
 def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
     frames = timeline.frames(exchange.client)
-    ours = sum(frame.ours for frame in frames)
+    ours = sum(frame.is_added for frame in frames)
     return (
         str(number),
         printable(short_id),
@@ -182,7 +182,7 @@ def _exchange(paper: Paper, number: int, exchange: Exchange, side: SideName) -> 
         yield paper.line(f"   {question.model(exchange) or 'asked'}: {words}")
     told = exchange.side(side)
     frames = timeline.frames(told)
-    ours = sum(frame.ours for frame in frames)
+    ours = sum(frame.is_added for frame in frames)
     head = f"{told.status} {told.reason}".strip() if told.status else "no answer"
     end = f"{told.end} at {told.end_ms:.1f} ms" if told.end else "no end"
     yield paper.line(
@@ -239,6 +239,6 @@ def _frames(paper: Paper, frames: Sequence[Frame]) -> Iterator[str]:
     yield ""
     yield paper.line(f"  {'ms':>10}  {'size':>9}", _BOLD)
     for frame in frames:
-        mark = "+" if frame.ours else " "
-        words = f"{mark} {frame.ms:>10.1f}  {size(len(frame.raw)):>9}  {frame.says.words}"
-        yield paper.line(words, _OURS if frame.ours else _COLOURS.get(frame.says.kind, ""))
+        mark = "+" if frame.is_added else " "
+        words = f"{mark} {frame.ms:>10.1f}  {size(len(frame.raw)):>9}  {frame.summary.words}"
+        yield paper.line(words, _OURS if frame.is_added else _COLOURS.get(frame.summary.kind, ""))

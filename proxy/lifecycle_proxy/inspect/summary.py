@@ -37,7 +37,7 @@ class Part(NamedTuple):
     words: str
 
 
-class Says(NamedTuple):
+class EventSummary(NamedTuple):
     """What an event says.
 
     Attributes:
@@ -53,47 +53,49 @@ class Says(NamedTuple):
     written: tuple[tuple[str, str], ...] = ()
     tool: Json | None = None
 
-    def piece(self, name: str) -> str:
+    def delta(self, name: str) -> str:
         """What is added to the text of this name."""
         return "".join(piece for whose, piece in self.written if whose == name)
 
 
-def says(event: sse.Event) -> Says:
+def summarize(event: sse.Event) -> EventSummary:
     """What an event says."""
     if not event.parsed:
-        return Says("bytes", "a part of an event that is too large to be parsed")
+        return EventSummary("bytes", "a part of an event that is too large to be parsed")
     name = event.name.decode("utf-8", "replace")
     if event.data is None:
         return _no_data(event.raw, name)
     if event.data.strip() == b"[DONE]":
-        return Says("done", _named(name, "[DONE]"))
+        return EventSummary("done", _named(name, "[DONE]"))
     payload = _maybe_json(event.data)
     if not isinstance(payload, dict):
-        return Says("bytes", _named(name, _quoted(event.data.decode("utf-8", "replace"))))
+        return EventSummary("bytes", _named(name, _quoted(event.data.decode("utf-8", "replace"))))
     if _is_lifecycle(payload):
-        return Says("tool", _lifecycle(name or EVENT_NAME, payload), tool=payload)
+        return EventSummary("tool", _lifecycle(name or EVENT_NAME, payload), tool=payload)
     parts = list(_parts(payload)) or [Part("other", f"keys {', '.join(map(str, payload))}")]
     kind = next((part.kind for part in parts if part.kind != "role"), parts[0].kind)
     words = _named(name, ", ".join(part.words for part in parts))
-    return Says(kind, words, tuple(_written(payload)))
+    return EventSummary(kind, words, tuple(_written(payload)))
 
 
-def of_body(data: bytes) -> Says:
+def summarize_body(data: bytes) -> EventSummary:
     """What a body, or a read of one, says that is no event stream."""
     if data.lstrip()[:1] == b"{" and isinstance(_maybe_json(data), dict):
-        return says(sse.Event(data, b"", data))
-    return Says("bytes", _quoted(data.decode("utf-8", "replace")))
+        return summarize(sse.Event(data, b"", data))
+    return EventSummary("bytes", _quoted(data.decode("utf-8", "replace")))
 
 
-def _no_data(raw: bytes, name: str) -> Says:
+def _no_data(raw: bytes, name: str) -> EventSummary:
     if raw.startswith(_COMMENT):
         payload = _maybe_json(raw[len(_COMMENT) :])
         if isinstance(payload, dict) and _is_lifecycle(payload):
-            return Says("tool", _lifecycle(f"comment {EVENT_NAME}", payload), tool=payload)
+            return EventSummary("tool", _lifecycle(f"comment {EVENT_NAME}", payload), tool=payload)
     text = raw.decode("utf-8", "replace").strip()
     if raw.startswith(b":"):
-        return Says("comment", f"comment {_quoted(text[1:].strip())}")
-    return Says("other", _named(name, f"no data: {_quoted(text)}" if text else "blank lines"))
+        return EventSummary("comment", f"comment {_quoted(text[1:].strip())}")
+    return EventSummary(
+        "other", _named(name, f"no data: {_quoted(text)}" if text else "blank lines")
+    )
 
 
 def _maybe_json(data: bytes) -> Any:

@@ -14,7 +14,7 @@ from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.inspect import summary
+from lifecycle_proxy.inspect.summary import EventSummary, Json, summarize, summarize_body
 from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
 
 _MAX_EVENT_BYTES: Final = 64 << 20
@@ -27,14 +27,14 @@ class Frame(NamedTuple):
     Attributes:
         ms: when it was complete, in milliseconds since the request came.
         start: the offset of its first byte in the body, with no content coding.
-        ours: whether the proxy added it.
+        is_added: whether the proxy added it.
     """
 
     ms: float
     start: int
     raw: bytes
-    ours: bool
-    says: summary.Says
+    is_added: bool
+    summary: EventSummary
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ def frames(side: Side) -> list[Frame]:
     for ms, events in _events(parser, pieces):
         for event in events:
             for part in _parted(event, start, added):
-                ours = _is_ours(start, start + len(part.raw), added)
-                found.append(Frame(ms, start, part.raw, ours, summary.says(part)))
+                ours = _is_added(start, start + len(part.raw), added)
+                found.append(Frame(ms, start, part.raw, ours, summarize(part)))
                 start += len(part.raw)
     return found
 
@@ -107,9 +107,9 @@ def bars(exchange: Exchange) -> list[Bar]:
 _SIDES: Final[tuple[SideName, ...]] = ("client", "upstream")
 
 
-def _told(tools: Iterable[summary.Json]) -> Iterator[Frame]:
+def _told(tools: Iterable[Json]) -> Iterator[Frame]:
     for fields in tools:
-        yield Frame(0.0, 0, b"", ours=True, says=summary.Says("tool", "", tool=fields))
+        yield Frame(0.0, 0, b"", is_added=True, summary=EventSummary("tool", "", tool=fields))
 
 
 def _untimed(bar: Bar) -> Bar:
@@ -122,7 +122,7 @@ def _bars(told: Iterable[Frame]) -> Iterator[Bar]:
     bars: list[Bar] = []
     running: dict[tuple[str, int], Bar] = {}
     for frame in told:
-        fields = frame.says.tool
+        fields = frame.summary.tool
         if fields is None:
             continue
         key = _key(fields)
@@ -137,18 +137,18 @@ def _bars(told: Iterable[Frame]) -> Iterator[Bar]:
     return iter(bars)
 
 
-def _key(fields: summary.Json) -> tuple[str, int]:
+def _key(fields: Json) -> tuple[str, int]:
     choice = fields.get("choice")
     return str(fields.get("toolCallId")), choice if isinstance(choice, int) else 0
 
 
-def _begun(fields: summary.Json, ms: float) -> Bar:
+def _begun(fields: Json, ms: float) -> Bar:
     tool, label, emoji = (str(fields.get(key) or "") for key in ("tool", "label", "emoji"))
     exact, choice = _key(fields)
     return Bar(exact, tool, "" if label == tool else label, emoji, choice, start=ms)
 
 
-def _complete(bar: Bar, fields: summary.Json, ms: float) -> None:
+def _complete(bar: Bar, fields: Json, ms: float) -> None:
     took = fields.get("durationMs")
     bar.stop = ms
     bar.is_error = fields.get("isError") is True
@@ -168,7 +168,7 @@ def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
 def _reads(pieces: list[Piece]) -> Iterator[Frame]:
     start = 0
     for piece in pieces:
-        yield Frame(piece.ms, start, piece.data, ours=False, says=summary.of_body(piece.data))
+        yield Frame(piece.ms, start, piece.data, is_added=False, summary=summarize_body(piece.data))
         start += len(piece.data)
 
 
@@ -201,7 +201,7 @@ def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[
     return [*parts, event._replace(raw=event.raw[at - start :])] if parts else [event]
 
 
-def _is_ours(start: int, stop: int, added: list[tuple[int, int]]) -> bool:
+def _is_added(start: int, stop: int, added: list[tuple[int, int]]) -> bool:
     """Whether most of a frame was added: in front of ours there may be a line end of the other's.
 
     The ranges are in order, and so are the frames: those that are passed are dropped.

@@ -137,7 +137,7 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
     exchange = request[EXCHANGE]
     exchange.status, exchange.error = failure.status, failure.code
     exchange.cause = failure.for_log()
-    return await _taped(request, responses.error(failure, exchange.request_id))
+    return await _taped(request, responses.error_response(failure, exchange.request_id))
 
 
 async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

@@ -200,7 +200,7 @@ class _Replay:
         if own.transform is not None:
             plan = own.transform(plan)
         if own.faults is not None:
-            plan = fault_schedule.apply(self._faults.pick(next(self._numbers)), plan)
+            plan = fault_schedule.apply(self._faults.sample(next(self._numbers)), plan)
         return await Player(request, plan, start, own.hold_s).run()
 
     def _missed(self, miss: Miss) -> web.Response:

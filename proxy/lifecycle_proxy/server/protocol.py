@@ -26,7 +26,7 @@ class Protocol(web.RequestHandler):
         log.info("refused a request from %s: %s", request.remote, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun; an error response cannot follow")
-        response = responses.error(_refusal(status, exc, message))
+        response = responses.error_response(_refusal(status, exc, message))
         response.force_close()  # where the next request begins is anybody's guess
         return response
 

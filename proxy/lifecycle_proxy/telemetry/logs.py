@@ -1,10 +1,11 @@
-"""What people read: one line per exchange, and how all lines look.
+"""Logging: the format of all lines, and the access log, one line for each exchange.
 
-On a terminal lines are text, elsewhere JSON, unless asked for otherwise. Whatever a client or an
-upstream put into a value, a line stays one line: what does not print is escaped. A traceback is the
-one thing of several lines in text form; they are indented, so that none can pass for a record.
+On a terminal lines are text, elsewhere JSON, unless ``server.log_format`` says otherwise. A record
+is one line, whatever a client or an upstream put into a value: characters that do not print are
+escaped. Only a traceback in text form has several lines; they are indented, so that none looks like
+a record of its own.
 
-An access line never holds a body, a header, a key or a query.
+A line of the access log never contains a body, a header, a key or a query.
 """
 
 import json
@@ -33,7 +34,7 @@ _COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b
 _PLAIN: Final = "\x1b[0m"
 _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
-# Clients may write paths and models of any length.
+# Clients may send paths and names of models of any length.
 _VALUE_LENGTH: Final = 256
 _CAUSE_LENGTH: Final = 512
 _WAITING_LINES: Final = 10_000
@@ -42,7 +43,7 @@ _LAST_WRITE_S: Final = 1.0
 
 
 class Access(dict[str, object]):
-    """The fields of one finished exchange. As text, the compact form of them."""
+    """The fields of one exchange that has ended. As text, in a compact form."""
 
     def __str__(self) -> str:
         first_byte = self["first_byte_ms"]
@@ -60,7 +61,7 @@ class Access(dict[str, object]):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: ``ts`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and extras."""
+    """A JSON object: ``ts`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -87,7 +88,7 @@ class TextFormatter(logging.Formatter):
     """Local time, level, logger, message, extras as ``key=value``.
 
     Args:
-        coloured: the level, by how bad it is.
+        coloured: colour the level from WARNING on.
     """
 
     def __init__(self, *, coloured: bool) -> None:
@@ -111,15 +112,15 @@ class TextFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours: a later ``configure`` replaces it, and leaves those of others alone."""
+    """A handler that ``configure`` installed: a later call replaces it, and no other handler."""
 
 
 class _BackgroundHandler(_Handler):
     """Writes from a thread, a few times a second.
 
-    Whoever reads the log may be slow, or stop reading: a full pipe would stop every stream. So the
-    event loop only appends to a list, and above its limit the oldest lines are given up. Many lines
-    in a row cost less than the same lines one by one, too.
+    The reader of the log may be slow or stop reading, and a write to a full pipe would stop every
+    stream. So the event loop only appends to a queue; when that is full, the oldest lines are
+    dropped. Writing many lines at once also costs less than writing each alone.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -134,7 +135,7 @@ class _BackgroundHandler(_Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if record.args:
-                record.msg, record.args = record.getMessage(), ()  # what they hold may change
+                record.msg, record.args = record.getMessage(), ()  # arguments may change until then
         except Exception:
             self.handleError(record)
             return
@@ -144,7 +145,7 @@ class _BackgroundHandler(_Handler):
             self._wake.set()
 
     def close(self) -> None:
-        """Write what is waiting, if it can be written now."""
+        """Write the lines that wait, if that takes no longer than a second."""
         self._closing = True
         self._wake.set()
         self._thread.join(_LAST_WRITE_S)
@@ -155,7 +156,7 @@ class _BackgroundHandler(_Handler):
             self._wake.wait(_WRITE_EVERY_S)
             self._wake.clear()
             self._write()
-        self._write()  # what came while the last lines were written
+        self._write()  # lines that came during the last write
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -171,7 +172,7 @@ class _BackgroundHandler(_Handler):
             lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
             self._lost = 0
         if lines:
-            with suppress(OSError, ValueError):  # the stream is closed: nobody wants to know
+            with suppress(OSError, ValueError):  # closed: there is no other place to report to
                 self.stream.write("".join(lines))
                 self.stream.flush()
 
@@ -190,7 +191,7 @@ def configure(
         level: the least severe level that is written.
         stream: standard error, if not given. The level is coloured on a terminal, unless the
             environment has ``NO_COLOR`` (https://no-color.org).
-        background: write from a thread. Not before a fork: threads do not come along.
+        background: write from a thread. Only after a fork: the child would not have the thread.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
@@ -199,7 +200,7 @@ def configure(
         handler.setFormatter(TextFormatter(coloured=wants_colour(terminal, os.environ)))
     else:
         handler.setFormatter(JsonFormatter())
-    # Nothing here shows them, and to find them out is half the cost of a record.
+    # No format here has these fields, and finding them out is half the cost of a record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for other in root.handlers[:]:
@@ -211,10 +212,10 @@ def configure(
 
 
 class AccessLog(Listener):
-    """A line for each exchange that is over; a failure of the upstream is a warning.
+    """Writes a line for each exchange that has ended. A failure of the upstream is a warning.
 
     Args:
-        all_of_them: else only failures of the upstream.
+        all_of_them: False for failures of the upstream only.
     """
 
     def __init__(self, *, all_of_them: bool) -> None:
@@ -226,7 +227,7 @@ class AccessLog(Listener):
 
 
 def access(exchange: Exchange) -> None:
-    """Write the line of an exchange that is over, now. Costs next to nothing if nobody listens."""
+    """Write the line of an exchange that ends now. Nearly free if the level is switched off."""
     level = logging.WARNING if exchange.cause else logging.INFO
     if not _ACCESS.isEnabledFor(level):
         return
@@ -250,7 +251,7 @@ def access(exchange: Exchange) -> None:
         dialect=exchange.dialect,
         model=exchange.model[:_VALUE_LENGTH],
     )
-    # As info() does it, but for the walk up the stack to find out who called.
+    # As Logger.info() does, but without its walk up the stack to find the caller.
     _ACCESS.handle(logging.LogRecord(_ACCESS.name, level, __file__, 0, fields, (), None))
 
 
@@ -261,16 +262,16 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 def _dump(entry: dict[str, object]) -> str:
     try:
         line = orjson.dumps(entry, default=str).decode()
-    except TypeError:  # lone surrogates, huge numbers, keys that are no text
+    except TypeError:  # lone surrogates, huge numbers, keys that are not strings
         line = ""
     if line and line.isprintable():
         return line
-    # JSON allows more than a terminal should be sent, or a splitter of lines should see.
+    # JSON may contain control characters, and characters at which str.splitlines splits.
     return json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
 
 
 def _shown(value: object) -> str:
-    """A value among others on a line: in quotes where it could be taken for more than one."""
+    """A value on a line with others: in quotes if it could be read as more than one."""
     text = str(value)
     if not text:
         return "-"

@@ -1,15 +1,13 @@
-"""What Prometheus is told. A leaf: nothing else here knows ``prometheus_client``.
+"""Metrics for Prometheus. The only module that imports ``prometheus_client``.
 
-One call at the end of an exchange does all the counting; nothing happens per chunk. Units are
-seconds and bytes. Every label has a bounded set of values, whatever clients and models send.
+An exchange is counted once, at its end; chunks cost nothing. Units are seconds and bytes. Every
+label has a bounded set of values. If OpenTelemetry's GenAI conventions have a metric of the same
+meaning, its name is used. Not so for the time to the first token: the first byte here may belong to
+a role or a comment.
 
-Where OpenTelemetry's GenAI conventions have a metric of the same meaning, its name is used. Time to
-the first token is not: what is stamped here is a byte, which may belong to a role or a comment.
-
-With ``PROMETHEUS_MULTIPROC_DIR`` in the environment the numbers live in files in that directory,
-and every process renders the sum over all of them. ``prometheus_client`` decides this when it is
-imported, so the variable has to be set before this module is; and a process must make no more than
-one ``Metrics`` then, as all of them would write into the same files.
+With ``PROMETHEUS_MULTIPROC_DIR`` in the environment the numbers are in files in that directory, and
+every process renders the sum of all. The variable must be set before this module is imported. A
+process may then create only one ``Metrics``: several would write to the same files.
 """
 
 import functools
@@ -37,7 +35,7 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "
 _TOOL_NAMES: Final = 100
 _TOOL_NAME_LENGTH: Final = 64
 
-# The boundaries that OpenTelemetry asks for, and from 81.92 on to half an hour.
+# The boundaries of OpenTelemetry's conventions, continued from 81.92 to half an hour.
 _LONG_S: Final = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
     *(163.84, 327.68, 655.36, 1310.72, 1800),
@@ -48,12 +46,12 @@ _FIRST_BYTE_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900)
 
 _Bounds = tuple[float, ...]
-_Mode = Literal["livesum", "livemax"]  # over the processes that live
+_Mode = Literal["livesum", "livemax"]  # over the processes that run now
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
 class _Children(dict[tuple[str | int, ...], _Metric], Generic[_Metric]):
-    """A metric's children by their labels: ``labels()`` converts and locks at every call."""
+    """The children of a metric by their labels: its ``labels()`` converts and locks each time."""
 
     def __init__(self, parent: _Metric) -> None:
         super().__init__()
@@ -65,8 +63,8 @@ class _Children(dict[tuple[str | int, ...], _Metric], Generic[_Metric]):
         return child
 
 
-class _Make:
-    """Makes the metrics of one registry. Names that are not OpenTelemetry's get our prefix."""
+class _Factory:
+    """Makes the metrics of one registry, with our prefix unless the name is OpenTelemetry's."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._in = registry
@@ -80,8 +78,10 @@ class _Make:
         name = _full(name)
         return _Children(Gauge(name, text, labels, registry=self._in, multiprocess_mode=mode))
 
-    def times(self, name: str, text: str, within: _Bounds, *labels: str) -> _Children[Histogram]:
-        return _Children(Histogram(_full(name), text, labels, registry=self._in, buckets=within))
+    def histogram(
+        self, name: str, text: str, bounds: _Bounds, *labels: str
+    ) -> _Children[Histogram]:
+        return _Children(Histogram(_full(name), text, labels, registry=self._in, buckets=bounds))
 
 
 def _full(name: str) -> str:
@@ -91,7 +91,7 @@ def _full(name: str) -> str:
 class _Traffic:
     """Exchanges of any kind."""
 
-    def __init__(self, make: _Make) -> None:
+    def __init__(self, make: _Factory) -> None:
         self._open = make.gauge("exchanges_open", "Exchanges that are not over", "route")
         text = "Exchanges that are over"
         self._requests = make.counter("requests_total", text, "route", "method", "status")
@@ -100,11 +100,11 @@ class _Traffic:
         self._sent_bytes = make.counter("sent_bytes_total", "Bodies sent to clients", "route")
         self._retries = make.counter("retries_total", "Requests sent again on a fresh connection")
         text = "From the request to the first byte of the answer's body, whatever that byte is"
-        self._first_byte = make.times("first_byte_seconds", text, _FIRST_BYTE_S, "route")
+        self._first_byte = make.histogram("first_byte_seconds", text, _FIRST_BYTE_S, "route")
         name = "gen_ai_server_request_duration_seconds"
         labels = ("gen_ai_operation_name", "error_type")
         text = "From a chat completion's request to its end, the proxy's own time included"
-        self._duration = make.times(name, text, _LONG_S, *labels)
+        self._duration = make.histogram(name, text, _LONG_S, *labels)
 
     def opened(self, route: str) -> None:
         self._open[route,].inc()
@@ -128,21 +128,20 @@ class _Traffic:
 
 
 class _Streams:
-    """Event streams: their pace, and what was seen in them."""
+    """Event streams: their pace, and what was found in them."""
 
-    def __init__(self, make: _Make) -> None:
+    def __init__(self, make: _Factory) -> None:
         text = "From the request to the end of an event stream"
-        self._duration = make.times("stream_duration_seconds", text, _LONG_S, "ended")
+        self._duration = make.histogram("stream_duration_seconds", text, _LONG_S, "ended")
         text = "Mean time between the chunks of a stream, one value per stream"
-        self._mean_gap = make.times("stream_chunk_gap_mean_seconds", text, _GAP_S)
+        self._mean_gap = make.histogram("stream_chunk_gap_mean_seconds", text, _GAP_S)
         text = "Longest time between two chunks of a stream, one value per stream"
-        self._longest_gap = make.times("stream_chunk_gap_longest_seconds", text, _GAP_S)
+        self._longest_gap = make.histogram("stream_chunk_gap_longest_seconds", text, _GAP_S)
         self._frames = make.counter("frames_total", "Lifecycle frames added to streams")
         self.failures = make.counter("observer_failures_total", "Observers that were switched off")
         self._oversized = make.counter("events_oversized_total", "Events too long to look into")
-        self._undecodable = make.counter(
-            "events_undecodable_total", "Events that are not valid JSON"
-        )
+        text = "Events that are not valid JSON"
+        self._undecodable = make.counter("events_undecodable_total", text)
         self._dropped = make.counter("results_dropped_total", "Results of unknown or ended calls")
 
     def closed(self, exchange: Exchange, now: float) -> None:
@@ -168,13 +167,13 @@ class _Streams:
 
 
 class _Tools:
-    """Tool calls. Models invent names, so only so many are told apart."""
+    """Tool calls. Models invent names, so only the first hundred are labels."""
 
-    def __init__(self, make: _Make) -> None:
+    def __init__(self, make: _Factory) -> None:
         labels = ("gen_ai_tool_name", "outcome")
         self._calls = make.counter("tool_calls_total", "Tool calls that are over", *labels)
         name = "gen_ai_execute_tool_duration_seconds"
-        self._duration = make.times(name, "From running to completed", _LONG_S, *labels)
+        self._duration = make.histogram(name, "From running to completed", _LONG_S, *labels)
         self._names: dict[str, str] = {}
 
     def completed(self, call: ToolCompleted) -> None:
@@ -188,15 +187,15 @@ class _Tools:
         if name is None:
             if len(self._names) >= _TOOL_NAMES:
                 return "_other"
-            name = self._names[cut] = cut.encode("utf-8", "replace").decode()  # as render has to
+            name = self._names[cut] = cut.encode("utf-8", "replace").decode()  # for render()
         return name
 
 
 class _Workers(Collector):
-    """``process_*`` of every worker that lives, with its process id as a label.
+    """``process_*`` of every worker that runs, with its process id as a label.
 
-    No sum: it would fall where a worker dies, which Prometheus takes for a counter that began anew,
-    and limits are those of one process.
+    Not their sum: that would fall when a worker ends, and Prometheus reads a counter that falls as
+    one that began anew. Limits, too, are those of one process.
     """
 
     def __init__(self, directory: str) -> None:
@@ -213,7 +212,7 @@ class _Workers(Collector):
         return found.values()
 
     def _pids(self) -> list[str]:
-        """A worker's gauges are in a file of its own, which goes when it dies."""
+        """The gauges of a worker are in a file of its own, which is removed when it ends."""
         files = Path(self._directory).glob("gauge_livesum_*.db")
         return sorted(file.stem.rpartition("_")[2] for file in files)
 
@@ -222,12 +221,12 @@ _NO_SAMPLES: Final = Metric("none", "", "gauge")
 
 
 class Metrics(Listener):
-    """The numbers of this process, in a registry of their own."""
+    """The metrics of this process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        make = _Make(self._registry)
+        make = _Factory(self._registry)
         self._traffic = _Traffic(make)
         self._streams = _Streams(make)
         self._tools = _Tools(make)
@@ -235,17 +234,19 @@ class Metrics(Listener):
         self._recording_lost = make.counter("recording_lost_total", text)
         text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
         self._listener_failures = make.counter("listener_failures_total", text, "listener")
-        self._pool = make.gauge("upstream_connections", "Connections that are open, idle or not")
-        # prometheus_client's Info does not work with several processes.
+        self._connections = make.gauge(
+            "upstream_connections", "Connections that are open, idle or not"
+        )
+        # A gauge: prometheus_client's Info does not support several processes.
         build = make.gauge("build_info", "Always 1", "version", "python", mode="livemax")
         build[__version__, platform.python_version()].set(1)
 
     def on_request(self, exchange: Exchange) -> None:
-        """An exchange begins. Its route stays the same until its end."""
+        """Count an exchange as open. Its route must stay the same until its end."""
         self._traffic.opened(exchange.route)
 
     def on_end(self, exchange: Exchange) -> None:
-        """Count all there is to count of it."""
+        """Count everything that is known of an exchange."""
         now = time.monotonic()
         self._traffic.closed(exchange, now)
         self._streams.closed(exchange, now)
@@ -253,28 +254,28 @@ class Metrics(Listener):
             self.completed(call)
 
     def completed(self, call: ToolCompleted) -> None:
-        """A call is over."""
+        """Count a tool call that has ended."""
         self._tools.completed(call)
 
     def recording_lost(self) -> None:
-        """An exchange could not be recorded. May be called from any thread."""
+        """Count an exchange that could not be recorded. May be called from any thread."""
         self._recording_lost[()].inc()
 
-    def pool(self, connections: int) -> None:
-        """How many connections to the upstream this process holds at the moment."""
-        self._pool[()].set(connections)
+    def set_connections(self, connections: int) -> None:
+        """Set how many connections to the upstream this process has at the moment."""
+        self._connections[()].set(connections)
 
     def listener_failed(self, name: str) -> None:
-        """A listener raised and was switched off for its exchange."""
+        """Count a listener that raised and was switched off for its exchange."""
         self._listener_failures[name,].inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """All numbers, of all processes where they share a directory: body and content type.
+        """All metrics, of all processes if they share a directory: body and content type.
 
         Args:
-            accept: the Accept header of who asks; OpenMetrics is sent where it is named.
+            accept: the Accept header of the request; OpenMetrics is sent if it is named there.
         """
-        # Only two forms of it are passed on: what a stranger writes there is not always parsed.
+        # The header itself is not passed on: prometheus_client fails on some values.
         encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
         if not _SHARED_DIRECTORY:
             return encode(self._registry), content_type
@@ -285,16 +286,13 @@ class Metrics(Listener):
 
 
 def forget_worker(pid: int) -> None:
-    """A worker has ended: take its open exchanges and connections out of the sums.
-
-    For the process that started it. What was counted stays counted.
-    """
+    """Take the gauges of a worker that ended out of the sums. For the process that started it."""
     if _SHARED_DIRECTORY:
         mark_process_dead(pid, path=_SHARED_DIRECTORY)  # type: ignore[no-untyped-call]
 
 
 def _error_type(exchange: Exchange) -> str:
-    """OpenTelemetry's ``error.type``: our code, the way of a bad end, or the status; "" if well."""
+    """OpenTelemetry's ``error.type``: our code, how it ended, or the status; "" for success."""
     if exchange.error or exchange.ended not in ("", "done", "eof"):
         return exchange.error or exchange.ended
     return str(exchange.status) if exchange.status >= 400 else ""

@@ -59,7 +59,7 @@ class Play(Protocol):
 @contextmanager
 def play(plan: FixturePlan) -> Iterator[LifecycleProxy]:
     """The cassette, played through the proxy, or in the place of both. Nobody else is asked."""
-    mark, watch = plan.mark, plan.watch
+    mark, outcome = plan.mark, plan.outcome
     _check(mark)
     settings = _settings(mark, {k: v for k, v in mark.settings.items() if not _is_live(k)}, plan)
     exchanges = _loaded(plan.cassette) if plan.cassette.exists() else []
@@ -69,10 +69,10 @@ def play(plan: FixturePlan) -> Iterator[LifecycleProxy]:
         side=mark.side,
         speed=mark.speed,
         rules=in_process.rules(settings, **_stages(mark)),
-        on_miss=_noting(misses, None if mark.allow_misses else watch),
+        on_miss=_noting(misses, None if mark.allow_misses else outcome),
     )
     with (
-        in_process.looping() as loop,
+        in_process.background_loop() as loop,
         in_process.played(loop, settings, exchanges, options) as url,
     ):
         yield LifecycleProxy(url, misses, plan.cassette, plan.mode, lambda: list(exchanges))
@@ -83,36 +83,36 @@ def record(plan: FixturePlan) -> Iterator[LifecycleProxy]:
     """The proxy before an upstream, recording what the cassette will hold."""
     _check(plan.mark)
     settings = _settings(plan.mark, plan.mark.settings, plan)
-    take = in_process.Take(plan.cassette, adds=plan.adds)
-    settings = take.recording(settings, plan.mode)
-    plan.watch.look = lambda: _look(plan, take, settings)
+    session = in_process.RecordingSession(plan.cassette, adds=plan.adds)
+    settings = session.recording(settings, plan.mode)
+    plan.outcome.before_report = lambda: _look(plan, session, settings)
     try:
         with (
-            in_process.looping() as loop,
+            in_process.background_loop() as loop,
             in_process.proxying(loop, settings, _LAST_BYTES_S) as url,
         ):
-            yield LifecycleProxy(url, [], plan.cassette, plan.mode, take.exchanges)
+            yield LifecycleProxy(url, [], plan.cassette, plan.mode, session.exchanges)
     finally:
-        take.close(plan.mark.side, passed=plan.watch.passed)
+        session.close(plan.mark.side, passed=plan.outcome.passed)
 
 
-def _look(plan: FixturePlan, take: in_process.Take, settings: Settings) -> None:
+def _look(plan: FixturePlan, session: in_process.RecordingSession, settings: Settings) -> None:
     """Say that the upstream is not there. A test that expects no answer would pass, once."""
-    if take.is_unreachable(plan.mark.side):
-        plan.watch.untold.append(_UNREACHABLE.format(url=settings.upstream.url))
+    if session.is_unreachable(plan.mark.side):
+        plan.outcome.unreported.append(_UNREACHABLE.format(url=settings.upstream.url))
 
 
 @contextmanager
-def player(folder: Path, watch: TestOutcome) -> Iterator[Play]:
+def player(folder: Path, outcome: TestOutcome) -> Iterator[Play]:
     """The factory that serves cassettes.
 
     Args:
         folder: that paths are relative to.
-        watch: is told of misses.
+        outcome: is told of misses.
     """
 
     with ExitStack() as stack:
-        loop = stack.enter_context(in_process.looping())
+        loop = stack.enter_context(in_process.background_loop())
 
         def play(
             path: str | os.PathLike[str],
@@ -129,7 +129,7 @@ def player(folder: Path, watch: TestOutcome) -> Iterator[Play]:
                 side=side,
                 speed=speed,
                 rules=rules,
-                on_miss=_noting(misses, None if allow_misses else watch),
+                on_miss=_noting(misses, None if allow_misses else outcome),
                 **options,
             )
             exchanges = _loaded(folder / path)
@@ -186,15 +186,15 @@ def _loaded(path: Path) -> list[Exchange]:
 def _explain(plan: FixturePlan, exchanges: list[Exchange]) -> None:
     """Say with a miss why there may be nothing to play."""
     if not plan.cassette.exists():
-        plan.watch.cure = f"there is no {plan.cassette}\n{plan.watch.cure}"
+        plan.outcome.advice = f"there is no {plan.cassette}\n{plan.outcome.advice}"
     for exchange_id, reason in playable(exchanges, plan.mark.side)[1]:
-        plan.watch.cure = f"{exchange_id} cannot be played: {reason}\n{plan.watch.cure}"
+        plan.outcome.advice = f"{exchange_id} cannot be played: {reason}\n{plan.outcome.advice}"
 
 
-def _noting(misses: list[Miss], watch: TestOutcome | None) -> Callable[[Miss], None]:
+def _noting(misses: list[Miss], outcome: TestOutcome | None) -> Callable[[Miss], None]:
     def note(miss: Miss) -> None:
         misses.append(miss)
-        if watch is not None:
-            watch.untold.append(miss.text())
+        if outcome is not None:
+            outcome.unreported.append(miss.text())
 
     return note

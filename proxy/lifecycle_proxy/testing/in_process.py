@@ -72,7 +72,7 @@ class Loop:
 
 
 @contextmanager
-def looping() -> Iterator[Loop]:
+def background_loop() -> Iterator[Loop]:
     """An event loop in a thread, for as long as it is needed."""
     loop = Loop()
     try:
@@ -129,7 +129,7 @@ def rules(settings: Settings, **more: Any) -> Rules:
     return Rules(clean=cleaned_by(redaction_of(settings)), **{"strict": True, **more})
 
 
-class Take:
+class RecordingSession:
     """One recording, made beside the cassette, which is replaced when it is good.
 
     Args:

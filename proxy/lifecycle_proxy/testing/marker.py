@@ -47,20 +47,20 @@ class TestOutcome:
 
     Attributes:
         passed: whether its own code ended well.
-        untold: misses that fail it, as text.
-        cure: what to do about them.
-        look: is called when its own code has ended, and may add to ``untold``.
+        unreported: misses that fail it, as text.
+        advice: what to do about them.
+        before_report: is called when its own code has ended, and may add to ``unreported``.
     """
 
     passed: bool = False
-    untold: list[str] = field(default_factory=list)
-    cure: str = ""
-    look: Callable[[], None] = lambda: None
+    unreported: list[str] = field(default_factory=list)
+    advice: str = ""
+    before_report: Callable[[], None] = lambda: None
 
     def text(self) -> str:
         """What was missed since this was last asked; "" for nothing."""
-        told = [*self.untold, self.cure] if self.untold else []
-        self.untold.clear()
+        told = [*self.unreported, self.advice] if self.unreported else []
+        self.unreported.clear()
         return "\n".join(part for part in told if part)
 
     def fail(self) -> None:
@@ -84,7 +84,7 @@ class FixturePlan:
     cassette: Path
     upstream: str | None
     adds: bool
-    watch: TestOutcome
+    outcome: TestOutcome
 
     @property
     def is_blocked(self) -> bool:
@@ -108,8 +108,8 @@ def mark_of(item: pytest.Item) -> MarkerOptions:
     for name in given:
         if name not in known and "." not in name:
             near = difflib.get_close_matches(name, known, n=1)
-            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise pytest.UsageError(f"{MARK}: the mark has no {name!r} ({cure})")
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            raise pytest.UsageError(f"{MARK}: the mark has no {name!r} ({advice})")
     settings = {name: given.pop(name) for name in list(given) if "." in name}
     return MarkerOptions(**given, settings=settings)
 

@@ -34,7 +34,7 @@ _USAGE: Final = (
     "plays; settings of the proxy by dotted key, such as **{'lifecycle.span': 'execution'}"
 )
 
-_WATCH: Final = pytest.StashKey[TestOutcome]()
+_OUTCOME: Final = pytest.StashKey[TestOutcome]()
 _MADE: Final = pytest.StashKey[set[Path]]()
 
 
@@ -79,19 +79,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """A test that asked for what is not recorded fails, and shows what differs."""
-    watch = item.stash.get(_WATCH, None)
+    outcome = item.stash.get(_OUTCOME, None)
     try:
         yield
     except BaseException:
-        if watch is not None:
-            watch.look()
-            if text := watch.text():
+        if outcome is not None:
+            outcome.before_report()
+            if text := outcome.text():
                 item.add_report_section("call", "lifecycle-proxy", text)
         raise
-    if watch is not None:
-        watch.passed = True
-        watch.look()
-        watch.fail()
+    if outcome is not None:
+        outcome.passed = True
+        outcome.before_report()
+        outcome.fail()
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def lifecycle_proxy(request: pytest.FixtureRequest) -> "Iterator[LifecycleProxy]
         yield stack.enter_context(served)
     if plan.mode != "none" and plan.cassette.exists():
         request.config.stash.setdefault(_MADE, set()).add(plan.cassette)
-    plan.watch.fail()  # what was asked for after the test itself
+    plan.outcome.fail()  # what was asked for after the test itself
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def replayed(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Served]]
     """Plays cassettes: ``replayed("chat.jsonl", side="client", speed=0).base_url``."""
     from lifecycle_proxy.testing import fixtures  # noqa: PLC0415  aiohttp and all the rest
 
-    watch = request.node.stash.setdefault(_WATCH, TestOutcome())
-    with fixtures.player(request.path.parent, watch) as play:
+    outcome = request.node.stash.setdefault(_OUTCOME, TestOutcome())
+    with fixtures.player(request.path.parent, outcome) as play:
         yield play
-    watch.fail()
+    outcome.fail()
 
 
 # --- what a test is to do -------------------------------------------------------------------------
@@ -132,9 +132,9 @@ def _plan(request: pytest.FixtureRequest) -> FixturePlan:
     if mode == "once":
         mode = "none" if cassette.exists() and not is_made else "record"
     upstream = mark.upstream or config.getini("lifecycle_proxy_upstream") or None
-    watch = item.stash.setdefault(_WATCH, TestOutcome())
-    watch.cure = f"to record it again: pytest {OPTION}=record {item.nodeid!r}"
-    return FixturePlan(mark, mode, cassette, upstream, mode == "new_episodes" or is_made, watch)
+    outcome = item.stash.setdefault(_OUTCOME, TestOutcome())
+    outcome.advice = f"to record it again: pytest {OPTION}=record {item.nodeid!r}"
+    return FixturePlan(mark, mode, cassette, upstream, mode == "new_episodes" or is_made, outcome)
 
 
 def _mode(config: pytest.Config) -> str:
