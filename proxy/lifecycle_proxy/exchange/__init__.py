@@ -1,1 +1,1 @@
-"""One exchange as it happens, the port of what follows it, and the words of HTTP around it."""
+"""One exchange as it happens, the interface of its listeners, and parts of HTTP that all need."""

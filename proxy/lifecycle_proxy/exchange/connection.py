@@ -1,4 +1,4 @@
-"""The client's connection: what went out, and the two ways to end a response that broke."""
+"""The client's connection: the two ways to end a response whose upstream failed."""
 
 import socket
 import struct
@@ -10,24 +10,31 @@ from lifecycle_proxy.exchange.model import EXCHANGE, Headers
 
 
 def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
-    """Status, reason and headers, as they go out."""
+    """Status, reason and headers as they are sent to the client."""
     return response.status, response.reason or "", tuple(response.headers.items())
 
 
 async def end_properly(request: web.Request, response: web.StreamResponse) -> None:
-    """End the message as HTTP wants it, though the upstream's was broken."""
+    """End the message as HTTP requires, although the upstream's was cut off.
+
+    Args:
+        request: of the client.
+        response: has begun.
+    """
     exchange = request[EXCHANGE]
     exchange.listeners.on_side_end(exchange, "client", "eof")
-    with suppress(ConnectionError):  # the client is gone: nobody is left to see an end
+    with suppress(ConnectionError):  # the client is gone
         await response.write_eof()
 
 
 def break_connection(request: web.Request, *, delimited: bool) -> None:
-    """Close behind what has been written, without the end of the message.
+    """Close the connection after what has been written, without the end of the message.
 
     Args:
-        delimited: chunks or a length tell the client that something is missing. Where the end of
-            the connection is the end of the body, only a reset can be told from a proper one.
+        request: of the client.
+        delimited: the body is chunked or has a length, so the client sees that it is incomplete.
+            If not, the end of the connection is the end of the body, and only a reset shows that
+            something is missing (RFC 9112 section 8).
     """
     transport, exchange = request.transport, request[EXCHANGE]
     exchange.listeners.on_side_end(exchange, "client", "cut" if delimited else "reset")

@@ -1,4 +1,4 @@
-"""Undoing content codings: of answers where none was asked for, of requests to look inside."""
+"""Decompression: of responses that should not have been compressed, and of requests to read."""
 
 import zlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.zstd import Decode
 
 CODINGS: Final = ("gzip", "x-gzip", "deflate")
-# No honest upstream packs more into one read; a zip bomb does.
+# Decompressed bytes of one read. Only a zip bomb has more.
 _LIMIT_BYTES: Final = 32 << 20
 _HEAD_BYTES: Final = 2
 _WINDOW_BYTES: Final = 256
@@ -19,21 +19,21 @@ _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 
 
 def coding(headers: Mapping[str, str]) -> str:
-    """The content coding that headers name; "" where there is none."""
+    """The content coding that headers name; "" for none."""
     name = headers.get("Content-Encoding", "").strip().lower()
     return "" if name == "identity" else name
 
 
 def maybe_decoded(data: bytes, name: str, limit: int) -> bytes | None:
-    """A whole body without its content coding.
+    """A whole body, decompressed.
 
     Args:
         data: the body.
-        name: as ``coding`` gives it.
-        limit: in bytes; no more is ever decoded.
+        name: as ``coding`` returns it.
+        limit: in bytes; no more is ever decompressed.
 
     Returns:
-        None where the body is broken or longer, or where its coding is not known here.
+        None if the body is invalid or longer, or if its coding is not supported.
     """
     decode = _DECODERS.get(name)
     clear = None if decode is None else decode(data, limit + 1)
@@ -41,7 +41,10 @@ def maybe_decoded(data: bytes, name: str, limit: int) -> bytes | None:
 
 
 class Decompressor:
-    """gzip of any number of members, zlib, and the raw deflate that some servers call deflate."""
+    """Decompresses gzip of any number of members, and deflate.
+
+    ``deflate`` means zlib's format (RFC 9110 section 8.4.1.2), but some servers send raw deflate.
+    """
 
     def __init__(self) -> None:
         self._object = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
@@ -49,10 +52,10 @@ class Decompressor:
         self._whole = False
 
     def feed(self, data: bytes) -> bytes:
-        """The clear bytes of what one read gave.
+        """Decompress the bytes of one read.
 
         Raises:
-            ProxyError: ``upstream_protocol``: it is none of these, or a bomb.
+            ProxyError: ``upstream_protocol``: they are invalid, or a zip bomb.
         """
         try:
             return self._members(data)
@@ -61,7 +64,11 @@ class Decompressor:
             raise ProxyError("upstream_protocol", message) from None
 
     def check_end(self) -> None:
-        """Raises ProxyError (``upstream_protocol``) where the stream ends inside a member."""
+        """Check that the stream is complete.
+
+        Raises:
+            ProxyError: ``upstream_protocol``: it ends inside a member.
+        """
         if self._head and not self._whole:
             raise ProxyError("upstream_protocol", "the upstream's compressed answer is cut short")
 
@@ -100,10 +107,7 @@ class Decompressor:
 
 
 def maybe_beginning(data: bytes) -> bytes | None:
-    """The first bytes of an answer, as far as they can be decoded from its beginning.
-
-    None where it is neither gzip, zlib nor deflate.
-    """
+    """The first bytes of a response, decompressed; None if it is neither gzip nor deflate."""
     for wbits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
         with suppress(zlib.error):
             return zlib.decompressobj(wbits=wbits).decompress(data, _BEGINNING_BYTES)

@@ -1,8 +1,8 @@
-"""One request and its response, and the port of everything that follows it.
+"""One request and its response, and the interface of its listeners.
 
-An exchange tells its listeners what happens: metrics, the access log, the recorder. Whoever moves
-the bytes knows none of them. A listener that raises is switched off for that exchange and counted,
-and the bytes go on.
+Metrics, the access log and the recorder are listeners: they are called with what happens. The code
+that moves the bytes knows none of them. A listener that raises is switched off for that exchange
+and counted; the bytes go on.
 """
 
 import time
@@ -43,10 +43,10 @@ def first_header(headers: Headers, name: str) -> str:
 
 
 class Listener:
-    """Follows exchanges. A method for each happening; none may block, and all do nothing here.
+    """Follows exchanges: a method for each thing that happens. None may block. Here all do nothing.
 
     Attributes:
-        follows_bytes: it overrides one of those that are told of bytes and headers.
+        follows_bytes: it overrides one of the methods that get bytes and headers.
     """
 
     follows_bytes: ClassVar[bool] = False
@@ -57,47 +57,82 @@ class Listener:
         cls.follows_bytes = any(own)
 
     def on_request(self, exchange: "Exchange") -> None:
-        """A request has come."""
+        """A request has arrived."""
 
     def on_forwarded(
         self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
     ) -> None:
-        """The upstream is sent the request; ``body`` only where it differs from the client's."""
+        """The request is sent to the upstream.
+
+        Args:
+            exchange: whose request it is.
+            target: path and query, as on the request line.
+            headers: as they are sent.
+            body: None if it is the client's, unchanged.
+        """
 
     def on_head(
         self, exchange: "Exchange", side: SideName, status: int, reason: str, headers: Headers
     ) -> None:
-        """Status and headers of the response, as the upstream sent them or the client gets them."""
+        """The status line and headers of the response.
+
+        Args:
+            exchange: whose response it is.
+            side: ``upstream`` as it sent them, ``client`` as it gets them.
+            status: the code.
+            reason: of the status line.
+            headers: in order, with duplicates.
+        """
 
     def on_chunk(
         self, exchange: "Exchange", read: bytes, written: bytes, added: Added, now: float
     ) -> None:
-        """One read from the upstream, and what the client was written for it.
+        """The upstream sent bytes, and the client gets bytes for them.
 
         Args:
-            added: where in ``written`` frames of the proxy's own stand, as (start, stop).
+            exchange: to whose response they belong.
+            read: from the upstream, in one read.
+            written: to the client; the same object if nothing was changed.
+            added: where in ``written`` the proxy's own frames are, as (start, stop).
             now: seconds on the monotonic clock.
         """
 
     def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
-        """What the client was written besides: a heartbeat, an error, an answer of our own."""
+        """The client gets bytes that no read caused: a heartbeat, an error, a response of ours.
+
+        Args:
+            exchange: to whose response they belong.
+            data: the bytes, without the framing of chunks.
+            added: where in ``data`` the proxy's own frames are, as (start, stop).
+        """
 
     def on_side_end(self, exchange: "Exchange", side: SideName, end: SideEnd) -> None:
-        """One side has come to an end. Else how the exchange ends says how each side did."""
+        """One side ended, in a way that does not follow from how the exchange will end.
+
+        Args:
+            exchange: of which it is a side.
+            side: whose bytes ended.
+            end: how.
+        """
 
     def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
-        """Tool calls that began or ended."""
+        """Tool calls began or ended.
+
+        Args:
+            exchange: in whose response.
+            events: in order.
+        """
 
     def on_end(self, exchange: "Exchange") -> None:
-        """The exchange is over."""
+        """The exchange has ended."""
 
 
 class Listeners(Listener):
-    """All listeners of one exchange, told in order.
+    """All listeners of one exchange as one. They are called in order.
 
     Args:
         all_of_them: in this order.
-        failed: called with a listener that raised, and what it raised.
+        failed: called with a listener that raised, and its exception.
     """
 
     def __init__(
@@ -107,13 +142,13 @@ class Listeners(Listener):
     ) -> None:
         self._all: list[Listener] = []
         self._failed = failed
-        # Whether anybody wants to know of bytes and headers: to gather them costs something.
+        # Whether any listener wants bytes and headers: collecting them has a cost.
         self.follow_bytes = False
         for listener in all_of_them:
             self.add(listener)
 
     def add(self, listener: Listener) -> None:
-        """One more, from now on."""
+        """Call one more listener from now on."""
         self._all.append(listener)
         self.follow_bytes = self.follow_bytes or listener.follows_bytes
 
@@ -151,7 +186,7 @@ class Listeners(Listener):
         for listener in tuple(self._all):
             try:
                 tell(listener)
-            except Exception as failure:  # whatever it was, it is not the exchange's
+            except Exception as failure:  # the exchange must not fail with it
                 self._all.remove(listener)
                 self._failed(listener, failure)
 
@@ -161,20 +196,20 @@ class Exchange:
     """What is known of one exchange. Times are ``time.monotonic()`` seconds.
 
     Attributes:
-        token: random, hexadecimal; what ids of ours are made of.
-        path: without the query, which may hold a key.
+        token: random, hexadecimal; the proxy's own ids are made of it.
+        path: without the query, which may contain a key.
         client: the peer's address.
-        model: as asked, "" where that is not known.
-        error: the code of an error of ours, "" without one.
-        cause: how the upstream failed, in words; "" where it did not.
-        chunks: reads passed on.
-        sent_bytes: of the body, frames of ours included.
+        model: as requested, "" if that is not known.
+        error: the code of the proxy's own error, "" without one.
+        cause: how the upstream failed, in words; "" if it did not.
+        chunks: reads that were forwarded.
+        sent_bytes: of the body, added frames included.
         longest_gap_s: between two chunks.
         frames: lifecycle frames that were written.
         tools: the calls that were completed.
-        retries: requests sent once more on a fresh connection.
-        body_rewritten: something was taken out of the request's body.
-        listeners: follow it.
+        retries: requests that were sent once more on a new connection.
+        body_rewritten: something was removed from the request's body.
+        listeners: are called with what happens.
     """
 
     request_id: str
@@ -206,16 +241,21 @@ class Exchange:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What its event stream speaks, if it is one of those that frames are added to."""
+        """The API of its event stream, if it is one to which frames are added."""
         return self.route if self.route in ("responses", "messages") else "chat"
 
     def envelope(self) -> Envelope:
-        """What frames of ours copy until the upstream's first chunk has come."""
+        """What added frames copy until the upstream's first chunk has arrived."""
         answer_id = f"{_ID_PREFIXES[self.vocabulary]}st_{self.token}"
         return Envelope(answer_id, int(time.time()), self.model)
 
     def fail(self, code: str, cause: str) -> None:
-        """The answer had begun when this error of ours broke it."""
+        """Note an error that broke the response after it had begun.
+
+        Args:
+            code: of a ``ProxyError``.
+            cause: for the log.
+        """
         self.ended, self.error, self.cause = ended_by(code), code, cause
 
 

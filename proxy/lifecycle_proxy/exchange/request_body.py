@@ -1,4 +1,4 @@
-"""Request bodies: streamed on, and looked at only where an event stream may follow."""
+"""Request bodies: forwarded as a stream, and read only if an event stream may follow."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,30 +10,30 @@ from aiohttp import web
 from lifecycle_proxy.core.history import cleaned, may_be_cleaned
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 
-# Larger bodies just pass: nobody waits for them to be whole, and memory stays flat. A conversation
-# with a few pictures in it is still looked at.
+# Larger bodies are forwarded without being read: memory stays bounded and nothing has to wait for
+# their end. A conversation with a few pictures is smaller.
 _LOOK_BYTES: Final = 8 << 20
 _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 13
-_DECODING_THREAD_BYTES: Final = 1 << 14  # it may be a thousand times as much when decoded
+_DECODING_THREAD_BYTES: Final = 1 << 14  # decompressed it may be a thousand times as large
 _TAIL_BYTES: Final = 1 << 18
 _NO_TOOLS: Final = frozenset[str]()
 
 
 class Body(NamedTuple):
-    """A request body, as far as it was looked at.
+    """A request body, as far as it was read.
 
     Attributes:
-        data: the whole of it, or an iterator over it, or None where there is none. Not compressed
-            any more, where something was taken out.
-        stream: whether an event stream may be asked for.
-        model: as asked; "" where that is not known.
-        messages: the conversation, decoded, of whatever shape.
-        tools: names of the tools that the client can run; None where that is not known.
-        user: whom it names as its user; "" for nobody.
-        original: as the client sent it, before anything was taken out.
+        data: all of it, or an iterator over it, or None if there is none. Decompressed if something
+            was removed from it.
+        stream: whether an event stream may be requested.
+        model: as requested; "" if that is not known.
+        messages: the value of ``messages``, not validated.
+        tools: names of the tools that the client can run; None if that is not known.
+        user: the value of ``user``; "" without one.
+        original: as the client sent it, before anything was removed.
         is_unread: ``stream`` is a guess.
-        tail: the end of a body that is not looked at, growing as it passes.
+        tail: the end of a body that is forwarded unread; it grows while that happens.
     """
 
     data: bytes | AsyncIterator[bytes] | None
@@ -48,14 +48,14 @@ class Body(NamedTuple):
 
 
 async def read_request(request: web.Request) -> Body:
-    """Read a body of ordinary size; hand on a larger one unread.
+    """Read a body of ordinary size; a larger one is only forwarded.
 
-    What cannot be read, here or within these bounds, may ask for a stream; whether it is valid is
-    the upstream's to judge. What this proxy drew and what comes back with the history is taken out:
-    the one case in which a body is changed.
+    A body that is too large or cannot be parsed counts as one that may request a stream; the
+    upstream decides whether it is valid. Tool cards that this proxy added to earlier responses and
+    that come back with the history are removed: the only case in which a body is changed.
     """
     if not request.can_read_body:
-        return Body(None, stream=request.method == "GET")  # asked for in the query: see routes
+        return Body(None, stream=request.method == "GET")  # requested in the query: see routes
     pieces: list[bytes] = []
     size = 0
     while size <= _LOOK_BYTES:
@@ -77,7 +77,7 @@ async def _read(original: bytes, content_coding: str) -> Body:
     data = original if left is clear else left
     try:
         asked = orjson.loads(left)
-    except orjson.JSONDecodeError:  # others read more than strict JSON
+    except orjson.JSONDecodeError:  # the upstream may accept more than strict JSON
         return Body(data, stream=True, original=original, is_unread=True)
     if not isinstance(asked, dict):
         return Body(data, original=original)
@@ -95,14 +95,14 @@ async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
 
 
 async def _cleaned(data: bytes) -> bytes:
-    """Without what we drew. In a thread where that may take a while: streams go on meanwhile."""
+    """Remove tool cards. A large body in a thread, so that it does not delay streams."""
     if len(data) > _THREAD_BYTES:
         return await asyncio.to_thread(cleaned, data)
     return cleaned(data)
 
 
 async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
-    """A small JSON body whole, so that it can be sent again; anything else as it comes."""
+    """A small JSON body as bytes, so that it can be sent again; any other as an iterator."""
     if not request.can_read_body:
         return None
     size = request.content_length
@@ -113,10 +113,10 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
 
 
 def tools_in(tail: bytearray) -> frozenset[str] | None:
-    """The tools that the end of a large body names; None where that is not known.
+    """The tools that the end of a large body names; None if that is not known.
 
-    Open WebUI puts them last. What makes a whole object behind one more brace is of the outermost
-    object of the body.
+    Open WebUI puts them last. If the rest from ``"tools"`` on is a valid object after ``{`` is put
+    in front, then it belongs to the outermost object of the body, not to an inner one.
     """
     at = tail.rfind(b'"tools"')
     try:

@@ -1,4 +1,4 @@
-"""Heads of the answers that clients get."""
+"""The status lines and headers of responses to clients."""
 
 from typing import Final
 
@@ -10,28 +10,33 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 
-# On every stream that frames may be added to: nobody between here and the client may hold it back
-# (nginx reads X-Accel-Buffering, CDNs and compressing proxies read no-transform).
+# On every stream that frames may be added to: no proxy between here and the client may buffer it
+# (nginx reads X-Accel-Buffering; CDNs and compressing proxies read no-transform).
 _STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
 _LENGTH_AND_CODING: Final = ("Content-Length", "Content-Encoding")
-# aiohttp adds these where they are missing; an answer is passed on without them.
+# aiohttp adds these if they are missing; a forwarded response must not get them.
 _ADDED: Final = ("Server", "Content-Type")
 _RETRY_AFTER_S: Final = "5"
 _UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
 
 def error_response(failure: ProxyError, request_id: str | None = None) -> web.Response:
-    """The answer to a request that could not be forwarded."""
+    """The response to a request that could not be forwarded.
+
+    Args:
+        failure: has the status and the body.
+        request_id: for ``X-Request-Id``; None to send none.
+    """
     response = web.Response(
         status=failure.status, body=failure.body(), content_type="application/json", charset="utf-8"
     )
     if request_id is not None:
         response.headers["X-Request-Id"] = request_id
     if failure.code == "bad_request":
-        response.force_close()  # what was wrong with it may go on behind it
+        response.force_close()  # the next bytes may still belong to the invalid request
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
     if failure.code == "invalid_api_key":
@@ -40,14 +45,20 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
 
 
 def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
-    """The upstream's own head."""
+    """The upstream's status and headers."""
     return _response(answer, headers.for_client(answer.headers))
 
 
 def stream_head(
     request: web.Request, answer: UpstreamResponse, stream_id: str
 ) -> web.StreamResponse:
-    """The upstream's head for a stream that grows on the way: no length, nothing compressed."""
+    """The upstream's status and headers for a stream that gets frames: no length, no compression.
+
+    Args:
+        request: of the client.
+        answer: of the upstream.
+        stream_id: for ``X-Stream-Id``.
+    """
     kept = headers.for_client(answer.headers)
     for name in _LENGTH_AND_CODING:
         kept.popall(name, None)
@@ -56,23 +67,37 @@ def stream_head(
 
 
 def early_head(request: web.Request, stream_id: str) -> web.StreamResponse:
-    """A head of ours, sent before the upstream has said anything."""
+    """Status 200 and headers of ours, sent before the upstream has responded.
+
+    Args:
+        request: of the client.
+        stream_id: for ``X-Stream-Id``.
+    """
     own = _own(request, stream_id, None)
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
 
 
 def capabilities(dialect: str, request_id: str) -> web.Response:
-    """``/v1/capabilities``, where the upstream has none: clients of Hermes ask for it."""
+    """``/v1/capabilities``, if the upstream has none: clients of Hermes Agent request it.
+
+    Args:
+        dialect: of this client.
+        request_id: for ``X-Request-Id``.
+    """
     features = {"tool_progress_events": dialect != "off", "chat_completions_streaming": True}
     payload = {"object": "lifecycle_proxy.capabilities", "features": features}
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
 async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler: undo what aiohttp adds to a head of the upstream's.
+    """A signal handler: remove the headers that aiohttp adds to those of the upstream.
 
-    And where only the end of the connection ends a body, that is to come, though a client of
-    HTTP/1.0 has asked to keep it.
+    If only the end of the connection ends the body, the connection is closed, even if a client of
+    HTTP/1.0 asked to keep it open.
+
+    Args:
+        request: of the client.
+        response: before its headers are sent.
     """
     if request.version < HttpVersion11 and response.content_length is None:
         response.force_close()
@@ -87,7 +112,7 @@ def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamRes
 
 
 def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:
-    """The upstream's 101, with the hop-by-hop part of the handshake for this hop."""
+    """The upstream's 101, with the hop-by-hop headers of the handshake (RFC 6455 section 4.2.2)."""
     kept = headers.for_client(answer.headers)
     kept["Connection"] = "Upgrade"
     kept["Upgrade"] = answer.headers.get("Upgrade", "websocket")

@@ -5,15 +5,15 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
-# At most so many bytes of a whole body in clear; None where it is broken.
+# Takes a whole body and a limit in bytes. Decompresses no more, and returns None if it is invalid.
 Decode = Callable[[bytes, int], bytes | None]
 
-# A larger window is never needed for what is looked into, and a decoder takes memory for it.
+# Bodies that are read are smaller than this window, and a decoder allocates a window in advance.
 _WINDOW_LOG: Final = 23
 
 
 def maybe_decoder(names: tuple[str, ...] = ()) -> Decode | None:
-    """A decoder made with the first library that is there.
+    """A decoder made with the first library that is installed.
 
     Args:
         names: the libraries to try; all that are known, if not given.
@@ -46,7 +46,7 @@ def _with_zstandard(module: Any) -> Decode:
             clear: bytes = one.stream_reader(data).read(size)
         except module.ZstdError:
             return None
-        return clear  # a body that is cut short is not noticed here: it is no JSON
+        return clear  # a truncated body is not detected here; its JSON is invalid
 
     return decode
 

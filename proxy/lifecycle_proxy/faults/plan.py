@@ -1,8 +1,8 @@
-"""Faults on purpose: which ones hit an exchange, decided by a seed and not by time.
+"""Fault injection: which faults hit an exchange. A seed decides that, not the time.
 
-The same rules, seed and exchange give the same faults, whenever they are asked for and in whatever
-order. A ``FaultPlan`` is applied to a schedule before it is replayed, or to the bytes of a live
-upstream as they come; ``transform`` does both. The rules are explained in ``rules``.
+The same rules, seed and exchange give the same faults, in whatever order exchanges are asked for. A
+``FaultPlan`` is applied to a schedule before it is replayed, or to the bytes of a live upstream as
+they arrive; ``transform`` does both. ``rules`` describes the rules.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ _DRIP_MS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class FaultResponse:
-    """What is answered in place of the upstream.
+    """A response in the place of the upstream's.
 
     Attributes:
-        headers: with the length of the body.
+        headers: with ``Content-Length``.
     """
 
     status: int
@@ -49,8 +49,8 @@ class FaultPolicy:
     """The rules of one run.
 
     Args:
-        faults: each decides by itself whether it hits.
-        seed: other seeds, other exchanges.
+        faults: each has a probability of its own.
+        seed: with another seed, faults hit other exchanges.
     """
 
     def __init__(self, faults: Sequence[Fault], seed: int = 1) -> None:
@@ -61,7 +61,7 @@ class FaultPolicy:
         """The faults that hit one exchange.
 
         Args:
-            key: what tells exchanges apart: the number of the request, or a hash of it.
+            key: identifies the exchange: the number of its request, or a hash of it.
         """
         drawn = enumerate(self._faults)
         hit = (fault for n, fault in drawn if self._draw(n, key) < fault.probability)
@@ -89,28 +89,28 @@ class FaultPlan:
 
     @property
     def latency_ms(self) -> float:
-        """How long the head is to wait."""
+        """How long the response headers are delayed, in milliseconds."""
         return sum(fault.ms or 0.0 for fault in self.faults if fault.kind == "latency")
 
     @property
     def answer(self) -> FaultResponse | None:
-        """What is answered instead; the upstream need not be asked then."""
+        """The response to send without asking the upstream; None to ask it."""
         found = (fault for fault in self.faults if fault.kind in _ANSWERS)
         fault = next(found, None)
         return _answer(fault) if fault is not None else None
 
     @property
     def changes_size(self) -> bool:
-        """Whether a Content-Length of the upstream's would be wrong. It must be left out then."""
+        """Whether the upstream's Content-Length becomes wrong; it must be removed then."""
         return any(kind in _CHANGE_SIZE for kind in self.kinds)
 
     def live(self) -> "LiveFault":
-        """The faults of the body, for bytes as they come."""
+        """The faults of the body, to apply to bytes as they arrive."""
         return LiveFault(self.faults)
 
 
 class LiveFault(BodyFaults):
-    """What a plan does to the body of a live answer: see ``damage.BodyFaults``."""
+    """The faults of one plan, applied to the body of one response."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class LiveFault(BodyFaults):
                 case "slow_drip":
                     self.drip(fault.size_bytes or 1, _DRIP_MS if ms is None else ms)
                 case _:
-                    pass  # of the head
+                    pass  # latency, and faults that replace the response
 
 
 def _answer(fault: Fault) -> FaultResponse:

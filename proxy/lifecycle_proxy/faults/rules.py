@@ -1,24 +1,25 @@
-"""Rules for faults: ``[faults]`` in the settings, each rule checked.
+"""The settings of fault injection: ``[faults]``. Each rule is checked.
 
 ``[faults]`` holds a seed, and a ``[[faults.rules]]`` table for each rule:
 
 ========================  ==========================================================================
-``latency``               ``ms`` before the head
-``stall``                 silence before frame ``frame`` (1), for ``ms``; for ever without
-``cut_at_byte``           the connection is closed behind ``byte`` bytes, without the end
+``latency``               ``ms`` before the response headers
+``stall``                 silence before frame ``frame`` (1), for ``ms``; without it for ever
+``cut_at_byte``           the connection is closed after ``byte`` bytes, without the end
 ``cut_inside_character``  the same, inside the first character of more than one byte
-``reset``                 the connection is reset behind ``byte`` bytes
+``reset``                 the connection is reset after ``byte`` bytes
 ``drop_done``             the ``data: [DONE]`` event is left out
 ``duplicate_chunk``       frame ``frame`` (1) comes twice
 ``garbage_line``          the line ``text`` comes before frame ``frame`` (1)
-``status_429``            429 instead of the answer, with Retry-After ``retry_after_s`` (1)
-``status_500``            500 instead of the answer
-``error_200``             200 instead of the answer, with an error object as its JSON body
+``status_429``            429 instead of the response, with Retry-After ``retry_after_s`` (1)
+``status_500``            500 instead of the response
+``error_200``             200 instead of the response, with an error object as its JSON body
 ``slow_drip``             ``size_bytes`` (1) at a time, every ``ms`` (10)
 ========================  ==========================================================================
 
-Frames are counted from 1, comments aside; a body that is no event stream is one frame. Bytes are
-those of the body as the client would get it. A fault whose place does not come does not happen.
+Frames are counted from 1, without comments. A body that is not an event stream is one frame. Bytes
+are those of the body as the client would get it. A fault at a frame or byte that the body does not
+have does not happen.
 """
 
 import difflib
@@ -31,7 +32,7 @@ Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]  # a day
 Count = Annotated[int, Meta(ge=0)]
 Ordinal = Annotated[int, Meta(ge=1)]
 
-# The parameters of each kind; with a star those that it needs.
+# The parameters of each kind. Those with a star are required.
 _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "latency": ("ms*",),
     "stall": ("frame", "ms"),
@@ -57,7 +58,7 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True):
         probability: of hitting an exchange, from 0 to 1.
 
     Raises:
-        ValueError: an unknown kind, or a parameter that the kind does not take, or lacks.
+        ValueError: an unknown kind, or a parameter that the kind does not have, or that is missing.
     """
 
     kind: str
@@ -87,7 +88,7 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FaultSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[faults]``: without rules nothing happens."""
+    """``[faults]``. Without rules nothing happens."""
 
     seed: int = 1
     rules: list[Fault] = []

@@ -1,7 +1,7 @@
-"""What is done to the bytes of a body by faults: bytes in, actions out, no clock and no I/O.
+"""Faults in the body of a response: bytes in, actions out, no clock and no I/O.
 
-Where a fault looks at frames, frames leave whole, so that it hits the same place however the bytes
-arrive. Otherwise bytes leave as they came.
+If a fault depends on frames, each frame is forwarded whole, so that the fault hits the same place
+however the bytes arrive. Otherwise bytes are forwarded in the pieces in which they came.
 """
 
 import re
@@ -25,15 +25,15 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Wait so many milliseconds before the next action."""
+    """Wait for ``ms`` milliseconds before the next action."""
 
     ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Nothing more comes: ``cut`` closes the connection without the end of the message, ``reset``
-    resets it, and ``stall`` leaves it open in silence.
+    """Send nothing more: ``cut`` closes the connection without the end of the message, ``reset``
+    resets it, and ``stall`` leaves it open.
     """
 
     end: Literal["cut", "reset", "stall"]
@@ -43,10 +43,10 @@ Action = Forward | Delay | Disconnect
 
 
 class BodyFaults:
-    """What happens to one body.
+    """The faults of one body.
 
-    The caller does the actions in order and feeds on meanwhile: what ``feed`` returns goes behind
-    what is still to be done. Behind a ``Disconnect`` nothing comes any more.
+    The caller queues the actions that ``feed`` returns and does them in order; it need not wait for
+    the queue before it feeds more. After a ``Disconnect`` there are no more actions.
     """
 
     def __init__(self) -> None:
@@ -58,18 +58,23 @@ class BodyFaults:
         self._drip: tuple[int, float] | None = None
         self._frames: _FrameCounter | None = None
         self._sent_bytes = 0
-        self._free_s = 0.0  # when the actions so far are done
+        self._free_s = 0.0  # when the actions so far will be done
         self._next_drop_s = 0.0
         self.is_broken = False
 
-    # --- what is to happen ----------------------------------------------------------------------
+    # --- what will happen -----------------------------------------------------------------------
 
     def before_frame(self, frame: int, action: Action) -> None:
-        """Do this before a frame, counted from 1."""
+        """Add an action before a frame.
+
+        Args:
+            frame: its number, from 1.
+            action: what to do.
+        """
         self._before.setdefault(frame, []).append(action)
 
     def duplicate_frame(self, frame: int) -> None:
-        """Pass this frame on twice."""
+        """Forward this frame twice."""
         self._duplicated.add(frame)
 
     def drop_done(self) -> None:
@@ -77,25 +82,36 @@ class BodyFaults:
         self._drops_done = True
 
     def end_at(self, byte: int, how: Literal["cut", "reset"]) -> None:
-        """Break behind so many bytes. The first break counts."""
+        """Break after so many bytes. Of several breaks the first one counts.
+
+        Args:
+            byte: how many bytes are forwarded before.
+            how: see ``Disconnect``.
+        """
         if self._end is None or byte < self._end[0]:
             self._end = byte, Disconnect(how)
 
     def end_inside_character(self) -> None:
-        """Break behind the first byte of a character that has more."""
+        """Break after the first byte of the first character that has more than one."""
         self._inside_character = True
 
     def drip(self, size_bytes: int, ms: float) -> None:
-        """Pass so many bytes at a time, with so many milliseconds from one to the next."""
+        """Forward the body in small pieces.
+
+        Args:
+            size_bytes: of each piece.
+            ms: milliseconds from one piece to the next.
+        """
         self._drip = size_bytes, ms
 
     # --- what happens ---------------------------------------------------------------------------
 
     def feed(self, chunk: bytes, now: float) -> list[Action]:
-        """Take the bytes of one read.
+        """Take the bytes of one read; return what to do with them.
 
         Args:
-            now: monotonic seconds, from whatever zero.
+            chunk: the bytes.
+            now: seconds on a monotonic clock.
         """
         if self.is_broken:
             return []
@@ -106,7 +122,11 @@ class BodyFaults:
         return self._done(self._framed(self._frames.feed(chunk)), now)
 
     def eof(self, now: float) -> list[Action]:
-        """The body has ended, well or not: what is left of it."""
+        """Take the end of the body, complete or not; return what is left to do.
+
+        Args:
+            now: seconds on a monotonic clock.
+        """
         rest = self._framed(self._frames.eof()) if self._frames is not None else ()
         return self._done(rest, now)
 
@@ -131,7 +151,7 @@ class BodyFaults:
         return done
 
     def _limited(self, action: Action) -> Iterator[Action]:
-        """As far as the first break."""
+        """An action, cut at the first break."""
         if self.is_broken:
             return
         if not isinstance(action, Forward):
@@ -181,11 +201,12 @@ class BodyFaults:
 
 @dataclass(frozen=True, slots=True)
 class _CountedFrame:
-    """A frame, or a piece of one that is too large.
+    """A frame, or a piece of one that is too large to be parsed.
 
     Attributes:
         number: from 1; 0 for a comment.
-        data: None where there is none, or where it was not looked at.
+        is_first: it is the first piece of its frame.
+        data: None if there is none, or if it was not parsed.
     """
 
     raw: bytes
@@ -195,12 +216,12 @@ class _CountedFrame:
 
 
 class _FrameCounter:
-    """The frames of a body, counted."""
+    """Splits a body into frames and counts them."""
 
     def __init__(self) -> None:
         self._parser = sse.Parser(_MAX_FRAME_BYTES)
         self._number = 0
-        self._is_inside = False  # of a frame above the limit
+        self._is_inside = False  # inside a frame that is above the limit
 
     def feed(self, chunk: bytes) -> Iterator[_CountedFrame]:
         return map(self._counted, self._parser.feed(chunk))
@@ -218,5 +239,5 @@ class _FrameCounter:
 
 
 def _closed(raw: bytes) -> bytes:
-    """The same once more, behind one that may lack its blank line."""
+    """The bytes of a frame to send a second time: the first may lack its blank line."""
     return raw if raw.endswith((b"\n", b"\r")) else b"\n\n" + raw
