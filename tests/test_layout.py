@@ -118,8 +118,6 @@ UNDESCRIBED: Final = frozenset(
         "replay/server.py",
         "server/listener.py",
         "state/pending_calls.py",
-        "testing/in_process.py",
-        "testing/marker.py",
         "upstream/client.py",
     )
 )

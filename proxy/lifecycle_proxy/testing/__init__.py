@@ -1,7 +1,7 @@
 """The pytest plugin, and assertions for tests: public API.
 
-Loaded by pytest in every run of every project that has it installed, so what is imported here is
-imported when it is asked for.
+pytest loads this package in every run of every project that has it installed. So the public names
+are imported only when they are used.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""For tests: the lifecycle events of an answer, whatever it is in, and whether they come in pairs.
+"""For tests: the lifecycle events of a response, and an assertion that they come in pairs.
 
-``docs/testing.md`` tells how. The frames are read by a few lines of their own, as a client would
-read them: not by the parser that is to be tested.
+See ``docs/testing.md``. The frames are read by a small parser of this module, as a client would
+read them, and not by the parser that is to be tested.
 """
 
 import json
@@ -30,8 +30,8 @@ class Served:
     """A server in this process.
 
     Attributes:
-        url: where it is, such as ``http://127.0.0.1:41799``.
-        misses: the requests so far that no recording answered.
+        url: its origin, such as ``http://127.0.0.1:41799``.
+        misses: the requests so far for which there was no recording.
     """
 
     url: str
@@ -39,19 +39,20 @@ class Served:
 
     @property
     def base_url(self) -> str:
-        """What an OpenAI SDK is given."""
+        """The ``base_url`` for an OpenAI SDK."""
         return f"{self.url}/v1"
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleProxy(Served):
-    """What the fixture ``lifecycle_proxy`` is.
+    """The value of the fixture ``lifecycle_proxy``.
 
     Attributes:
-        cassette: the cassette of this test. It need not exist while it is recorded.
-        mode: what is done: ``none`` (only play), ``record`` or ``new_episodes``. Never ``once``.
-        exchanges: those of the cassette, in the order they began; while it is recorded those so
-            far, after a wait of a tenth of a second, or of two where an answer is still under way.
+        cassette: the cassette of this test. It may not exist yet while it is recorded.
+        mode: ``none`` (only replay), ``record`` or ``new_episodes``. Never ``once``.
+        exchanges: returns those of the cassette, in the order in which they began. While it is
+            recorded, those so far, after a wait of 0.1 s, or of up to 2 s if a response has not
+            ended.
     """
 
     cassette: Path
@@ -60,19 +61,19 @@ class LifecycleProxy(Served):
 
 
 class Pair(NamedTuple):
-    """Both events of a call."""
+    """The two events of a call."""
 
     running: Event
     completed: Event
 
 
 def lifecycle_events(answer: Any) -> list[Event]:
-    """The lifecycle fields of each event in an answer, in the order they came.
+    """The lifecycle fields of each event in a response, in order.
 
     Args:
-        answer: the body of a stream as bytes or text; the pieces of one as bytes; chunks of an
-            OpenAI SDK, or dicts; a response with ``content`` (httpx, requests), read or not; an
-            exchange of a cassette (what its client got), or one side of it.
+        answer: the body of a stream as bytes or text, or a list of its pieces as bytes; chunks of
+            an OpenAI SDK, or dicts; a response with ``content`` (httpx, requests), read or not; an
+            exchange of a cassette (the response that its client got), or one side of it.
 
     Raises:
         TypeError: it is none of these, or can only be read with ``await``.
@@ -87,26 +88,26 @@ def lifecycle_events(answer: Any) -> list[Event]:
 
 
 def assert_paired(events: Any, *, at_least: int = 1) -> list[Pair]:
-    """Each call has one running event, and behind it one completed event.
+    """Check that each call has one running event, followed by one completed event.
 
-    Ids may come again, if the call before is completed.
+    An id may be used again after its call is completed.
 
     Args:
-        events: those of ``lifecycle_events``, or whatever that takes. Events of several answers
-            can be joined: a call may be completed in a later one.
-        at_least: how many pairs there must be, so that an answer without any does not pass.
+        events: the result of ``lifecycle_events``, or anything that it takes. Events of several
+            responses can be joined: a call may be completed in a later one.
+        at_least: how many pairs there must be, so that a response without any does not pass.
 
     Returns:
         The pairs, in the order in which the calls began.
 
     Raises:
-        AssertionError: it is not so. The text says why and lists all events.
+        AssertionError: they are not paired. The text says why and lists all events.
     """
-    told = lifecycle_events(events)
+    found = lifecycle_events(events)
     pairs: dict[int, Pair] = {}
     faults: list[str] = []
     open_calls: dict[tuple[int, str], int] = {}
-    for number, event in enumerate(told):
+    for number, event in enumerate(found):
         key = (event.get("choice", 0), event["toolCallId"])
         fault = _fault(event["status"], is_open=key in open_calls)
         if fault:
@@ -115,12 +116,12 @@ def assert_paired(events: Any, *, at_least: int = 1) -> list[Pair]:
             open_calls[key] = number
         else:
             start = open_calls.pop(key)
-            pairs[start] = Pair(told[start], event)
-    faults += [f"#{n + 1} {_name(told[n])}: never completed" for n in open_calls.values()]
+            pairs[start] = Pair(found[start], event)
+    faults += [f"#{n + 1} {_name(found[n])}: never completed" for n in open_calls.values()]
     if not faults and len(pairs) < at_least:
         faults.append(f"{len(pairs)} calls, where at least {at_least} should be (at_least)")
     if faults:
-        raise AssertionError(_report(faults, told))
+        raise AssertionError(_report(faults, found))
     return [pairs[start] for start in sorted(pairs)]
 
 
@@ -137,17 +138,17 @@ def _name(event: Event) -> str:
     return f"{event['toolCallId']} ({event.get('tool', '?')}){choice}"
 
 
-def _report(faults: Sequence[str], told: Sequence[Event]) -> str:
+def _report(faults: Sequence[str], found: Sequence[Event]) -> str:
     lines = ["tool calls are not paired:", *(f"  {fault}" for fault in faults), "events:"]
-    lines += [f"  #{n} {event['status']:<9} {_name(event)}" for n, event in enumerate(told, 1)]
-    return "\n".join(lines if told else [*lines, "  (none)"])
+    lines += [f"  #{n} {event['status']:<9} {_name(event)}" for n, event in enumerate(found, 1)]
+    return "\n".join(lines if found else [*lines, "  (none)"])
 
 
-# --- what answers come in -----------------------------------------------------------------------
+# --- forms of responses -------------------------------------------------------------------------
 
 
 def _body(answer: Any) -> str | None:
-    """The text of a stream; None where there are chunks instead."""
+    """The text of a stream; None if there are chunks instead."""
     if isinstance(answer, Exchange):
         answer = answer.client
     if isinstance(answer, Side):
@@ -166,7 +167,7 @@ def _read(answer: Any) -> bytes:
         hint = ": pass await response.read()" if hasattr(answer, "status") else ""
         raise TypeError(f"{type(answer).__name__} holds no events{hint}")
     if callable(read := getattr(answer, "read", None)):
-        read()  # httpx has no content before; RuntimeError where only aread() does
+        read()  # httpx has no content before this; RuntimeError if it needs aread()
     return bytes(answer.content)
 
 
@@ -185,7 +186,7 @@ def _chunks(answer: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _fields(item: Any) -> Mapping[str, Any]:
-    """The fields of an SDK's chunk: pydantic keeps those that it does not know apart."""
+    """The fields of an SDK's chunk: pydantic has unknown ones in ``model_extra``."""
     extra = getattr(item, "model_extra", None)
     return extra if isinstance(extra, Mapping) else getattr(item, "__dict__", {})
 

@@ -1,4 +1,4 @@
-"""What the fixtures of the pytest plugin do. Imported when a test asks for one."""
+"""The fixtures of the pytest plugin. Imported when a test uses one of them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ from lifecycle_proxy.replay.schedule import playable
 from lifecycle_proxy.testing import LifecycleProxy, Served, in_process
 from lifecycle_proxy.testing.marker import FixturePlan, MarkerOptions, TestOutcome
 
-_OURS: Final = ("upstream.url", "server.listen", "server.workers", "recording.mode")
-# A replay needs none of these, and a machine that only plays may not have them.
+_RESERVED: Final = ("upstream.url", "server.listen", "server.workers", "recording.mode")
+# A replay needs none of these, and a machine that only replays may not have them.
 _LIVE: Final = ("api_key", "ca_file", "server_name", "verify_tls", "use_proxy_env")
-_LAST_BYTES_S: Final = 1.0  # of an answer that the test has read: its end is still recorded
+_LAST_BYTES_S: Final = 1.0  # for the end of a response that the test stopped reading
 _UNREACHABLE: Final = (
     "nothing was recorded: the upstream {url} could not be reached\n"
     "this run records, so it asks the upstream: start it, or name another "
@@ -33,7 +33,7 @@ _RULES: Final = ("stages", "volatile", "loop", "strict", "clean")
 
 
 class Play(Protocol):
-    """What the fixture ``replayed`` is."""
+    """The type of the fixture ``replayed``."""
 
     def __call__(
         self,
@@ -44,12 +44,12 @@ class Play(Protocol):
         allow_misses: bool = False,
         **options: Any,
     ) -> Served:
-        """Serve a cassette, or all of a folder, on a port of its own until the test is over.
+        """Serve a cassette, or all of a folder, on a port of its own until the test ends.
 
         Args:
-            path: relative to the test file.
+            path: relative to the folder of the test file.
             side: what the ``client`` got, or what the ``upstream`` sent.
-            speed: 1 as it was, 10 is ten times as fast, 0 at once.
+            speed: 1 is as recorded, 10 is ten times as fast, 0 is without delays.
             allow_misses: a request without a recording does not fail the test.
             options: of ``replay.Options`` and of ``matching.Rules``.
         """
@@ -58,7 +58,7 @@ class Play(Protocol):
 
 @contextmanager
 def play(plan: FixturePlan) -> Iterator[LifecycleProxy]:
-    """The cassette, played through the proxy, or in the place of both. Nobody else is asked."""
+    """Replay the cassette behind the proxy, or in the place of the proxy. No upstream is asked."""
     mark, outcome = plan.mark, plan.outcome
     _check(mark)
     settings = _settings(mark, {k: v for k, v in mark.settings.items() if not _is_live(k)}, plan)
@@ -80,7 +80,7 @@ def play(plan: FixturePlan) -> Iterator[LifecycleProxy]:
 
 @contextmanager
 def record(plan: FixturePlan) -> Iterator[LifecycleProxy]:
-    """The proxy before an upstream, recording what the cassette will hold."""
+    """Run the proxy in front of an upstream, and record the cassette."""
     _check(plan.mark)
     settings = _settings(plan.mark, plan.mark.settings, plan)
     session = in_process.RecordingSession(plan.cassette, adds=plan.adds)
@@ -97,20 +97,19 @@ def record(plan: FixturePlan) -> Iterator[LifecycleProxy]:
 
 
 def _look(plan: FixturePlan, session: in_process.RecordingSession, settings: Settings) -> None:
-    """Say that the upstream is not there. A test that expects no answer would pass, once."""
+    """Report an unreachable upstream: a test that expects no response would pass, once."""
     if session.is_unreachable(plan.mark.side):
         plan.outcome.unreported.append(_UNREACHABLE.format(url=settings.upstream.url))
 
 
 @contextmanager
 def player(folder: Path, outcome: TestOutcome) -> Iterator[Play]:
-    """The factory that serves cassettes.
+    """The function that serves cassettes.
 
     Args:
-        folder: that paths are relative to.
-        outcome: is told of misses.
+        folder: paths are relative to it.
+        outcome: gets the misses.
     """
-
     with ExitStack() as stack:
         loop = stack.enter_context(in_process.background_loop())
 
@@ -140,7 +139,7 @@ def player(folder: Path, outcome: TestOutcome) -> Iterator[Play]:
 
 
 def _check(mark: MarkerOptions) -> None:
-    """What a replay needs is checked before anything is recorded, not in the run after that."""
+    """Check what a replay will need before recording, not in the next run."""
     try:
         replay.Options(side=mark.side, speed=mark.speed, rules=Rules(**_stages(mark)))
         return
@@ -154,8 +153,8 @@ def _stages(mark: MarkerOptions) -> dict[str, Any]:
 
 
 def _settings(mark: MarkerOptions, given: dict[str, Any], plan: FixturePlan) -> Settings:
-    """The settings of the mark; those of the environment are for a proxy that serves people."""
-    if taken := [key for key in (*_OURS, "recording.path") if key in mark.settings]:
+    """The settings of the mark. Those of the environment are not for tests."""
+    if taken := [key for key in (*_RESERVED, "recording.path") if key in mark.settings]:
         pytest.fail(f"lifecycle_proxy: {taken[0]} is the fixture's to set", pytrace=False)
     environ = {k: v for k, v in os.environ.items() if not k.startswith(config.ENV_PREFIX)}
     own = {"server.access_log": False, "upstream.url": plan.upstream, "recording.speed": mark.speed}
@@ -184,7 +183,7 @@ def _loaded(path: Path) -> list[Exchange]:
 
 
 def _explain(plan: FixturePlan, exchanges: list[Exchange]) -> None:
-    """Say with a miss why there may be nothing to play."""
+    """Prepare the advice for a miss: why there may be nothing to replay."""
     if not plan.cassette.exists():
         plan.outcome.advice = f"there is no {plan.cassette}\n{plan.outcome.advice}"
     for exchange_id, reason in playable(exchanges, plan.mark.side)[1]:

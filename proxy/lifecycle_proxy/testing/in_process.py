@@ -1,6 +1,6 @@
 """The proxy or a replay in this process, in a thread with an event loop of its own.
 
-So it serves whatever a test is written with: plain functions, asyncio, trio, a browser.
+So tests of any kind can use it: plain functions, asyncio, trio, a browser.
 """
 
 import asyncio
@@ -47,20 +47,20 @@ class Loop:
         self._ready.wait(_PATIENCE_S)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something there, and wait for it.
+        """Run a coroutine there and wait for its result.
 
         Raises:
-            TimeoutError: it took longer than half a minute.
+            TimeoutError: it took longer than 30 seconds.
         """
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
 
     def close(self) -> None:
-        """End whatever is left, and the thread."""
+        """Cancel what still runs there, and end the thread."""
         self._loop.call_soon_threadsafe(self._asked.set)
         self._thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
-        # Whatever policy the tests have set, this loop is asyncio's own.
+        # Not the loop of the policy that the tests may have set.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(self._main())
 
@@ -73,7 +73,7 @@ class Loop:
 
 @contextmanager
 def background_loop() -> Iterator[Loop]:
-    """An event loop in a thread, for as long as it is needed."""
+    """An event loop in a thread, closed at the end of the block."""
     loop = Loop()
     try:
         yield loop
@@ -83,7 +83,13 @@ def background_loop() -> Iterator[Loop]:
 
 @contextmanager
 def replaying(loop: Loop, exchanges: Iterable[Exchange], options: replay.Options) -> Iterator[str]:
-    """Recordings behind a URL."""
+    """Serve recordings; yields the URL.
+
+    Args:
+        loop: where the server runs.
+        exchanges: the recordings.
+        options: of the replay.
+    """
     runner, url = loop.run(
         replay.start_replay(replay.create_replay_app(exchanges, options), _LOCAL)
     )
@@ -95,10 +101,12 @@ def replaying(loop: Loop, exchanges: Iterable[Exchange], options: replay.Options
 
 @contextmanager
 def proxying(loop: Loop, settings: Settings, drain_s: float) -> Iterator[str]:
-    """The proxy behind a URL.
+    """Run the proxy; yields its URL.
 
     Args:
-        drain_s: how long streams that are open at the end may take.
+        loop: where it runs.
+        settings: all but ``server.listen``.
+        drain_s: how long streams that are open at the end may still take, in seconds.
     """
     own = msgspec.structs.replace(settings.server, listen=_LOCAL)
     runner, url = loop.run(serve.start(msgspec.structs.replace(settings, server=own)))
@@ -112,7 +120,14 @@ def proxying(loop: Loop, settings: Settings, drain_s: float) -> Iterator[str]:
 def played(
     loop: Loop, settings: Settings, exchanges: list[Exchange], options: replay.Options
 ) -> Iterator[str]:
-    """A cassette where the whole proxy would be, or behind the proxy, by ``options.side``."""
+    """Replay a cassette; yields the URL.
+
+    Args:
+        loop: where the servers run.
+        settings: of the proxy.
+        exchanges: the recordings.
+        options: by ``side`` they replace the proxy (``client``) or its upstream.
+    """
     with replaying(loop, exchanges, options) as url:
         if options.side == "client":
             yield url
@@ -125,16 +140,21 @@ def played(
 
 
 def rules(settings: Settings, **more: Any) -> Rules:
-    """How requests are matched with what a proxy with these settings has recorded."""
+    """The rules that match requests with what a proxy with these settings recorded.
+
+    Args:
+        settings: of that proxy.
+        more: further fields of ``Rules``.
+    """
     return Rules(clean=cleaned_by(redaction_of(settings)), **{"strict": True, **more})
 
 
 class RecordingSession:
-    """One recording, made beside the cassette, which is replaced when it is good.
+    """One recording. It is made in a temporary folder and replaces the cassette if it is good.
 
     Args:
-        cassette: what becomes of it.
-        adds: to what is there already.
+        cassette: the file to replace.
+        adds: keep the exchanges that it has, and add to them.
     """
 
     def __init__(self, cassette: Path, *, adds: bool) -> None:
@@ -147,12 +167,17 @@ class RecordingSession:
             self._before = {exchange.id for exchange in load(cassette)}
 
     def recording(self, settings: Settings, mode: str) -> Settings:
-        """The settings of a proxy that records this."""
+        """The settings of a proxy that makes this recording.
+
+        Args:
+            settings: everything else.
+            mode: of ``recording.mode``.
+        """
         own = msgspec.structs.replace(settings.recording, mode=mode, path=str(self.path))
         return msgspec.structs.replace(settings, recording=own)
 
     def exchanges(self) -> list[Exchange]:
-        """Those so far, once they are written."""
+        """The exchanges so far, once they are written."""
         time.sleep(_WRITTEN_S)
         limit = time.monotonic() + _UNDER_WAY_S
         while True:
@@ -162,15 +187,19 @@ class RecordingSession:
             time.sleep(_POLL_S)
 
     def is_unreachable(self, side: SideName) -> bool:
-        """Whether something new cannot be played since the upstream could not be reached."""
+        """Whether a new exchange cannot be replayed because the upstream was unreachable."""
         time.sleep(_WRITTEN_S)
         new = (one for one in self._found() if one.id not in self._before)
         return bool(playable((one for one in new if one.error == _UNREACHABLE), side)[1])
 
     def close(self, side: SideName, *, passed: bool) -> bool:
-        """Keep what is new, if the test has passed, or else if all of it can be played.
+        """Keep the new exchanges if the test has passed, or if all of them can be replayed.
 
-        A run that broke off half-way would otherwise leave half a cassette, to be played for good.
+        Otherwise a run that was interrupted would leave half a cassette, and later runs replay it.
+
+        Args:
+            side: which later runs will replay.
+            passed: whether the test has passed.
 
         Returns:
             Whether anything was kept.
@@ -180,7 +209,7 @@ class RecordingSession:
         if is_kept:
             self.cassette.parent.mkdir(parents=True, exist_ok=True)
             part = self.cassette.with_name(f".{self.cassette.name}.part")
-            shutil.copy(self.path, part)  # with its mode; the folder may be on another disk
+            shutil.copy(self.path, part)  # with its mode. No rename: it may be on another disk
             part.replace(self.cassette)
         self._folder.cleanup()
         return is_kept
@@ -189,4 +218,4 @@ class RecordingSession:
         try:
             return load(self.path)
         except CassetteError:
-            return []  # nothing was asked yet
+            return []  # no request yet

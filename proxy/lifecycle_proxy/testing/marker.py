@@ -1,4 +1,4 @@
-"""What the mark ``lifecycle_proxy`` says, and where the cassette of a test is."""
+"""The mark ``lifecycle_proxy``: its options, and where the cassette of a test is."""
 
 import difflib
 import hashlib
@@ -18,15 +18,15 @@ _LONGEST: Final = 120
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkerOptions:
-    """What the marks of a test say, those of its class and module included.
+    """The options of a test: all its marks as one, those of its class and module included.
 
     Attributes:
-        upstream: what is recorded, as an OpenAI SDK would be given it.
-        cassette: its name, beside the other cassettes of the module.
-        side: what is played: ``upstream`` through the proxy, or what the ``client`` got.
-        speed: 1 as it was, 10 is ten times as fast, 0 at once.
-        allow_misses: a request without a recording gets its 404, but does not fail the test.
-        block_network: whether the test may leave this machine; None: while nothing is recorded.
+        upstream: the base URL to record from, as for an OpenAI SDK.
+        cassette: its file name, in the folder of the module's cassettes.
+        side: what is replayed: ``upstream`` through the proxy, or what the ``client`` got.
+        speed: 1 is as recorded, 10 is ten times as fast, 0 is without delays.
+        allow_misses: a request without a recording gets a 404, but does not fail the test.
+        block_network: connections to other machines fail; None: only if nothing is recorded.
         stages: how requests are matched; None for all stages but the last (``matching``).
         settings: of the proxy, by dotted key.
     """
@@ -43,13 +43,13 @@ class MarkerOptions:
 
 @dataclass(slots=True)
 class TestOutcome:
-    """What becomes of a test.
+    """The outcome of one test.
 
     Attributes:
-        passed: whether its own code ended well.
-        unreported: misses that fail it, as text.
+        passed: its own code did not raise.
+        unreported: misses that fail the test and have not been reported yet, as text.
         advice: what to do about them.
-        before_report: is called when its own code has ended, and may add to ``unreported``.
+        before_report: is called when the code of the test has ended; may add to ``unreported``.
     """
 
     passed: bool = False
@@ -58,13 +58,13 @@ class TestOutcome:
     before_report: Callable[[], None] = lambda: None
 
     def text(self) -> str:
-        """What was missed since this was last asked; "" for nothing."""
-        told = [*self.unreported, self.advice] if self.unreported else []
+        """The misses since the last call, with the advice; "" for none."""
+        lines = [*self.unreported, self.advice] if self.unreported else []
         self.unreported.clear()
-        return "\n".join(part for part in told if part)
+        return "\n".join(part for part in lines if part)
 
     def fail(self) -> None:
-        """Fail the test for what was missed."""
+        """Fail the test if there are misses that were not reported."""
         if text := self.text():
             self.passed = False
             pytest.fail(text, pytrace=False)
@@ -72,11 +72,15 @@ class TestOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FixturePlan:
-    """What the fixture is to do.
+    """What the fixture does for one test.
 
     Attributes:
+        mark: the options of the test.
         mode: ``none``, ``new_episodes`` or ``record``.
-        adds: what is recorded goes behind what the cassette holds.
+        cassette: the file; it may not exist.
+        upstream: the base URL to record from; None for the default.
+        adds: new exchanges are added to those of the cassette.
+        outcome: of the test.
     """
 
     mark: MarkerOptions
@@ -88,7 +92,7 @@ class FixturePlan:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the test must not leave this machine."""
+        """Whether connections to other machines fail."""
         asked = self.mark.block_network
         return self.mode == "none" if asked is None else asked
 
@@ -97,7 +101,7 @@ def mark_of(item: pytest.Item) -> MarkerOptions:
     """All marks of a test as one.
 
     Raises:
-        pytest.UsageError: they say what no mark can.
+        pytest.UsageError: an argument that the mark does not have.
     """
     given: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers(MARK))):
@@ -115,10 +119,14 @@ def mark_of(item: pytest.Item) -> MarkerOptions:
 
 
 def cassette_of(item: pytest.Item, mark: MarkerOptions) -> Path:
-    """``cassettes/<module>/<test>.jsonl`` beside the test file, unless something else is set.
+    """``cassettes/<module>/<test>.jsonl`` in the folder of the test file, unless configured.
+
+    Args:
+        item: the test.
+        mark: its options.
 
     Raises:
-        pytest.UsageError: the mark names a file that is no cassette.
+        pytest.UsageError: the name in the mark is not that of a cassette.
     """
     folder, root = item.path.parent, item.config.rootpath
     base = folder / "cassettes"
@@ -133,7 +141,7 @@ def cassette_of(item: pytest.Item, mark: MarkerOptions) -> Path:
 
 
 def safe(name: str) -> str:
-    """A name that any file system takes; where it had to be changed, told apart by a hash."""
+    """A name that all file systems allow. If it had to be changed, a hash keeps it unique."""
     clean = _UNSAFE.sub("-", name)[:_LONGEST].strip("-.")
     if clean == name:
         return name

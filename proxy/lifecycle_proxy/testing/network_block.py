@@ -1,7 +1,7 @@
-"""No network, for as long as a test runs: whoever would leave this machine gets an exception.
+"""Blocks the network while a test runs: connections to other machines raise an exception.
 
-What is patched is what all clients of Python end up in: the resolver and ``connect`` of a socket,
-and what uvloop has of its own instead.
+The resolver and ``connect`` of sockets are patched, because all clients in Python use them, and
+uvloop's own counterparts.
 """
 
 import ipaddress
@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import pytest
 
-EXEMPT: Final = "lifecycle-proxy"  # threads whose names begin so, for a proxy that records
+EXEMPT: Final = "lifecycle-proxy"  # threads whose names begin with this: a proxy that records
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class NetworkBlockedError(RuntimeError):
-    """A test wanted to leave this machine.
+    """A test tried to connect to another machine.
 
-    It is no OSError, so that no client takes it for an ordinary failure of the network.
+    Not an OSError, so that no client handles it as an ordinary failure of the network.
     """
 
 
@@ -30,7 +30,7 @@ def blocked(why: str) -> Iterator[None]:
     """Let no connection leave this machine.
 
     Args:
-        why: said in the exception.
+        why: is part of the exception's text.
     """
 
     def check(host: object, port: object) -> None:

@@ -1,8 +1,8 @@
 """The pytest plugin: a test talks to the proxy, and the proxy to a cassette or to an upstream.
 
-``docs/testing.md`` tells how. pytest imports this module in every run wherever the package is
-installed, so it needs nothing but pytest and the standard library. What serves is in ``fixtures``,
-which is imported when a test asks for it.
+See ``docs/testing.md``. pytest imports this module in every run if the package is installed, so it
+imports only pytest and the standard library. The servers are in ``fixtures``, which is imported
+when a test uses a fixture.
 """
 
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MODES: Final = ("none", "once", "new_episodes", "record")
 OPTION: Final = "--lifecycle-record-mode"
 _SHORT: Final = "--record-mode"
-# pytest-recording's words; whatever else is said there is not for us.
+# The modes of pytest-recording that mean the same; others are ignored.
 _OTHERS: Final = {"all": "record", "rewrite": "record", **{mode: mode for mode in MODES}}
 _HELP: Final = (
     "lifecycle-proxy: none replays cassettes, without an upstream; once records if there is no "
@@ -38,7 +38,7 @@ _OUTCOME: Final = pytest.StashKey[TestOutcome]()
 _MADE: Final = pytest.StashKey[set[Path]]()
 
 
-# --- what pytest asks -----------------------------------------------------------------------------
+# --- hooks ----------------------------------------------------------------------------------------
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +61,7 @@ def pytest_load_initial_conftests(parser: pytest.Parser) -> Iterator[None]:
     try:
         is_free = probe in parser.parse_known_and_unknown_args([probe])[1]
     except (pytest.UsageError, SystemExit):
-        is_free = False  # taken, and by somebody who has other words
+        is_free = False  # taken, with other values
     if is_free:
         _add(parser, _SHORT)
 
@@ -78,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A test that asked for what is not recorded fails, and shows what differs."""
+    """Fail a test whose requests were not recorded, and show what differs."""
     outcome = item.stash.get(_OUTCOME, None)
     try:
         yield
@@ -96,8 +96,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def lifecycle_proxy(request: pytest.FixtureRequest) -> "Iterator[LifecycleProxy]":
-    """The proxy on a port of its own, before this test's cassette or an upstream."""
-    from lifecycle_proxy.testing import fixtures, network_block  # noqa: PLC0415  aiohttp and all
+    """The proxy on a port of its own, in front of this test's cassette or an upstream."""
+    from lifecycle_proxy.testing import fixtures, network_block  # noqa: PLC0415  imports aiohttp
 
     plan = _plan(request)
     with ExitStack() as stack:
@@ -107,13 +107,13 @@ def lifecycle_proxy(request: pytest.FixtureRequest) -> "Iterator[LifecycleProxy]
         yield stack.enter_context(served)
     if plan.mode != "none" and plan.cassette.exists():
         request.config.stash.setdefault(_MADE, set()).add(plan.cassette)
-    plan.outcome.fail()  # what was asked for after the test itself
+    plan.outcome.fail()  # misses after the code of the test has ended
 
 
 @pytest.fixture
 def replayed(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Served]]":
-    """Plays cassettes: ``replayed("chat.jsonl", side="client", speed=0).base_url``."""
-    from lifecycle_proxy.testing import fixtures  # noqa: PLC0415  aiohttp and all the rest
+    """Replays cassettes: ``replayed("chat.jsonl", side="client", speed=0).base_url``."""
+    from lifecycle_proxy.testing import fixtures  # noqa: PLC0415  imports aiohttp
 
     outcome = request.node.stash.setdefault(_OUTCOME, TestOutcome())
     with fixtures.player(request.path.parent, outcome) as play:
@@ -121,7 +121,7 @@ def replayed(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Served]]
     outcome.fail()
 
 
-# --- what a test is to do -------------------------------------------------------------------------
+# --- the plan of a test ---------------------------------------------------------------------------
 
 
 def _plan(request: pytest.FixtureRequest) -> FixturePlan:
@@ -138,7 +138,7 @@ def _plan(request: pytest.FixtureRequest) -> FixturePlan:
 
 
 def _mode(config: pytest.Config) -> str:
-    others = config.getoption("record_mode", None)  # of pytest-recording, if that is there
+    others = config.getoption("record_mode", None)  # of pytest-recording, if it is installed
     ci = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
     mode = (
         config.getoption("lifecycle_record_mode")
