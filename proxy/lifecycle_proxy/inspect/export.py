@@ -1,4 +1,4 @@
-"""Recordings in other people's forms, written to a file or to standard output."""
+"""The command ``export``: recordings as HAR or HTML, to a file or to standard output."""
 
 import os
 import sys
@@ -18,12 +18,13 @@ def export(path: Path, form: Form, out: Path | None = None, *, side: SideName = 
     """Write a cassette, or a folder of them, as HAR or as a page.
 
     Args:
-        out: standard output, if not given. A new file is readable by its owner only, as cassettes
-            are.
-        side: whose answers a HAR holds. A page has both.
+        path: a cassette, or a folder of them.
+        form: of the output.
+        out: standard output, if not given. Only the owner can read a new file, as with cassettes.
+        side: whose responses are in a HAR. A page has both.
 
     Raises:
-        CassetteError: it is no cassette.
+        CassetteError: it is not a cassette.
         OSError: the file cannot be written.
     """
     data = _FORMS[form](cassette.load(path), path.name, side)

@@ -1,7 +1,7 @@
-"""HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/): recordings for other people's tools.
+"""Recordings as HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), for other tools.
 
-A HAR has one side, and bodies whole. What it has no place for stands in fields that begin with an
-underscore, as the specification wants it: frames with their times, tools, how it ended.
+A HAR has one side of the proxy, and whole bodies. Frames with their times, tools and how the
+exchange ended are in fields that begin with an underscore, as the specification requires.
 """
 
 import base64
@@ -19,13 +19,19 @@ from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 Json = dict[str, Any]
 
 _UNKNOWN: Final = -1
-# What is not recorded, but must be said.
+# Required by the specification, but not recorded.
 _HTTP_VERSION: Final = "HTTP/1.1"
 _NO_HOST: Final = "localhost"
 
 
 def har(exchanges: Iterable[Exchange], *, side: SideName = "client") -> Json:
-    """The log of one side: the client's request and what it got, or the upstream's."""
+    """The log of one side.
+
+    Args:
+        exchanges: of a recording.
+        side: ``client``: its requests and the responses that it got; ``upstream``: the forwarded
+            requests and its responses.
+    """
     return {
         "log": {
             "version": "1.2",
@@ -38,7 +44,12 @@ def har(exchanges: Iterable[Exchange], *, side: SideName = "client") -> Json:
 
 
 def dumps(exchanges: Iterable[Exchange], *, side: SideName = "client") -> bytes:
-    """The log as a file's content. Only ASCII, so that lone surrogates do no harm."""
+    """The log as the content of a file. Only ASCII, so lone surrogates do no harm.
+
+    Args:
+        exchanges: of a recording.
+        side: see ``har``.
+    """
     return json.dumps(har(exchanges, side=side), indent=1).encode() + b"\n"
 
 
@@ -79,7 +90,7 @@ def _entry(exchange: Exchange, side: SideName) -> Json:
 
 
 def _sides(exchange: Exchange) -> Json:
-    """The status and the end of each side; null for an upstream that was not asked."""
+    """The status and the end of each side; null for an upstream that got no request."""
     client, upstream = (
         {"status": side.status, "end": side.end} for side in (exchange.client, exchange.upstream)
     )
@@ -87,7 +98,7 @@ def _sides(exchange: Exchange) -> Json:
 
 
 def _timings(exchange: Exchange, answer: Side) -> dict[str, float]:
-    """The three that must be there. When the request had been sent is not recorded."""
+    """The three required ones. When the request had been sent is not recorded."""
     last = answer.pieces[-1].ms if answer.pieces else answer.ms
     if not answer.status:
         return {"send": 0, "wait": round(timeline.end_ms(exchange), 3), "receive": 0}
@@ -96,14 +107,14 @@ def _timings(exchange: Exchange, answer: Side) -> dict[str, float]:
 
 
 def _frame(frame: timeline.Frame) -> Json:
-    """Where a frame stands in the body, in bytes of the clear content, and when it was whole."""
-    told: Json = {"ms": frame.ms, "start": frame.start, "stop": frame.start + len(frame.raw)}
-    return {**told, "_ours": True} if frame.is_added else told
+    """The range of a frame in the decompressed body, in bytes, and when it was complete."""
+    span: Json = {"ms": frame.ms, "start": frame.start, "stop": frame.start + len(frame.raw)}
+    return {**span, "_ours": True} if frame.is_added else span
 
 
 def _request(request: Request) -> Json:
     url = _url(request)
-    told: Json = {
+    fields: Json = {
         "method": request.method,
         "url": url,
         "httpVersion": _HTTP_VERSION,
@@ -114,15 +125,15 @@ def _request(request: Request) -> Json:
         "bodySize": _UNKNOWN if request.body is None else len(request.body),
     }
     if request.body:
-        told["postData"] = {
+        fields["postData"] = {
             "mimeType": request.header("Content-Type"),
             **_text(request.body, "_encoding"),
         }
-    return told
+    return fields
 
 
 def _response(answer: Side) -> Json:
-    """Status 0 stands for no answer at all, as browsers write it."""
+    """Status 0 means that there was no response, as in HARs of browsers."""
     return {
         "status": answer.status,
         "statusText": answer.reason,
@@ -137,12 +148,12 @@ def _response(answer: Side) -> Json:
 
 
 def _content(answer: Side) -> Json:
-    """The body with its content coding undone."""
+    """The body, decompressed."""
     data = _joined(timeline.clear(answer))
-    told: Json = {"size": len(data), "mimeType": answer.header("Content-Type") or "x-unknown"}
+    fields: Json = {"size": len(data), "mimeType": answer.header("Content-Type") or "x-unknown"}
     if len(data) != len(answer.body):
-        told["compression"] = len(data) - len(answer.body)
-    return {**told, **_text(data, "encoding")}
+        fields["compression"] = len(data) - len(answer.body)
+    return {**fields, **_text(data, "encoding")}
 
 
 def _joined(pieces: Iterable[Piece]) -> bytes:
@@ -150,7 +161,7 @@ def _joined(pieces: Iterable[Piece]) -> bytes:
 
 
 def _text(data: bytes, encoding: str) -> Json:
-    """Text, or base64 with the field that says so. HAR knows that field for answers only."""
+    """Text, or base64 and the field that says so. HAR has that field for responses only."""
     try:
         return {"text": data.decode()}
     except UnicodeDecodeError:
@@ -158,7 +169,7 @@ def _text(data: bytes, encoding: str) -> Json:
 
 
 def _url(request: Request) -> str:
-    """Absolute, as it must be. Whether it was TLS is known only where somebody in front said so."""
+    """The absolute URL, which HAR requires. Only ``X-Forwarded-Proto`` tells whether it was TLS."""
     if not request.target.startswith("/"):
         return request.target
     scheme = request.header("X-Forwarded-Proto").partition(",")[0].strip() or "http"
@@ -168,7 +179,7 @@ def _url(request: Request) -> str:
 def _query(url: str) -> str:
     try:
         return urlsplit(url).query
-    except ValueError:  # brackets that are no address
+    except ValueError:  # brackets without an IPv6 address
         return ""
 
 

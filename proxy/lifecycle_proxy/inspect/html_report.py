@@ -1,7 +1,7 @@
-"""A recording as one HTML page: nothing else is needed to look at it, and nothing in it can run.
+"""A recording as one HTML page that needs no other file and executes nothing that was recorded.
 
-What was recorded is in the page as JSON, in a block that no browser executes, with ``<`` escaped so
-that it cannot end the block; the page's own script writes it with ``textContent`` only. A content
+The recording is in the page as JSON, in a block that browsers do not execute. ``<`` is escaped, so
+that it cannot end the block. The page's own script writes it with ``textContent`` only. A content
 security policy allows that script, that style sheet, and no network.
 """
 
@@ -39,15 +39,14 @@ def page(
     max_bytes: int = MAX_BYTES,
     max_frames: int = MAX_FRAMES,
 ) -> str:
-    """The page.
+    """The page. It shows where something is left out because of a limit.
 
     Args:
+        exchanges: of the recording.
         title: the name of the recording.
-        max_exchange_bytes: of frames and bodies so many characters of one exchange are put in.
+        max_exchange_bytes: characters of frames and bodies of one exchange.
         max_bytes: likewise of all exchanges.
         max_frames: of one side of an exchange.
-
-    What is left out the page says, in each place.
     """
     budget = _Budget(max_bytes)
     shown = [_exchange(one, _Budget(max_exchange_bytes, budget), max_frames) for one in exchanges]
@@ -58,14 +57,14 @@ def page(
     holes: dict[str, Callable[[], str]] = {
         "csp": lambda: _policy(template),
         "title": lambda: html.escape(title.encode("utf-8", "replace").decode()),
-        # ASCII as it is, so that a lone surrogate does no harm either.
+        # json.dumps writes ASCII, so a lone surrogate does no harm.
         "data": lambda: data.replace("<", "\\u003c"),
     }
     return _HOLE.sub(lambda hole: holes[hole[1]](), template)
 
 
 def _policy(template: str) -> str:
-    """No network, and of scripts and styles those of the template alone."""
+    """No network; only the script and the style sheet of the template."""
     allowed = {
         kind: f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
         for kind, text in _INLINE.findall(template)
@@ -78,7 +77,7 @@ def _policy(template: str) -> str:
 
 @dataclass(slots=True)
 class _Budget:
-    """How many characters may still be put in. What one exchange takes, all have less."""
+    """How many characters may still be added. ``of`` is the budget that this one is part of."""
 
     left: int
     of: "_Budget | None" = None
@@ -95,7 +94,7 @@ class _Budget:
 
 
 class _FrameTable:
-    """Raw frames by number: what went through unchanged is put in once for both sides."""
+    """Raw frames by number. A frame that was forwarded unchanged is there once for both sides."""
 
     def __init__(self, budget: _Budget) -> None:
         self.texts: list[str] = []
@@ -113,7 +112,7 @@ def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
     forwarded = exchange.forwarded
     table = _FrameTable(budget)
     bars = timeline.bars(exchange)
-    told: Json = {
+    fields: Json = {
         "id": exchange.id,
         "ts": exchange.ts,
         "line": question.line(exchange),
@@ -131,8 +130,8 @@ def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
         "upstream": _side(exchange.upstream, table, max_frames),
         "raws": table.texts,
     }
-    told["cut"] = budget.was_cut
-    return told
+    fields["cut"] = budget.was_cut
+    return fields
 
 
 def _request(request: Request, budget: _Budget) -> Json:
@@ -147,10 +146,9 @@ def _request(request: Request, budget: _Budget) -> Json:
 
 
 def _forwarded(exchange: Exchange, forwarded: Request, budget: _Budget) -> Json:
-    """Without the body where it is the client's."""
-    told = _request(forwarded, _Budget(0) if forwarded.body == exchange.request.body else budget)
-    told["same"] = forwarded.body == exchange.request.body
-    return told
+    """The forwarded request; without its body if that is the client's."""
+    is_same = forwarded.body == exchange.request.body
+    return {**_request(forwarded, _Budget(0) if is_same else budget), "same": is_same}
 
 
 def _side(side: Side, table: _FrameTable, max_frames: int) -> Json:
@@ -170,7 +168,7 @@ def _side(side: Side, table: _FrameTable, max_frames: int) -> Json:
 
 
 def _frame(frame: timeline.Frame, table: _FrameTable) -> list[Any]:
-    """In the order in which the page's script takes it apart."""
+    """A frame as a list, in the order that the page's script expects."""
     summary = frame.summary
     return [
         round(frame.ms, 3),
@@ -202,5 +200,5 @@ def _headers(headers: Headers) -> list[Iterable[str]]:
 
 
 def _text(data: bytes) -> str:
-    """Bytes as text, with those that are none written as ``\\xff``."""
+    """Bytes as text; invalid UTF-8 as ``\\xff``."""
     return data.decode("utf-8", "backslashreplace")

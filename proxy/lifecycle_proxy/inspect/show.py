@@ -1,7 +1,7 @@
-"""A recording on the terminal: a list of its exchanges, and what each said when.
+"""The command ``show``: a list of the exchanges of a recording, and the events of each with times.
 
-Whatever a recording holds, a line stays one line and the terminal's state its own: what does not
-print is escaped.
+Recordings contain text from anywhere. Characters that do not print are escaped, so that a line
+stays one line and nothing changes the state of the terminal.
 """
 
 import os
@@ -27,9 +27,9 @@ _LEAST_WIDTH: Final = 40
 _TOOLS_WIDTH: Final = 20
 _BOLD: Final = "\x1b[1m"
 _DIM: Final = "\x1b[2m"
-_OURS: Final = "\x1b[36m"
+_ADDED: Final = "\x1b[36m"
 _COLOURS: Final = {
-    "tool": _OURS,
+    "tool": _ADDED,
     "call": "\x1b[33m",
     "result": "\x1b[33m",
     "thought": _DIM,
@@ -49,17 +49,18 @@ def show(
     """Write a cassette, or a folder of them, to the terminal.
 
     Args:
+        path: a cassette, or a folder of them.
         exchange_id: only this exchange; the beginning of its id is enough.
         side: whose frames.
         stream: standard output, if not given. In colour on a terminal, unless the environment has
             ``NO_COLOR``.
 
     Raises:
-        CassetteError: it is no cassette, or holds no such exchange.
+        CassetteError: it is not a cassette, or does not contain the exchange.
     """
     stream = sys.stdout if stream is None else stream
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="replace")  # an emoji is no reason to fail
+        stream.reconfigure(errors="replace")  # not all encodings have emojis
     lines = render(
         cassette.load(path),
         width=shutil.get_terminal_size((100, 24)).columns,
@@ -72,7 +73,7 @@ def show(
             stream.write(f"{line}\n")
         stream.flush()
         return
-    # Whoever read it has seen enough; Python's own last flush must not complain.
+    # The reader, such as head, has closed the pipe. Python's flush at exit must not fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -84,10 +85,17 @@ def render(
     side: SideName = "client",
     exchange_id: str = "",
 ) -> Iterator[str]:
-    """The lines, without line ends, each at most ``width`` columns wide.
+    """The lines to write, without line ends.
+
+    Args:
+        exchanges: of a recording, in order.
+        width: of the terminal; no line is wider, in columns.
+        colour: write escape sequences for colours.
+        side: whose frames.
+        exchange_id: only this exchange; the beginning of its id is enough.
 
     Raises:
-        CassetteError: no such exchange.
+        CassetteError: there is no such exchange.
     """
     paper = Paper(max(width, _LEAST_WIDTH), colour)
     ids = _short_ids(exchanges)
@@ -113,7 +121,7 @@ def _chosen(exchanges: Sequence[Exchange], wanted: str) -> str:
 
 
 def _short_ids(exchanges: Sequence[Exchange]) -> dict[str, str]:
-    """As much of each id as tells it from the others."""
+    """The shortest beginnings of the ids that are all different."""
     ids = {exchange.id for exchange in exchanges}
     longest = max((len(one) for one in ids), default=0)
     length = _SHORTEST_ID
@@ -141,13 +149,13 @@ def _list(
         )
         yield paper.line("  ".join(cells), colour)
     if example := next((row[6] for row in rows if "+" in row[6]), ""):
-        told, added = example.split("+")
-        yield paper.line(f"{example}: {told} events, and {added} that the proxy added", _DIM)
+        others, added = example.split("+")
+        yield paper.line(f"{example}: {others} events, and {added} that the proxy added", _DIM)
 
 
 def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
     frames = timeline.frames(exchange.client)
-    ours = sum(frame.is_added for frame in frames)
+    added = sum(frame.is_added for frame in frames)
     return (
         str(number),
         printable(short_id),
@@ -155,7 +163,7 @@ def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
         str(exchange.client.status or "-"),
         printable(_ended(exchange)),
         f"{timeline.end_ms(exchange):.0f}",
-        f"{len(frames) - ours}+{ours}" if ours else str(len(frames)),
+        f"{len(frames) - added}+{added}" if added else str(len(frames)),
         printable(_tools(exchange)),
         printable(question.line(exchange)),
     )
@@ -180,14 +188,14 @@ def _exchange(paper: Paper, number: int, exchange: Exchange, side: SideName) -> 
     yield paper.line(f"   {request.method} {request.target}  {size(len(request.body or b''))}")
     if words := question.asked(exchange):
         yield paper.line(f"   {question.model(exchange) or 'asked'}: {words}")
-    told = exchange.side(side)
-    frames = timeline.frames(told)
-    ours = sum(frame.is_added for frame in frames)
-    head = f"{told.status} {told.reason}".strip() if told.status else "no answer"
-    end = f"{told.end} at {told.end_ms:.1f} ms" if told.end else "no end"
+    shown = exchange.side(side)
+    frames = timeline.frames(shown)
+    added = sum(frame.is_added for frame in frames)
+    head = f"{shown.status} {shown.reason}".strip() if shown.status else "no answer"
+    end = f"{shown.end} at {shown.end_ms:.1f} ms" if shown.end else "no end"
     yield paper.line(
-        f"   {side}: {head} at {told.ms:.1f} ms, {size(len(told.body))}, "
-        f"{len(frames)} events ({ours} added by the proxy), {end}; {_ended(exchange)}"
+        f"   {side}: {head} at {shown.ms:.1f} ms, {size(len(shown.body))}, "
+        f"{len(frames)} events ({added} added by the proxy), {end}; {_ended(exchange)}"
     )
     for what in filter(None, (exchange.error, exchange.omitted and f"omitted: {exchange.omitted}")):
         yield paper.line(f"   {what}", _COLOURS["error"])
@@ -208,12 +216,12 @@ def _bars(paper: Paper, bars: Sequence[Bar], end_ms: float) -> Iterator[str]:
         drawn = _track(bar, end_ms, track) if track > 0 else ""
         yield paper.line(
             f"   {padded(name, left)}  {drawn}  {end}",
-            _COLOURS["error"] if bar.is_error else _OURS,
+            _COLOURS["error"] if bar.is_error else _ADDED,
         )
 
 
 def _track(bar: Bar, end_ms: float, width: int) -> str:
-    """A bar that is at least one column long; a call that was never completed has no right end."""
+    """A bar of at least one column; lighter, and to the end, for a call that was not completed."""
     if bar.start is None:
         return " " * width
     scale = width / max(end_ms, 1e-9)
@@ -241,4 +249,4 @@ def _frames(paper: Paper, frames: Sequence[Frame]) -> Iterator[str]:
     for frame in frames:
         mark = "+" if frame.is_added else " "
         words = f"{mark} {frame.ms:>10.1f}  {size(len(frame.raw)):>9}  {frame.summary.words}"
-        yield paper.line(words, _OURS if frame.is_added else _COLOURS.get(frame.summary.kind, ""))
+        yield paper.line(words, _ADDED if frame.is_added else _COLOURS.get(frame.summary.kind, ""))

@@ -1,8 +1,9 @@
-"""What one event of a stream says, in a few words, for people who look at a recording.
+"""One event of a stream in a few words, for people who look at a recording.
 
-Chat completions, the Responses API, Anthropic's Messages and the lifecycle frames are known; of
-anything else the name and the keys are told. Nothing here decides anything: a shape that is not
-known is shown as what it is, never an error.
+Knows chat completions, the Responses API, Anthropic's Messages and lifecycle frames. Of anything
+else it shows the name and the keys; nothing is an error. The observers of the core do not serve
+here: they follow a whole stream and leave out what no tool call needs, while this shows each event
+as it is, alone.
 """
 
 import json
@@ -31,19 +32,19 @@ _ERRORS: Final = ("error", "response.failed")
 
 
 class Part(NamedTuple):
-    """One thing that an event says."""
+    """One part of the content of an event."""
 
     kind: Kind
     words: str
 
 
 class EventSummary(NamedTuple):
-    """What an event says.
+    """The content of an event.
 
     Attributes:
-        kind: of the first thing that it says.
-        words: all of it on one line, for people. Not escaped.
-        written: the pieces of longer texts that it carries: whose, and what. ``text`` and
+        kind: of its first part.
+        words: all parts on one line, for people. Not escaped.
+        written: the pieces of longer texts in it: the name of the text, and the piece. ``text`` and
             ``thought`` are those of the first choice; calls have names of their own.
         tool: the fields of a lifecycle frame.
     """
@@ -54,12 +55,12 @@ class EventSummary(NamedTuple):
     tool: Json | None = None
 
     def delta(self, name: str) -> str:
-        """What is added to the text of this name."""
+        """What the event adds to the text of this name."""
         return "".join(piece for whose, piece in self.written if whose == name)
 
 
 def summarize(event: sse.Event) -> EventSummary:
-    """What an event says."""
+    """Summarize an event of a stream."""
     if not event.parsed:
         return EventSummary("bytes", "a part of an event that is too large to be parsed")
     name = event.name.decode("utf-8", "replace")
@@ -79,7 +80,7 @@ def summarize(event: sse.Event) -> EventSummary:
 
 
 def summarize_body(data: bytes) -> EventSummary:
-    """What a body, or a read of one, says that is no event stream."""
+    """Summarize a body, or one read of a body, that is not an event stream."""
     if data.lstrip()[:1] == b"{" and isinstance(_maybe_json(data), dict):
         return summarize(sse.Event(data, b"", data))
     return EventSummary("bytes", _quoted(data.decode("utf-8", "replace")))
@@ -137,7 +138,7 @@ def _parts(payload: Json) -> Iterator[Part]:
 
 
 def _choices(payload: Json) -> Iterator[tuple[Json, Json]]:
-    """Each choice, with its delta, or the message of an answer that is no stream."""
+    """Each choice with its delta, or with its message if the response is not a stream."""
     choices = payload.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
@@ -198,7 +199,7 @@ def _typed(kind: str, payload: Json) -> Part:
 
 
 def _typed_piece(kind: str, payload: Json) -> tuple[str, str]:
-    """Whose text a typed event goes on with, and how; "" and "" where it does not."""
+    """The name of the text that a typed event continues, and the piece; "" and "" for none."""
     delta = payload.get("delta")
     if isinstance(delta, str) and kind.endswith(".delta"):
         if "output_text" in kind or "refusal" in kind:

@@ -1,4 +1,4 @@
-"""Text from anywhere on a terminal: harmless, and as wide as there is room for."""
+"""Text from anywhere on a terminal: escaped, and cut to a width in columns."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -12,19 +12,34 @@ _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """What is written on."""
+    """Formats lines for a terminal.
+
+    Attributes:
+        width: in columns.
+        coloured: write escape sequences for colours.
+    """
 
     width: int
     coloured: bool
 
     def line(self, text: str, colour: str = "") -> str:
-        """Text from anywhere, as one harmless line that fits."""
+        """One line: escaped, cut to the width, coloured if this terminal has colours.
+
+        Args:
+            text: from anywhere.
+            colour: an escape sequence.
+        """
         text = fit(printable(text.rstrip(" ")), self.width)
         return f"{colour}{text}{_PLAIN}" if colour and self.coloured else text
 
 
 def fit(text: str, width: int) -> str:
-    """At most as many columns, the last an ellipsis where something is cut off."""
+    """Cut a text to a width. An ellipsis in the last column shows that something is missing.
+
+    Args:
+        text: printable.
+        width: in columns.
+    """
     if columns(text) <= width:
         return text
     while columns(text) >= width:
@@ -33,7 +48,7 @@ def fit(text: str, width: int) -> str:
 
 
 def columns(text: str) -> int:
-    """How many columns a terminal takes for it: East Asian characters and emojis are wide."""
+    """The width of a text on a terminal: East Asian characters and emojis take two columns."""
     if text.isascii():
         return len(text)
     return sum(_column(character) for character in text)
@@ -46,6 +61,12 @@ def _column(character: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
+    """Escape a text, and cut or pad it to a width.
+
+    Args:
+        text: from anywhere.
+        width: in columns.
+    """
     text = fit(printable(text), width)
     return text + " " * (width - columns(text))
 

@@ -1,8 +1,7 @@
-"""What happened when, in one recorded exchange: frames with their times, and tools from their
-running to their completed.
+"""A recorded exchange in time: its frames, and its tool calls from running to completed.
 
-A cassette holds reads, not frames. They are found here by parsing, each with the time of the read
-that gave its last byte.
+A cassette contains reads, not frames. Parsing finds the frames here; the time of a frame is that of
+the read with its last byte.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,9 +24,11 @@ class Frame(NamedTuple):
     """One event of a stream; of any other body, one read.
 
     Attributes:
-        ms: when it was complete, in milliseconds since the request came.
-        start: the offset of its first byte in the body, with no content coding.
+        ms: when it was complete, in milliseconds since the request.
+        start: the offset of its first byte in the decompressed body.
+        raw: its bytes.
         is_added: whether the proxy added it.
+        summary: its content in a few words.
     """
 
     ms: float
@@ -42,9 +43,9 @@ class Bar:
     """A tool call, from running to completed.
 
     Attributes:
-        start: in milliseconds since the request came; None where no frame in the stream tells.
-        stop: likewise; None where the call was never completed.
-        duration_ms: as the completed frame told it.
+        start: in milliseconds since the request; None if no frame of the stream has the call.
+        stop: likewise; None if the call was never completed.
+        duration_ms: that of the completed frame.
     """
 
     id: str
@@ -60,7 +61,7 @@ class Bar:
 
 
 def frames(side: Side) -> list[Frame]:
-    """The frames of one side, in order. Their raw bytes are the whole body."""
+    """The frames of one side, in order. Their raw bytes are the whole body, decompressed."""
     pieces = clear(side)
     if not _is_event_stream(side, pieces):
         return list(_reads(pieces))
@@ -69,14 +70,14 @@ def frames(side: Side) -> list[Frame]:
     for ms, events in _events(parser, pieces):
         for event in events:
             for part in _parted(event, start, added):
-                ours = _is_added(start, start + len(part.raw), added)
-                found.append(Frame(ms, start, part.raw, ours, summarize(part)))
+                is_added = _is_added(start, start + len(part.raw), added)
+                found.append(Frame(ms, start, part.raw, is_added, summarize(part)))
                 start += len(part.raw)
     return found
 
 
 def clear(side: Side) -> list[Piece]:
-    """The reads of a side with its content coding undone; as they are, where that fails."""
+    """The reads of a side, decompressed; as they are, if that fails."""
     coding = side.header("Content-Encoding").strip().lower()
     if coding not in CODINGS:
         return side.pieces
@@ -88,26 +89,26 @@ def clear(side: Side) -> list[Piece]:
 
 
 def end_ms(exchange: Exchange) -> float:
-    """When the last thing happened that was recorded."""
+    """The last time in a recorded exchange, in milliseconds since the request."""
     sides = (exchange.upstream, exchange.client)
     times = [time for side in sides for time in (side.ms, side.end_ms)]
     return max(*times, *(side.pieces[-1].ms for side in sides if side.pieces))
 
 
 def bars(exchange: Exchange) -> list[Bar]:
-    """The tools, in the order they began: as the client was told, else as the upstream told it."""
+    """The tool calls in order: those in the client's stream, else those in the upstream's."""
     found: list[Bar] = []
     for name in _SIDES:
         found = found or list(_bars(frames(exchange.side(name))))
     known = {(bar.id, bar.choice) for bar in found}
     untimed = [frame for frame in exchange.tools if _key(frame) not in known]
-    return found + [_untimed(bar) for bar in _bars(_told(untimed))]
+    return found + [_untimed(bar) for bar in _bars(_frames_of(untimed))]
 
 
 _SIDES: Final[tuple[SideName, ...]] = ("client", "upstream")
 
 
-def _told(tools: Iterable[Json]) -> Iterator[Frame]:
+def _frames_of(tools: Iterable[Json]) -> Iterator[Frame]:
     for fields in tools:
         yield Frame(0.0, 0, b"", is_added=True, summary=EventSummary("tool", "", tool=fields))
 
@@ -117,11 +118,11 @@ def _untimed(bar: Bar) -> Bar:
     return bar
 
 
-def _bars(told: Iterable[Frame]) -> Iterator[Bar]:
-    """Bars from lifecycle frames. An id may come again when the call before it is over."""
+def _bars(frames: Iterable[Frame]) -> Iterator[Bar]:
+    """Bars from lifecycle frames. An id may be used again after its call is completed."""
     bars: list[Bar] = []
     running: dict[tuple[str, int], Bar] = {}
-    for frame in told:
+    for frame in frames:
         fields = frame.summary.tool
         if fields is None:
             continue
@@ -155,12 +156,12 @@ def _complete(bar: Bar, fields: Json, ms: float) -> None:
     bar.reason = str(fields.get("reason") or "")
     if isinstance(took, int | float):
         bar.duration_ms = took
-    if bar.start == ms:  # its running was told in an earlier exchange, or in the same read
+    if bar.start == ms:  # its running event was in an earlier exchange, or in the same read
         bar.start = max(0.0, ms - (bar.duration_ms or 0.0))
 
 
 def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
-    """By its type, or by its looks: not all servers say what they send."""
+    """By its content type or its first bytes: not all servers send the right type."""
     start = b"".join(piece.data for piece in pieces[:_FIRST_READS])
     return is_event_stream(side.header("Content-Type")) or bool(sse.begins_stream(start.lstrip()))
 
@@ -179,7 +180,7 @@ def _events(parser: sse.Parser, pieces: list[Piece]) -> Iterator[tuple[float, li
 
 
 def _added(pieces: list[Piece]) -> Iterator[tuple[int, int]]:
-    """What the proxy added, in offsets of the whole body."""
+    """The ranges that the proxy added, as (start, stop) in the whole body."""
     start = 0
     for piece in pieces:
         yield from ((start + first, start + stop) for first, stop in piece.added)
@@ -187,7 +188,7 @@ def _added(pieces: list[Piece]) -> Iterator[tuple[int, int]]:
 
 
 def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[sse.Event]:
-    """Comments of the proxy with one line end behind them, and the event that follows."""
+    """Split comments of the proxy, which end with one line end only, from the event after them."""
     parts: list[sse.Event] = []
     at, stop = start, start + len(event.raw)
     for first, last in added:
@@ -202,9 +203,9 @@ def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[
 
 
 def _is_added(start: int, stop: int, added: list[tuple[int, int]]) -> bool:
-    """Whether most of a frame was added: in front of ours there may be a line end of the other's.
+    """Whether most of a frame was added: it may begin with a line end of the upstream's.
 
-    The ranges are in order, and so are the frames: those that are passed are dropped.
+    The ranges are in order, and so are the frames: ranges before the frame are removed.
     """
     while added and added[0][1] <= start:
         del added[0]
