@@ -68,7 +68,6 @@ SAME_NAMES: Final = {
 # Modules with public functions whose parameters or exceptions are not described. Add none.
 UNDESCRIBED: Final = frozenset(
     (
-        "app/banner.py",
         "app/recording_mode.py",
         "config/patterns.py",
         "config/plain.py",

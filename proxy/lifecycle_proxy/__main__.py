@@ -1,4 +1,4 @@
-"""``python -m proxy`` is ``lifecycle-proxy``."""
+"""``python -m lifecycle_proxy`` is ``lifecycle-proxy``."""
 
 import sys
 

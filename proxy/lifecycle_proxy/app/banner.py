@@ -1,4 +1,4 @@
-"""What is in force, for people: at the start of ``serve``, and from ``check-config``."""
+"""The summary of the settings: at the start of ``serve``, and from ``check-config``."""
 
 import io
 import os
@@ -24,7 +24,7 @@ from lifecycle_proxy.core.printable import printable, wants_colour
 _PROBE_S: Final = 0.5
 _PORTS: Final = {"http": 80, "https": 443}
 _MOST_CHANGED: Final = 20
-_SAID: Final = (
+_SHOWN: Final = (
     *("server.listen", "server.api_keys", "upstream.url", "upstream.api_key"),
     *("lifecycle.dialect", "lifecycle.clients", "recording.mode", "recording.path"),
 )
@@ -35,9 +35,10 @@ _PLAIN: Final = "\x1b[0m"
 
 
 class Banner:
-    """What is written once connections are taken. Call it with the URL.
+    """Writes the first lines of ``serve``. Called with the URL once it accepts connections.
 
-    On a terminal what is in force comes before the line that scripts read; elsewhere that is all.
+    On a terminal the summary, then the line ``listening on``, which scripts read. Elsewhere only
+    that line.
 
     Args:
         loaded: the settings, and where they come from.
@@ -50,7 +51,7 @@ class Banner:
 
     @property
     def is_shown(self) -> bool:
-        """Whether there is a terminal to show it on."""
+        """Whether the summary is shown: on a terminal."""
         return self._stream.isatty()
 
     def __call__(self, where: str) -> None:
@@ -61,7 +62,7 @@ class Banner:
 
     def _lines(self) -> Iterator[str]:
         settings = self._loaded.settings
-        paint = _painted if coloured(self._stream) else _as_it_is
+        paint = _painted if coloured(self._stream) else _unpainted
         yield paint(f"lifecycle-proxy {__version__}", _BOLD)
         yield _line("settings", _sources(self._loaded))
         problem, url = probe(settings), settings.upstream_base
@@ -73,7 +74,7 @@ class Banner:
 
 
 def report(loaded: Loaded) -> Iterator[str]:
-    """What is in force, for ``check-config``."""
+    """The summary that ``check-config`` prints."""
     settings = loaded.settings
     yield _line("settings", _sources(loaded))
     yield _line("listen", _listen(settings))
@@ -90,9 +91,14 @@ def report(loaded: Loaded) -> Iterator[str]:
 
 
 def in_force(loaded: Loaded, stream: TextIO) -> Iterator[str]:
-    """What differs from a start without settings, for the demo."""
+    """The part of the summary that the demo prints: what differs from its defaults.
+
+    Args:
+        loaded: the settings, and where they come from.
+        stream: where it will be written; decides about colour.
+    """
     settings = loaded.settings
-    paint = _painted if coloured(stream) else _as_it_is
+    paint = _painted if coloured(stream) else _unpainted
     if loaded.file or loaded.variables:
         yield _line("settings", _sources(loaded))
     if settings.recording.mode != "off":
@@ -101,7 +107,12 @@ def in_force(loaded: Loaded, stream: TextIO) -> Iterator[str]:
 
 
 def write(lines: Iterable[str], stream: TextIO) -> None:
-    """Write lines. A character that the stream cannot take (in a path) is no reason to fail."""
+    """Write lines. Characters that the stream cannot encode, such as in a path, are escaped.
+
+    Args:
+        lines: without line ends.
+        stream: a text stream.
+    """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     print("\n".join(lines), file=stream, flush=True)
@@ -113,7 +124,7 @@ def coloured(stream: TextIO) -> bool:
 
 
 def _notices(settings: Settings, paint: Callable[[str, str], str]) -> Iterator[str]:
-    """What a person should notice."""
+    """Faults and warnings."""
     if settings.faults.rules:
         yield paint(_line("faults", _faults(settings)), _YELLOW)
     for one in checks.warnings(settings):
@@ -129,7 +140,7 @@ def _painted(text: str, colour: str) -> str:
     return f"{colour}{text}{_PLAIN}"
 
 
-def _as_it_is(text: str, colour: str) -> str:
+def _unpainted(text: str, colour: str) -> str:
     return text
 
 
@@ -183,13 +194,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def _changed(settings: Settings) -> Iterator[str]:
-    """The settings that are not at their default and in no other line, without secrets."""
+    """The settings that differ from their default and are in no other line. No secrets."""
     default = Settings()
     for table in ("server", "upstream", "lifecycle", "recording"):
         own, usual = getattr(settings, table), getattr(default, table)
         for name in own.__struct_fields__:
             key, value = f"{table}.{name}", msgspec.to_builtins(getattr(own, name))
-            if key not in _SAID and value != msgspec.to_builtins(getattr(usual, name)):
+            if key not in _SHOWN and value != msgspec.to_builtins(getattr(usual, name)):
                 yield f"{key} = {shown(value, key)}"
 
 
@@ -197,21 +208,22 @@ def _changed(settings: Settings) -> Iterator[str]:
 
 
 def probe(settings: Settings, limit_s: float = _PROBE_S) -> str | None:
-    """Why the upstream takes no connection; "" where it does, None where it is not asked.
+    """Why the upstream does not accept connections; "" if it does, None if it is not tried.
 
     Args:
-        limit_s: no longer than this. A thread that still waits (for a name server, perhaps) is
-            left alone: it does not keep the process from ending.
+        settings: those of the upstream count.
+        limit_s: how long to wait, in seconds. A thread that still waits then (perhaps for a name
+            server) is left running: it is a daemon, so the process can end.
     """
     if settings.recording.mode == "replay" or settings.upstream.use_proxy_env:
         return None
-    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    result: queue.SimpleQueue[str] = queue.SimpleQueue()
     work = threading.Thread(
-        target=lambda: said.put(_connected(settings, limit_s)), name="probe", daemon=True
+        target=lambda: result.put(_connected(settings, limit_s)), name="probe", daemon=True
     )
     work.start()
     try:
-        return said.get(timeout=limit_s)
+        return result.get(timeout=limit_s)
     except queue.Empty:
         return "no connection yet: is it reachable from here?"
 
@@ -232,7 +244,7 @@ def _connected(settings: Settings, limit_s: float) -> str:
         return f"its certificate is not accepted: {error.verify_message}"
     except ssl.SSLError:
         return "cannot connect with TLS: is it http:// instead of https://?"
-    except (OSError, ValueError) as error:  # ValueError: a name that no name server takes
+    except (OSError, ValueError) as error:  # ValueError: a host name that is not valid
         return f"cannot connect: {(getattr(error, 'strerror', None) or str(error)).lower()}"
     return ""
 

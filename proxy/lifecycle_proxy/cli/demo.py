@@ -1,7 +1,7 @@
-"""See it work without a backend: a scripted upstream, the proxy, and one conversation.
+"""The command ``demo``: a scripted upstream, the proxy, and one conversation.
 
-The client is a plain reader of the stream, not the proxy's own parser: what it prints has really
-come through. Afterwards the proxy stays up for other clients.
+The client reads the stream with a few lines of its own, not with the proxy's parser: what it prints
+has really arrived. Afterwards the proxy keeps running for other clients.
 """
 
 import asyncio
@@ -58,16 +58,16 @@ _say: Final = functools.partial(print, end="", flush=True)
 
 
 async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float = 1.0) -> int:
-    """Play the conversation; unless ``once``, stay up for more clients.
+    """Run the conversation; unless ``once``, keep running for other clients.
 
     Args:
-        loaded: the settings. Two of them are the demo's own: the upstream, and no access log.
+        loaded: the settings, but for the upstream and the access log, which is off.
         once: end after the conversation.
-        any_port: take another port where the one of ``server.listen`` is taken.
+        any_port: use another port if the one of ``server.listen`` is in use.
         pace: all pauses of the upstream are multiplied by this.
 
     Returns:
-        0 when asked to stop, or with ``once`` if the client saw what it should have; else 1.
+        0 after a signal to stop, or with ``once`` if the client got what it should; else 1.
 
     Raises:
         OSError: the address cannot be bound, or a part of the proxy does not start.
@@ -77,7 +77,7 @@ async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an emoji is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # not all encodings have emojis
     try:
         async with upstream(pace) as backend, _proxy(loaded, backend, any_port=any_port) as url:
             settings = loaded.settings
@@ -90,12 +90,12 @@ async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float 
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         _say("\n")  # a signal
-    return int(once)  # a conversation that was broken off has shown nothing
+    return int(once)  # the conversation was interrupted
 
 
 @asynccontextmanager
 async def _proxy(loaded: config.Loaded, backend: str, *, any_port: bool) -> AsyncIterator[str]:
-    """The real proxy in front of the scripted upstream; yields its URL."""
+    """Run the proxy in front of the scripted upstream; yields its URL."""
     replace, settings = msgspec.structs.replace, loaded.settings
     settings = replace(
         settings,
@@ -147,14 +147,14 @@ def _invitation(url: str, settings: config.Settings) -> str:
     sdk_key, key = "any", "any API key will do"
     if settings.server.api_keys:
         sdk_key, key = "KEY", "KEY is one of server.api_keys"
-    started = sys.argv[0]  # in a clone it is not on the PATH
+    started = sys.argv[0]  # in a clone the command is not on the PATH
     command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
     port = urlsplit(url).port
     return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
 
 
 def _base(url: str) -> str:
-    """A URL that a client can use: of "all addresses" this machine's own."""
+    """A URL that a client can use: "all addresses" become that of this machine."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
@@ -185,7 +185,7 @@ def _painted(text: str, colour: str) -> str:
 
 
 async def _converse(url: str, settings: config.Settings) -> str:
-    """Ask, and show what comes as it comes; return what was wrong, or ""."""
+    """Ask, and print the response as it arrives. Return what was wrong, or ""."""
     text, line_break = "", ""
     seen: dict[str, list[str]] = {}
     try:
@@ -208,7 +208,7 @@ async def _converse(url: str, settings: config.Settings) -> str:
 
 
 def _piece(data: _Json) -> str:
-    """The text of a chunk: of the answer, or of the thoughts that come before it."""
+    """The text of a chunk: content, or the reasoning before it."""
     for choice in data.get("choices") or ():
         delta = choice.get("delta") or {}
         return str(delta.get("content") or delta.get("reasoning_content") or "")
@@ -216,14 +216,18 @@ def _piece(data: _Json) -> str:
 
 
 async def _events(url: str, settings: config.Settings) -> AsyncIterator[_Json]:
-    """The data of each event up to ``[DONE]``, and of lifecycle events in comments."""
+    """The data of each event up to ``[DONE]``, and of lifecycle events in comments.
+
+    Raises:
+        aiohttp.ClientError: there is no response, or it ends too early.
+    """
     body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
-    # A user agent of its own: no rule for other clients is to match.
+    # A user agent of its own, so that no rule for other clients matches.
     headers = {"User-Agent": "lifecycle-proxy-demo"}
     if settings.server.api_keys:
         headers["Authorization"] = f"Bearer {settings.server.api_keys[0]}"
     socket = _socket(url)
-    # The certificate has the name under which others reach it, not necessarily this one.
+    # The certificate may be valid only for the name that other machines use.
     connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector(ssl=False)
     where = f"{'http://demo' if socket else _base(url)}/v1/chat/completions"
     async with (

@@ -1,10 +1,10 @@
-"""The upstream of the demo: an agent server with a script, which runs its tools itself.
+"""The upstream of the demo: a scripted agent server, which runs its tools itself.
 
-Whatever it is asked, it tells the same story: two tools at the same time, of which one fails, then
-a third. The calls and their results stand in ``delta.executed_tools``, as Groq's built-in tools do.
-Clients pass over that key. A call in ``delta.tool_calls`` would be one that the client has to run.
+It sends the same response to every question: two tools at the same time, of which one fails, then a
+third. The calls and their results are in ``delta.executed_tools``, like those of Groq's built-in
+tools. Clients ignore that key; a call in ``delta.tool_calls`` they would have to run.
 
-Pages also ask for titles, tags and the like. Those requests get a few words and no story.
+Chat pages also ask for titles, tags and the like. Such requests get a short text without tools.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Tool:
     """A call of the script.
 
     Attributes:
-        run_s: how long it seems to run, in seconds.
+        run_s: how long it pretends to run, in seconds.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Tool:
 QUESTION: Final = "Can we have the party in the garden on Saturday?"
 ANSWER: Final = "Yes. It will be dry and 21 °C, and 14 guests are coming."
 _SAME: Final = "\n\n(This backend is a script: it gives this answer to every question.)"
-# Texts, and the tools that run at the same time.
+# Texts, and groups of tools that run at the same time.
 SCRIPT: Final[tuple[str | tuple[Tool, ...], ...]] = (
     "Let me look at the weather and at the guest list. ",
     (
@@ -52,12 +52,12 @@ SCRIPT: Final[tuple[str | tuple[Tool, ...], ...]] = (
     ANSWER,
 )
 
-_MAX_BODY: Final = 1 << 26  # pages send pictures
+_MAX_BODY: Final = 1 << 26  # requests contain pictures
 _END_S: Final = 1.0
 _WORD_S: Final = 0.06
 _TITLE: Final = "Garden party on Saturday"
-# What pages ask a model for on their own, by the words that their prompts contain. The first match
-# wins. Open WebUI also begins with "### Task:" when a person asks about a file.
+# Requests that chat pages make on their own, by words of their prompts. The first match counts.
+# Open WebUI also begins with "### Task:" if a user asks about a file.
 _OPEN_WEBUI: Final = ("### Task:", "JSON")
 _TASKS: Final[tuple[tuple[tuple[str, ...], str | _Json], ...]] = (
     ((*_OPEN_WEBUI, '"title"'), {"title": _TITLE}),
@@ -206,13 +206,13 @@ def _whole(messages: list[tuple[str, str]]) -> str:
 
 
 def _hint(messages: list[tuple[str, str]]) -> str:
-    """To another question the answer would make no sense."""
+    """A note for every question other than the scripted one."""
     asked = [text for role, text in messages if role == "user"]
     return "" if asked == [QUESTION] else _SAME
 
 
 def _task(messages: list[tuple[str, str]]) -> str | None:
-    """The answer to what a page asks for on its own; None for a question of a person."""
+    """The response to a request that a page makes on its own; None for a user's question."""
     prompt = "\n".join(text for role, text in messages if role in ("system", "developer"))
     if messages and messages[-1][0] == "user":
         prompt += "\n" + messages[-1][1]

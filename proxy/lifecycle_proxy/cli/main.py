@@ -1,4 +1,4 @@
-"""The command: ``lifecycle-proxy`` and ``python -m proxy``."""
+"""The command: ``lifecycle-proxy`` and ``python -m lifecycle_proxy``."""
 
 import argparse
 import asyncio
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when asked to stop, 1 where it failed at run time, 2 for wrong usage or settings.
+        0 after a signal to stop, 1 if it failed at run time, 2 for wrong usage or settings.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -69,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
-        print(f"lifecycle-proxy: {_told(error)}", file=sys.stderr)
+        print(f"lifecycle-proxy: {_described(error)}", file=sys.stderr)
         return _EXIT_FAILED
     except KeyboardInterrupt:
         return 0
 
 
-def _told(error: OSError) -> str:
-    """What failed, with its file, and what to do about it."""
+def _described(error: OSError) -> str:
+    """An error with its file and what to do about it."""
     what = error.strerror or str(error)
     if error.filename is not None:
         what = f"{os.fsdecode(error.filename)}: {what}"
@@ -125,7 +125,7 @@ def _add_serve(commands: Any) -> None:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    """What `serve` and `demo` share."""
+    """Add the options of both `serve` and `demo`."""
     command.add_argument(
         "--config",
         type=Path,
@@ -186,8 +186,12 @@ def _loaded(
     """The settings of `serve` and `demo`.
 
     Args:
-        also: more checks.
-        flags: those that only one of them has, by key.
+        arguments: of the command line.
+        also: further checks.
+        flags: values of options that only one of the two has, by key.
+
+    Raises:
+        config.ConfigError: the settings are not valid, or inject faults without --allow-faults.
     """
     flags |= {
         "server.listen": arguments.listen,
@@ -213,7 +217,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _forget(pid: int) -> None:
-    """Take the gauges of a worker that ended out of the sums."""
+    """Remove a worker that ended from the metrics."""
     from lifecycle_proxy.telemetry.metrics import (
         forget_worker,  # only after the supervisor has named a directory
     )
@@ -228,7 +232,7 @@ def _work(
     banner: Banner | None = None,
 ) -> int:
     """Serve in this process."""
-    from lifecycle_proxy.app import serve as server  # behind the fork: see workers
+    from lifecycle_proxy.app import serve as server  # after the fork: see server.supervisor
 
     logs.configure(settings.server.log_format, background=True)
     if banner is not None:
@@ -238,7 +242,7 @@ def _work(
 
 
 def _warn(banner: Banner, settings: config.Settings) -> None:
-    """What a person would overlook, in the log where no terminal shows it."""
+    """Log the warnings, if no terminal shows them."""
     if not banner.is_shown:
         for one in checks.warnings(settings):
             log.warning("%s: %s", one.key, one.text)
@@ -280,14 +284,14 @@ def _warnings(settings: config.Settings) -> Iterator[str]:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where there is one: a seventh less CPU per chunk (measured)."""
+    """Run on uvloop if it is installed: a seventh less CPU per chunk (measured)."""
     try:
         uvloop = importlib.import_module("uvloop")
     except ImportError:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    # What was imported stays; looking at it again and again for cycles is no use.
+    # Imported modules stay for good: the garbage collector need not search them again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

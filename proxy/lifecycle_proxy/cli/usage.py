@@ -1,4 +1,4 @@
-"""How the help of a command looks: what it does, its options, examples to paste."""
+"""The form of the help of a command: what it does, its options, examples to paste."""
 
 import argparse
 import textwrap
@@ -13,7 +13,8 @@ def add(
     """Add a command.
 
     Args:
-        commands: of argparse's ``add_subparsers``, which has no public type.
+        commands: returned by argparse's ``add_subparsers``, which has no public type.
+        name: of the command.
         brief: a few words for the list of all commands.
         description: what it does; a paragraph for each line.
         examples: a command line for each line, without the name of the program.
