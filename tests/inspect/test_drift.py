@@ -13,7 +13,7 @@ from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.drift import Report, drift, render
-from lifecycle_proxy.inspect.signature import Reply, Verdict, shape
+from lifecycle_proxy.inspect.signature import Reply, Verdict, signature_of
 from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
 
 from tests import fakes
@@ -149,17 +149,17 @@ def test_a_long_list_is_cut() -> None:
 
 def test_calls_that_share_a_place_are_told_apart() -> None:
     """Ollama gives all calls the index 0; LM Studio has sent a new id with each piece."""
-    ollama = shape(reply(tool_call("a", "one", '{"x":1}'), tool_call("b", "two", '{"y":1}')))
+    ollama = signature_of(reply(tool_call("a", "one", '{"x":1}'), tool_call("b", "two", '{"y":1}')))
     assert ollama.tools() == {"one": {"x"}, "two": {"y"}}
     begun = {"index": 0, "id": "1", "function": {"name": "one", "arguments": '{"x"'}}
     goes_on = {"index": 0, "id": "2", "function": {"arguments": ":1}"}}
-    lm_studio = shape(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
+    lm_studio = signature_of(reply(delta(tool_calls=[begun]), delta(tool_calls=[goes_on])))
     assert lm_studio.tools() == {"one": {"x"}}
 
 
 def test_legacy_function_calls() -> None:
     said = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
-    old = shape(answer({"choices": [{"message": said, "finish_reason": "function_call"}]}))
+    old = signature_of(answer({"choices": [{"message": said, "finish_reason": "function_call"}]}))
     assert old.tools() == {"f": set()}
     assert old.finishes == {"tools"}
 
@@ -181,9 +181,9 @@ def responses(item: dict[str, Any], *more: dict[str, Any], status: str = "comple
 def test_responses_streams() -> None:
     delta = {"type": "response.output_text.delta", "delta": "Hi"}
     before = responses(ITEM, delta)
-    assert shape(before).tools() == {"f": {"x"}}
-    assert shape(before).finishes == {"completed"}
-    assert shape(before).text == "Hi"
+    assert signature_of(before).tools() == {"f": {"x"}}
+    assert signature_of(before).finishes == {"completed"}
+    assert signature_of(before).text == "Hi"
     assert compare(before, responses(ITEM)).breaking == ()  # with or without a word
     assert compare(before, responses(ITEM, delta, status="incomplete")).breaking == (
         "missing: response.completed",
@@ -197,10 +197,10 @@ def test_responses_streams() -> None:
 
 def test_responses_in_one_piece() -> None:
     body = {"object": "response", "status": "completed", "output": [MESSAGE, ITEM]}
-    assert shape(answer(body)).text == "Hi"
-    assert shape(answer(body)).tools() == {"f": {"x"}}
+    assert signature_of(answer(body)).text == "Hi"
+    assert signature_of(answer(body)).tools() == {"f": {"x"}}
     web = {"object": "response", "status": "completed", "output": [{"type": "web_search_call"}]}
-    assert shape(answer(web)).tools() == {"web_search_call": set()}
+    assert signature_of(answer(web)).tools() == {"web_search_call": set()}
 
 
 @pytest.mark.parametrize(

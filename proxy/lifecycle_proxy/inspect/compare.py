@@ -1,15 +1,21 @@
-"""Whether an answer looks as an earlier one did: what breaks a client, and what it has to bear."""
+"""Compares the signatures of two responses: which differences break clients, and which do not."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import orjson
 
-from lifecycle_proxy.inspect.signature import Comparison, Path, Reply, ResponseSignature, shape
+from lifecycle_proxy.inspect.signature import (
+    Comparison,
+    Path,
+    Reply,
+    ResponseSignature,
+    signature_of,
+)
 
 _LISTED: Final = 10  # differences of one sort
 _MESSAGE: Final = 200  # characters
-# What an answer may have or not, as it happens to be worded.
+# Parts that a response has or has not depending on its text only.
 _WORDING: Final = frozenset(("content", "refusal", "annotations", "[message]", "[reasoning]"))
 _WORDING_KINDS: Final = (
     *("response.output_text.", "response.content_part.", "response.refusal."),
@@ -18,7 +24,12 @@ _WORDING_KINDS: Final = (
 
 
 def compare(before: Reply, after: Reply) -> Comparison:
-    """How the second answer differs from the first."""
+    """How a response differs from an earlier one.
+
+    Args:
+        before: the recorded response.
+        after: the response to the same request now.
+    """
     if after.broken:
         return Comparison((after.broken,))
     if before.status != after.status:
@@ -26,22 +37,22 @@ def compare(before: Reply, after: Reply) -> Comparison:
     if before.media_type != after.media_type:
         was, now = (reply.media_type or "none" for reply in (before, after))
         return Comparison((f"content type {was} is now {now}",))
-    then, now_ = shape(before), shape(after)
-    breaking = [*_lost(then, now_), *_tools_lost(then, now_), *_other_end(then, now_)]
-    return Comparison(tuple(breaking), tuple(_borne(then, now_)))
+    then, now_ = signature_of(before), signature_of(after)
+    breaking = [*_missing(then, now_), *_missing_tools(then, now_), *_other_end(then, now_)]
+    return Comparison(tuple(breaking), tuple(_benign(then, now_)))
 
 
 def _why(reply: Reply) -> str:
-    """What an error says."""
+    """The message of an error response."""
     try:
-        told = orjson.loads(reply.body)["error"]
-        text = told["message"] if isinstance(told, dict) else told
+        error = orjson.loads(reply.body)["error"]
+        text = error["message"] if isinstance(error, dict) else error
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return ""
     return f": {' '.join(str(text).split())[:_MESSAGE]}"
 
 
-def _lost(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
+def _missing(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     missing = [path for path in _topmost(then, now) if not _is_wording(path)]
     yield from _listed("missing", missing)
     for path in sorted(then.types.keys() & now.types.keys()):
@@ -50,7 +61,7 @@ def _lost(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
             yield f"type of {_shown(path)}: {_names(was)} is now {_names(is_)}"
 
 
-def _tools_lost(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
+def _missing_tools(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     called = now.tools()
     for name, keys in then.tools().items():
         if name not in called:
@@ -74,7 +85,7 @@ def _other_end(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]
         yield "no [DONE]"
 
 
-def _borne(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
+def _benign(then: ResponseSignature, now: ResponseSignature) -> Iterator[str]:
     yield from _listed("new", _topmost(now, then))
     yield from _listed("not there", [p for p in _topmost(then, now) if _is_wording(p)])
     nulls = [p for p in then.types.keys() & now.types.keys() if then.types[p] and not now.types[p]]
@@ -116,7 +127,7 @@ def _listed(what: str, paths: Iterable[Path]) -> Iterator[str]:
 
 
 def _shown(path: Path) -> str:
-    """``choices[].delta.content``; with the event's kind, where there are several."""
+    """``choices[].delta.content``; with the kind of the event, if there are several."""
     kind, *rest = path
     inside = ".".join(rest).replace(".[", "[")
     if not inside or kind.startswith("chat."):

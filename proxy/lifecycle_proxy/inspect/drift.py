@@ -1,8 +1,8 @@
-"""Drift: whether a live upstream still answers as it did when it was recorded.
+"""Drift: whether a live upstream still responds in the form in which it was recorded.
 
-Each recorded chat and Responses request is asked again, as it was sent, and the answers are
-compared by shape (see ``shape`` and ``compare``). Models choose other words every time; what they
-are wrapped in should not change.
+Each recorded chat and Responses request is sent again, and the signatures of the responses are
+compared (see ``signature`` and ``compare``). Models write another text each time; the form of the
+response should not change.
 """
 
 import asyncio
@@ -40,10 +40,12 @@ _COLOURS: Final = {Verdict.IDENTICAL: "32", Verdict.BENIGN: "33", Verdict.BREAKI
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One exchange.
+    """The result of one exchange.
 
     Attributes:
+        id: of the exchange.
         asked: method and path.
+        comparison: with the response now.
     """
 
     id: str
@@ -53,10 +55,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All exchanges.
+    """The results of all exchanges.
 
     Attributes:
-        skipped: ids of those that could not be asked again, and why.
+        results: in the order of the recording.
+        skipped: ids of the exchanges that could not be sent again, and why.
     """
 
     results: tuple[Result, ...]
@@ -64,12 +67,12 @@ class Report:
 
     @property
     def verdict(self) -> Verdict | None:
-        """That of the worst; None where nothing was asked."""
+        """The worst one; None if nothing was sent."""
         return max((result.comparison.verdict for result in self.results), default=None)
 
     @property
     def exit_code(self) -> int:
-        """0 identical, 3 benign, 1 breaking or nothing asked. 2 is left to wrong usage."""
+        """0 identical, 3 benign, 1 breaking or nothing sent. 2 is for wrong usage."""
         return EXIT_NOTHING if self.verdict is None else EXIT[self.verdict]
 
 
@@ -80,12 +83,13 @@ async def drift(
     timeout_s: float = 600.0,
     progress: TextIO | None = None,
 ) -> Report:
-    """Ask again, one request at a time, and compare.
+    """Send all requests again, one at a time, and compare.
 
     Args:
-        settings: ``[upstream]`` is used: whom to ask, with which key, and how to reach it.
-        timeout_s: for each answer as a whole, in seconds.
-        progress: told how far it is, if it is a terminal.
+        exchanges: of a recording.
+        settings: only ``[upstream]`` is used.
+        timeout_s: for each whole response, in seconds.
+        progress: gets the number of the current request, if it is a terminal.
     """
     upstream, results, skipped = HttpUpstream(settings), list[Result](), list[tuple[str, str]]()
     asked = list(exchanges)
@@ -107,7 +111,12 @@ async def drift(
 
 
 def render(report: Report, *, colour: bool = False) -> Iterator[str]:
-    """The report in lines, without their ends. What does not print is escaped."""
+    """The lines of the report, without line ends. Characters that do not print are escaped.
+
+    Args:
+        report: to show.
+        colour: write escape sequences for colours.
+    """
     for result in report.results:
         verdict = result.comparison.verdict
         name = f"{verdict.name.lower():<9}"
@@ -139,7 +148,7 @@ def _tell(progress: TextIO | None, text: str) -> None:
 
 
 def _unaskable(exchange: Exchange) -> str:
-    """Why a request cannot be asked again, or its answer not compared; "" where they can."""
+    """Why a request cannot be sent again, or its response not compared; "" if they can."""
     request, answer = exchange.forwarded or exchange.request, exchange.upstream
     if exchange.route not in _ROUTES or request.method != "POST":
         return "not a chat or Responses request"
@@ -165,12 +174,12 @@ def _recorded(exchange: Exchange) -> Reply:
 
 
 def _path(exchange: Exchange) -> str:
-    """The client's path, without a profile: the upstream's may begin otherwise today."""
+    """The client's path, without a profile. The upstream's may have another prefix today."""
     return _BEFORE_PATH.sub("", exchange.request.target, count=1)
 
 
 def _headers(request: Request, key: str) -> CIMultiDict[str]:
-    """What was sent, less what belongs to its connection, and less what are no longer secrets."""
+    """The recorded headers without those of its connection and without redacted secrets."""
     kept = for_upstream(CIMultiDict(request.headers))
     hidden = Redaction().exchange(request.headers).headers(request.headers)
     for (name, value), (_, shown) in zip(request.headers, hidden, strict=True):
@@ -182,7 +191,7 @@ def _headers(request: Request, key: str) -> CIMultiDict[str]:
     return kept
 
 
-# --- what is answered now -----------------------------------------------------------------------
+# --- the response now ---------------------------------------------------------------------------
 
 
 async def _ask(upstream: HttpUpstream, exchange: Exchange, key: str, timeout_s: float) -> Reply:

@@ -1,8 +1,8 @@
-"""Secrets in files: in cassettes from before a rule was there, or in any other text.
+"""The command ``scan``: finds secrets in files, such as cassettes that are older than a rule.
 
-A cassette is looked at by its parts: headers by name; bodies and streams as a whole, so that a
-secret that came in two reads is found; and the texts and arguments that frames write piece by
-piece. A finding never holds the secret.
+Of a cassette the parts are searched: headers by name; whole bodies and streams, so that a secret in
+two reads is found; and the texts and arguments that frames contain in pieces. A finding never
+contains the secret.
 """
 
 import hashlib
@@ -28,14 +28,15 @@ _PROBED_LINES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A place where a secret stands.
+    """A place with a secret.
 
     Attributes:
+        file: where it is.
         line: of the file, from 1.
         exchange: its id; "" outside of a cassette.
         where: ``header NAME``, ``url``, ``body``, ``stream``, ``end`` or ``text``.
-        kind: what it looks like.
-        excerpt: what it is called and how it begins, masked.
+        kind: of secret.
+        excerpt: its name and its beginning, masked.
     """
 
     file: Path
@@ -47,12 +48,16 @@ class Finding:
 
     def __str__(self) -> str:
         exchange = f"exchange {self.exchange}, " if self.exchange else ""
-        told = f"{self.file}:{self.line}: {exchange}{self.where}: {self.kind}: {self.excerpt}"
-        return printable(told)
+        text = f"{self.file}:{self.line}: {exchange}{self.where}: {self.kind}: {self.excerpt}"
+        return printable(text)
 
 
 def report(paths: Iterable[Path], stream: TextIO) -> int:
     """Write a line for each finding.
+
+    Args:
+        paths: files and folders.
+        stream: where to write.
 
     Returns:
         1 if there are any, else 0.
@@ -69,12 +74,12 @@ def report(paths: Iterable[Path], stream: TextIO) -> int:
 
 
 def scan(path: Path) -> Iterator[Finding]:
-    """The secrets in a file, or in all files in a folder but hidden and binary ones.
+    """The secrets in a file, or in all files of a folder except hidden and binary ones.
 
-    In an exchange the same secret is told once for each ``where``.
+    In an exchange the same secret is reported once for each ``where``.
 
     Raises:
-        CassetteError: a file that is not there, or cannot be read.
+        CassetteError: a file does not exist, or cannot be read.
     """
     for file in _files(path):
         yield from _File(file).scan()
@@ -96,7 +101,7 @@ def _is_binary(file: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """A text, and on which line of the file each piece of it stands."""
+    """A text, and the line of the file of each piece of it."""
 
     text: str
     starts: Sequence[int]
@@ -113,7 +118,7 @@ def _joined(pieces: Sequence[str], lines: Sequence[int]) -> _Joined:
 
 @dataclass(slots=True)
 class _Stream:
-    """One side of an answer, and which line each read stands on."""
+    """One side of a response, and the line of the file of each read."""
 
     side: Side = field(default_factory=Side)
     lines: list[int] = field(default_factory=list)
@@ -123,7 +128,7 @@ class _Stream:
         self.lines.append(line)
 
     def texts(self) -> Iterator[_Joined]:
-        """The bytes, then what their frames write piece by piece."""
+        """The bytes, then the texts that their frames contain in pieces."""
         if not self.lines:
             return
         # Latin-1: an offset in the text is one in the bytes, and credentials are ASCII.
@@ -145,7 +150,7 @@ class _File:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._streams: dict[str, dict[str, _Stream]] = {}  # of exchanges that are not over
+        self._streams: dict[str, dict[str, _Stream]] = {}  # of exchanges that have not ended
         self._seen: set[tuple[str, str, bytes]] = set()
 
     def scan(self) -> Iterator[Finding]:
@@ -171,7 +176,7 @@ class _File:
             streams[side].side.headers = tuple(_headers(record))
         for where, secrets in _parts(record):
             for secret in secrets:
-                yield from self._told(number, exchange, where, secret)
+                yield from self._finding(number, exchange, where, secret)
         if kind == "end":
             yield from self._over(exchange)
 
@@ -181,9 +186,9 @@ class _File:
             for joined in stream.texts():
                 for secret in in_text(joined.text):
                     line = joined.line(secret.start)
-                    yield from self._told(line, exchange, "stream", secret)
+                    yield from self._finding(line, exchange, "stream", secret)
 
-    def _told(self, line: int, exchange: str, where: str, secret: Secret) -> Iterator[Finding]:
+    def _finding(self, line: int, exchange: str, where: str, secret: Secret) -> Iterator[Finding]:
         digest = hashlib.sha256(secret.value.encode("utf-8", "replace")).digest()
         if (exchange, where, digest) not in self._seen:
             self._seen.add((exchange, where, digest))
@@ -191,7 +196,7 @@ class _File:
 
 
 def _maybe_record(text: bytes) -> Json | None:
-    """A line of a cassette; None is any other text, the torn lines of a cassette too."""
+    """A line of a cassette; None for any other text, also for a truncated line."""
     if not text.startswith(b"{"):
         return None
     try:
@@ -202,7 +207,7 @@ def _maybe_record(text: bytes) -> Json | None:
 
 
 def _parts(record: Json) -> Iterator[tuple[str, Iterator[Secret]]]:
-    """The parts of one line that stand by themselves."""
+    """The parts of one line that are searched on their own."""
     yield "url", in_text(str(record.get("target", "")))
     for name, value in _headers(record):
         yield f"header {name}", in_header(name, value)
@@ -219,7 +224,7 @@ def _headers(record: Json) -> Iterator[tuple[str, str]]:
 
 
 def _bytes(value: object) -> bytes:
-    """Bytes as they are in a line; what is neither form of them is looked at as the text it is."""
+    """The bytes of a field. A value that does not encode bytes is searched as JSON text."""
     try:
         return unpack(value)
     except ValueError:

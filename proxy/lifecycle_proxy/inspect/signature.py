@@ -1,9 +1,12 @@
-"""What an answer looks like, apart from its wording, and whether two look alike. Pure functions.
+"""The signature of a response: everything about its form, not its text. Pure functions.
 
-A shape is the status, the content type, the kinds of events, the JSON paths in each kind with their
-types, the tools that were called, how it finished, and whether ``[DONE]`` ended it. A client breaks
-where something that it may rely on is gone or has become something else; what is new, or says the
-same in other words, it has to bear.
+It consists of the status, the content type, the kinds of events, the JSON paths in each kind with
+their types, the tools that were called, how it finished, and whether it ended with ``[DONE]``. A
+client may break if something is missing or has another type; new fields and other text must not
+break it.
+
+Tool calls are read here and not by the observers of the core: those read streams only, and repair
+what upstreams get wrong, while a change of just that is to be found here.
 """
 
 import enum
@@ -24,7 +27,7 @@ _LAST: Final = ("response.completed", "response.incomplete", "response.failed")
 
 
 class Verdict(enum.IntEnum):
-    """How far two answers differ."""
+    """How much two responses differ."""
 
     IDENTICAL = 0
     BENIGN = 1
@@ -33,11 +36,13 @@ class Verdict(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, whole, its content coding undone.
+    """A whole response, decompressed.
 
     Attributes:
+        status: 0 if there was none.
         content_type: the header.
-        broken: why it ended before its end, if it did.
+        body: as far as it came.
+        broken: why it is incomplete; "" if it is not.
     """
 
     status: int
@@ -52,7 +57,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs, in words."""
+    """The differences, in words."""
 
     breaking: tuple[str, ...] = ()
     benign: tuple[str, ...] = ()
@@ -66,14 +71,14 @@ class Comparison:
 
 @dataclass(slots=True)
 class CalledTool:
-    """One tool call of an answer, as far as its pieces have been joined."""
+    """One tool call of a response, as far as its pieces have been joined."""
 
     id: str = ""
     name: str = ""
     arguments: str = ""
 
     def keys(self) -> frozenset[str] | None:
-        """The keys of the arguments; None where they are no JSON object."""
+        """The keys of the arguments; None if they are not a JSON object."""
         try:
             tree = orjson.loads(self.arguments or "{}")
         except orjson.JSONDecodeError:
@@ -83,14 +88,16 @@ class CalledTool:
 
 @dataclass(slots=True)
 class ResponseSignature:
-    """What one answer looks like.
+    """The form of one response.
 
     Attributes:
-        types: of each path; empty where there was only null. The first part is the event's kind.
-        calls: by whatever tells them apart.
-        finishes: of all choices, as classes.
-        text: what is said, as one text.
+        types: of each path; empty for a path that was only null. The first part of a path is the
+            kind of the event.
+        calls: by a key that identifies them.
+        finishes: the finish reasons of all choices; those for tool calls count as one.
+        text: of all choices, joined.
         events: how many.
+        is_done: there was a ``[DONE]``.
     """
 
     types: dict[Path, set[str]] = field(default_factory=dict)
@@ -109,8 +116,8 @@ class ResponseSignature:
         return found
 
 
-def shape(reply: Reply) -> ResponseSignature:
-    """What an answer looks like. Takes any bytes."""
+def signature_of(reply: Reply) -> ResponseSignature:
+    """The signature of a response. The body may be any bytes."""
     found = ResponseSignature()
     if not is_event_stream(reply.content_type) and not sse.begins_stream(reply.body):
         _take(found, "", reply.body)
@@ -132,12 +139,12 @@ def _take(found: ResponseSignature, name: str, data: bytes) -> None:
         found.types[name or "no JSON",] = {"text"}
         found.text += data.decode("utf-8", "replace")
         return
-    told = payload if isinstance(payload, dict) else {}
-    kind = name or _text(told.get("type")) or _text(told.get("object"))
+    fields = payload if isinstance(payload, dict) else {}
+    kind = name or _text(fields.get("type")) or _text(fields.get("object"))
     _walk(found.types, (kind,), payload)
-    _read_chat(found, told)
-    _read_responses(found, kind, told)
-    if told.get("error"):
+    _read_chat(found, fields)
+    _read_responses(found, kind, fields)
+    if fields.get("error"):
         found.finishes.add("error")
 
 
@@ -169,16 +176,16 @@ def _type(value: Any) -> tuple[str, ...]:
 
 
 def _variant(value: Any) -> Path:
-    """An object that names its type is of a kind of its own. Of a call only one piece does so."""
+    """A part of the path for objects with a ``type``. Not for calls: only one piece has it."""
     kind = _text(value.get("type")) if isinstance(value, dict) else ""
     return (f"[{kind}]",) if kind not in ("", "function") else ()
 
 
-# --- what is said -------------------------------------------------------------------------------
+# --- text and tool calls ------------------------------------------------------------------------
 
 
-def _read_chat(found: ResponseSignature, told: Json) -> None:
-    for choice in _objects(told.get("choices")):
+def _read_chat(found: ResponseSignature, chunk: Json) -> None:
+    for choice in _objects(chunk.get("choices")):
         index = choice.get("index", 0)
         said = _object(choice.get("delta")) or _object(choice.get("message"))
         found.text += _text(said.get("content"))
@@ -191,16 +198,16 @@ def _read_chat(found: ResponseSignature, told: Json) -> None:
             _add(found, (index, "function_call"), legacy)
 
 
-def _read_responses(found: ResponseSignature, kind: str, told: Json) -> None:
+def _read_responses(found: ResponseSignature, kind: str, event: Json) -> None:
     if kind == "response.output_text.delta":
-        found.text += _text(told.get("delta"))
+        found.text += _text(event.get("delta"))
     whole = kind == "response"
     if kind in _LAST or whole:
-        answer = told if whole else _object(told.get("response"))
+        answer = event if whole else _object(event.get("response"))
         found.finishes.add(_text(answer.get("status")) or "none")
-    items = told.get("output") if whole else None
+    items = event.get("output") if whole else None
     if kind == "response.output_item.done":
-        items = [told.get("item")]
+        items = [event.get("item")]
     for item in _objects(items):
         item_kind = _text(item.get("type"))
         if item_kind.endswith("_call"):
@@ -210,7 +217,7 @@ def _read_responses(found: ResponseSignature, kind: str, told: Json) -> None:
 
 
 def _add(found: ResponseSignature, place: object, function: Json, call_id: str = "") -> None:
-    """A piece of a call. Some upstreams give all calls the same place, others each piece an id."""
+    """Add a piece of a call. Some upstreams give all calls one index, others each piece an id."""
     key, name = str(place), _text(function.get("name"))
     if (other := found.calls.get(key)) and name and call_id and other.id not in ("", call_id):
         del found.calls[key]
