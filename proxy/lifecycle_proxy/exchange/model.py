@@ -98,7 +98,7 @@ class Listener:
         """
 
     def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
-        """The client gets bytes that no read caused: a heartbeat, an error, a response of ours.
+        """The client gets bytes that no read caused: a heartbeat, an error, its own response.
 
         Args:
             exchange: to whose response they belong.

@@ -67,7 +67,7 @@ def stream_head(
 
 
 def early_head(request: web.Request, stream_id: str) -> web.StreamResponse:
-    """Status 200 and headers of ours, sent before the upstream has responded.
+    """Status 200 and the headers of a stream, sent before the upstream has responded.
 
     Args:
         request: of the client.
