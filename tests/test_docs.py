@@ -3,6 +3,8 @@
 import ast
 import io
 import re
+import subprocess
+import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,16 @@ def test_every_path_of_the_map_exists() -> None:
     inside += [SOURCE / one for one in re.findall(rf"`((?:{packages})/[a-z_/]+\.py)`", text)]
     assert len(inside) > 40
     assert [path for path in inside if not path.exists()] == []
+
+
+def test_the_table_of_sizes_has_the_imports_of_today() -> None:
+    """The sizes themselves change with every commit, and may be a little old."""
+    command = [sys.executable, str(ROOT / "bench" / "structure.py")]
+    today = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    row = re.compile(r"^\| (\d+|circle) \| (`\w+/`) \|.*\| ([^|]+) \|$", re.MULTILINE)
+    rows = row.findall(today)
+    assert len(rows) == len({path.parent for path in SOURCE.glob("*/__init__.py")})
+    assert row.findall(_read(DOCS / "architecture.md")) == rows
 
 
 @pytest.mark.parametrize("page", PROSE, ids=str)

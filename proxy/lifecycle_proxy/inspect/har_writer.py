@@ -8,15 +8,13 @@ import base64
 import json
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.inspect import timeline
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
-
-Json = dict[str, Any]
+from lifecycle_proxy.recording.cassette import Exchange, Json, Piece, Request, Side
 
 _UNKNOWN: Final = -1
 # Required by the specification, but not recorded.

@@ -19,9 +19,7 @@ from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.recording import question
-from lifecycle_proxy.recording.cassette import Exchange, Request, Side
-
-Json = dict[str, Any]
+from lifecycle_proxy.recording.cassette import Exchange, Json, Request, Side
 
 MAX_EXCHANGE_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 48 << 20

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import Piece, Side, unpack
+from lifecycle_proxy.recording.cassette import Json, Piece, Side, unpack
 from lifecycle_proxy.recording.secret_detection import Secret, in_header, in_text
-
-Json = dict[str, Any]
 
 _KINDS: Final = ("cassette", "request", "forwarded", "head", "read", "sent", "end")
 _PROBED_LINES: Final = 20

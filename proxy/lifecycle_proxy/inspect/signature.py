@@ -5,8 +5,8 @@ their types, the tools that were called, how it finished, and whether it ended w
 client may break if something is missing or has another type; new fields and other text must not
 break it.
 
-Tool calls are read here and not by the observers of the core: those read streams only, and repair
-what upstreams get wrong, while a change of just that is to be found here.
+The observers of the core do not serve here: they read streams only, and they repair mistakes of
+upstreams, such as repeated indexes. Such a mistake, if it is new, is a difference to report.
 """
 
 import enum

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.dialects.fields import EVENT_NAME
+from lifecycle_proxy.recording.cassette import Json
 
-Json = dict[str, Any]
 # fmt: off
 Kind = Literal[
     "text", "thought", "call", "result", "tool", "finish", "usage", "done",

@@ -13,8 +13,8 @@ from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.inspect.summary import EventSummary, Json, summarize, summarize_body
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
+from lifecycle_proxy.inspect.summary import EventSummary, summarize, summarize_body
+from lifecycle_proxy.recording.cassette import Exchange, Json, Piece, Side
 
 _MAX_EVENT_BYTES: Final = 64 << 20
 _FIRST_READS: Final = 8  # a byte each, at worst

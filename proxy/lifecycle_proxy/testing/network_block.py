@@ -62,10 +62,10 @@ def is_local(host: object) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-Check = Callable[[object, object], None]
+_Check = Callable[[object, object], None]
 
 
-def _connecting(original: Any, check: Check) -> Any:
+def _connecting(original: Any, check: _Check) -> Any:
     def connect(self: socket.socket, address: Any, /) -> Any:
         if self.family in _FAMILIES and isinstance(address, tuple):
             check(*address[:2])
@@ -74,7 +74,7 @@ def _connecting(original: Any, check: Check) -> Any:
     return connect
 
 
-def _resolving(original: Any, check: Check) -> Any:
+def _resolving(original: Any, check: _Check) -> Any:
     def getaddrinfo(host: Any, port: Any, *args: Any, **more: Any) -> Any:
         check(host, port)
         return original(host, port, *args, **more)
@@ -82,7 +82,7 @@ def _resolving(original: Any, check: Check) -> Any:
     return getaddrinfo
 
 
-def _creating(original: Any, check: Check) -> Any:
+def _creating(original: Any, check: _Check) -> Any:
     async def create_connection(
         self: Any, factory: Any, host: Any = None, port: Any = None, **more: Any
     ) -> Any:
@@ -92,7 +92,7 @@ def _creating(original: Any, check: Check) -> Any:
     return create_connection
 
 
-def _looking_up(original: Any, check: Check) -> Any:
+def _looking_up(original: Any, check: _Check) -> Any:
     async def getaddrinfo(self: Any, host: Any, port: Any, **more: Any) -> Any:
         check(host, port)
         return await original(self, host, port, **more)
