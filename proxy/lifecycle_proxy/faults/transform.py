@@ -141,6 +141,7 @@ class BodyFaults:
                 yield Forward(_closed(frame.raw))
 
     def _done(self, actions: Iterable[Action], now: float) -> list[Action]:
+        # Actions of earlier reads may still be queued: new ones begin when those are done.
         self._free_s = max(self._free_s, now)
         done: list[Action] = []
         for action in actions:
@@ -165,6 +166,7 @@ class BodyFaults:
     def _break_in(self, data: bytes) -> tuple[int, Disconnect | None]:
         found = _LEAD_BYTE.search(data) if self._inside_character else None
         stop, last = (found.end(), Disconnect("cut")) if found else (len(data), None)
+        # If both breaks are in these bytes, the first one counts.
         if self._end is not None and self._end[0] - self._sent_bytes <= stop:
             stop, last = self._end[0] - self._sent_bytes, self._end[1]
         return stop, last
@@ -188,6 +190,7 @@ class BodyFaults:
 
     def _add_drops(self, data: bytes, done: list[Action], size_bytes: int, ms: float) -> None:
         for start in range(0, len(data), size_bytes):
+            # The pace is kept across reads. After a longer pause the next piece leaves at once.
             wait_s = self._next_drop_s - self._free_s
             if wait_s > 0:
                 done.append(Delay(wait_s * 1000))
@@ -230,6 +233,7 @@ class _FrameCounter:
         return map(self._counted, self._parser.eof())
 
     def _counted(self, event: sse.Event) -> _CountedFrame:
+        # Comments and blank lines are not frames: heartbeats must not change what a rule hits.
         if event.parsed and event.data is None and event.raw.startswith((b":", b"\n", b"\r")):
             return _CountedFrame(event.raw, 0, is_first=True, data=None)
         is_first = not self._is_inside

@@ -195,6 +195,7 @@ def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[
         if last <= start:
             continue
         comment = event.raw[at - start : last - start]
+        # Only comments at the beginning: a range further inside is in the upstream's own event.
         if first != at or last >= stop or not comment.startswith(b":"):
             break
         parts.append(sse.Event(comment, b"", None))

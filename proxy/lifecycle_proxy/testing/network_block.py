@@ -42,6 +42,7 @@ def blocked(why: str) -> Iterator[None]:
         for name in ("connect", "connect_ex"):
             patch.setattr(socket.socket, name, _connecting(getattr(socket.socket, name), check))
         patch.setattr(socket, "getaddrinfo", _resolving(socket.getaddrinfo, check))
+        # uvloop resolves and connects by itself, not with the socket module.
         if (uvloop := sys.modules.get("uvloop")) is not None:
             own = uvloop.Loop
             patch.setattr(own, "create_connection", _creating(own.create_connection, check))
