@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import Json, Piece, Side, unpack
+from lifecycle_proxy.recording.cassette import Piece, Side, unpack
 from lifecycle_proxy.recording.secret_detection import Secret, in_header, in_text
+
+Json = dict[str, Any]
 
 _KINDS: Final = ("cassette", "request", "forwarded", "head", "read", "sent", "end")
 _PROBED_LINES: Final = 20
@@ -99,7 +101,7 @@ def _is_binary(file: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """A text, and the line of the file of each piece of it."""
+    """A text, and on which line of the file each piece of it stands."""
 
     text: str
     starts: Sequence[int]
@@ -116,7 +118,7 @@ def _joined(pieces: Sequence[str], lines: Sequence[int]) -> _Joined:
 
 @dataclass(slots=True)
 class _Stream:
-    """One side of a response, and the line of the file of each read."""
+    """One side of an answer, and which line each read stands on."""
 
     side: Side = field(default_factory=Side)
     lines: list[int] = field(default_factory=list)
@@ -126,7 +128,7 @@ class _Stream:
         self.lines.append(line)
 
     def texts(self) -> Iterator[_Joined]:
-        """The bytes, then the texts that their frames contain in pieces."""
+        """The bytes, then what their frames write piece by piece."""
         if not self.lines:
             return
         # Latin-1: an offset in the text is one in the bytes, and credentials are ASCII.
@@ -148,7 +150,7 @@ class _File:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._streams: dict[str, dict[str, _Stream]] = {}  # of exchanges that have not ended
+        self._streams: dict[str, dict[str, _Stream]] = {}  # of exchanges that are not over
         self._seen: set[tuple[str, str, bytes]] = set()
 
     def scan(self) -> Iterator[Finding]:
@@ -174,7 +176,7 @@ class _File:
             streams[side].side.headers = tuple(_headers(record))
         for where, secrets in _parts(record):
             for secret in secrets:
-                yield from self._finding(number, exchange, where, secret)
+                yield from self._told(number, exchange, where, secret)
         if kind == "end":
             yield from self._over(exchange)
 
@@ -184,9 +186,9 @@ class _File:
             for joined in stream.texts():
                 for secret in in_text(joined.text):
                     line = joined.line(secret.start)
-                    yield from self._finding(line, exchange, "stream", secret)
+                    yield from self._told(line, exchange, "stream", secret)
 
-    def _finding(self, line: int, exchange: str, where: str, secret: Secret) -> Iterator[Finding]:
+    def _told(self, line: int, exchange: str, where: str, secret: Secret) -> Iterator[Finding]:
         digest = hashlib.sha256(secret.value.encode("utf-8", "replace")).digest()
         if (exchange, where, digest) not in self._seen:
             self._seen.add((exchange, where, digest))
@@ -194,7 +196,7 @@ class _File:
 
 
 def _maybe_record(text: bytes) -> Json | None:
-    """A line of a cassette; None for any other text, also for a truncated line."""
+    """A line of a cassette; None is any other text, the torn lines of a cassette too."""
     if not text.startswith(b"{"):
         return None
     try:
@@ -205,7 +207,7 @@ def _maybe_record(text: bytes) -> Json | None:
 
 
 def _parts(record: Json) -> Iterator[tuple[str, Iterator[Secret]]]:
-    """The parts of one line that are searched on their own."""
+    """The parts of one line that stand by themselves."""
     yield "url", in_text(str(record.get("target", "")))
     for name, value in _headers(record):
         yield f"header {name}", in_header(name, value)
@@ -222,7 +224,7 @@ def _headers(record: Json) -> Iterator[tuple[str, str]]:
 
 
 def _bytes(value: object) -> bytes:
-    """The bytes of a field. A value that does not encode bytes is searched as JSON text."""
+    """Bytes as they are in a line; what is neither form of them is looked at as the text it is."""
     try:
         return unpack(value)
     except ValueError:
