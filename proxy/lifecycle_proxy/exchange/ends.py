@@ -13,7 +13,7 @@ refused           any             --        eof      --              --
 
 A side that ended in another way than its row says is reported with ``Listener.on_side_end``: an
 upstream that reset the connection, a client whose dialect wants a proper end behind the error
-frame, a client that only a reset can tell of a broken end.
+frame, a client to which only a reset shows that the end is broken.
 """
 
 from typing import Final, Literal, NamedTuple

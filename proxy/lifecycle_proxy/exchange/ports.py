@@ -1,4 +1,4 @@
-"""The ports between an upstream and the relay: whoever can answer a request, and the answer.
+"""The interfaces between an upstream and the relay: what can answer a request, and the response.
 
 An upstream may be an HTTP server, a recording that is played in this process, or anything else that
 has a status, headers and a body of bytes. The relay knows these protocols only.

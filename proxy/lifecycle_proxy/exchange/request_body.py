@@ -20,7 +20,7 @@ _TAIL_BYTES: Final = 1 << 18
 _NO_TOOLS: Final = frozenset[str]()
 
 
-class Body(NamedTuple):
+class ParsedBody(NamedTuple):
     """A request body, as far as it was read.
 
     Attributes:
@@ -47,7 +47,7 @@ class Body(NamedTuple):
     tail: bytearray = bytearray()
 
 
-async def read_request(request: web.Request) -> Body:
+async def read_request(request: web.Request) -> ParsedBody:
     """Read a body of ordinary size; a larger one is only forwarded.
 
     A body that is too large or cannot be parsed counts as one that may request a stream; the
@@ -55,7 +55,9 @@ async def read_request(request: web.Request) -> Body:
     that come back with the history are removed: the only case in which a body is changed.
     """
     if not request.can_read_body:
-        return Body(None, stream=request.method == "GET")  # requested in the query: see routes
+        return ParsedBody(
+            None, stream=request.method == "GET"
+        )  # requested in the query: see routes
     pieces: list[bytes] = []
     size = 0
     while size <= _LOOK_BYTES:
@@ -66,24 +68,24 @@ async def read_request(request: web.Request) -> Body:
         size += len(piece)
     tail = bytearray()
     rest = _chain(pieces, request, tail)
-    return Body(rest, stream=True, original=rest, is_unread=True, tail=tail)
+    return ParsedBody(rest, stream=True, original=rest, is_unread=True, tail=tail)
 
 
-async def _read(original: bytes, content_coding: str) -> Body:
+async def _read(original: bytes, content_coding: str) -> ParsedBody:
     clear = await _maybe_clear(original, content_coding)
     if clear is None:
-        return Body(original, stream=True, original=original, is_unread=True)
+        return ParsedBody(original, stream=True, original=original, is_unread=True)
     left = await _cleaned(clear) if may_be_cleaned(clear) else clear
     data = original if left is clear else left
     try:
         asked = orjson.loads(left)
     except orjson.JSONDecodeError:  # the upstream may accept more than strict JSON
-        return Body(data, stream=True, original=original, is_unread=True)
+        return ParsedBody(data, stream=True, original=original, is_unread=True)
     if not isinstance(asked, dict):
-        return Body(data, original=original)
+        return ParsedBody(data, original=original)
     model, user = (v if isinstance(v := asked.get(k), str) else "" for k in ("model", "user"))
     messages, tools = asked.get("messages"), _tools(asked)
-    return Body(data, bool(asked.get("stream")), model, messages, tools, user, original)
+    return ParsedBody(data, bool(asked.get("stream")), model, messages, tools, user, original)
 
 
 async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:

@@ -103,7 +103,7 @@ class Conversations:
 
     # --- getting the response -------------------------------------------------------------------
 
-    async def _open(self, request: web.Request, path: str, asked: request_body.Body) -> Begun:
+    async def _open(self, request: web.Request, path: str, asked: request_body.ParsedBody) -> Begun:
         sent = self._sender.headers(request, asked.data)
         if request[EXCHANGE].body_rewritten:
             sent.popall("Content-Encoding", None)  # it was undone to look inside
