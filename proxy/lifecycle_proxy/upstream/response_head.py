@@ -1,7 +1,7 @@
 """Which response headers are accepted from an upstream, and after which its connection is closed.
 
 aiohttp parses responses leniently. What it lets through and this proxy must not send on is refused
-here, with status 502: a client's parser may read it in another way than ours. A response whose
+here, with status 502: a client's parser may read it differently from aiohttp's. A response whose
 framing is ambiguous, but readable, is passed on, and its connection is not used again: what it
 calls its end may not be what the upstream calls so, and the rest would be the next client's
 response.
