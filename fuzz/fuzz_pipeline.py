@@ -25,6 +25,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lifecycle_proxy.core.apis import CHAT  # noqa: E402
 from lifecycle_proxy.core.dialects import DIALECTS, Dialect, each  # noqa: E402
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted  # noqa: E402
 from lifecycle_proxy.core.labels import Labels  # noqa: E402
@@ -103,7 +104,7 @@ def _pipeline(dialect: Any, max_event_bytes: int, *, translate: bool) -> Pipelin
         result_preview=20,
     )
     given = dialect if isinstance(dialect, Dialect) else Dialect("fuzz", each(dialect))
-    return Pipeline("chat", given, Envelope("id", 1, "m"), options)
+    return Pipeline(CHAT, given, Envelope("id", 1, "m"), options)
 
 
 def _played(pipeline: Pipeline, body: bytes, seed: int, *, abort: bool = False) -> Iterator[Step]:

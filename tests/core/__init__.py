@@ -3,13 +3,15 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
+from lifecycle_proxy.core.apis import APIS, CHAT, Api
 from lifecycle_proxy.core.calls import Terms
 from lifecycle_proxy.core.dialects import Dialect, Encoder, each
 from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.observers import Observer
 from lifecycle_proxy.core.pipeline import Options, Pipeline, Step
 
 Json = dict[str, Any]
@@ -113,13 +115,21 @@ def as_dialect(given: Dialect | Encoder) -> Dialect:
     return given if isinstance(given, Dialect) else Dialect("test", *3 * (each(given),))
 
 
-def make(dialect: Dialect | Encoder, observer: str = "chat", **options: Any) -> Pipeline:
+# An API by its name, or chat completions with an observer of the test's own.
+GivenObserver = str | Callable[[Counts], Observer]
+
+
+def api_of(observer: GivenObserver) -> Api:
+    return APIS[observer] if isinstance(observer, str) else replace(CHAT, observer=observer)
+
+
+def make(dialect: Dialect | Encoder, observer: GivenObserver = "chat", **options: Any) -> Pipeline:
     numbers = itertools.count(1)
     defaults: Json = {"presenter": Presenter(), "mint": lambda: f"made_{next(numbers)}"}
     own = {f.name: options.pop(f.name) for f in fields(Terms) if f.name in options}
     envelope = Envelope("id", 1, "model")
     given = Options(**defaults | options)
-    return Pipeline(observer, as_dialect(dialect), envelope, given, terms=Terms(**own))
+    return Pipeline(api_of(observer), as_dialect(dialect), envelope, given, terms=Terms(**own))
 
 
 def segments(body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
@@ -138,7 +148,7 @@ def play(
     *,
     dialect: Dialect | Encoder | None = None,
     abort: str | None = None,
-    observer: str = "chat",
+    observer: GivenObserver = "chat",
     **options: Any,
 ) -> Played:
     """Feed it all, a second for each piece, and end it."""

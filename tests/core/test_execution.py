@@ -1,6 +1,6 @@
 """Span ``execution``: a pair embraces the running of a tool, wherever its result comes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from lifecycle_proxy.core.events import (
     ToolRunning,
 )
 from lifecycle_proxy.core.labels import Labels
-from lifecycle_proxy.core.observers import OBSERVERS
 from lifecycle_proxy.core.pipeline import Pipeline, Step
 
 from tests.core import (
@@ -483,7 +482,7 @@ def test_a_resumed_frame_copies_the_envelope_of_the_first_chunk(sizes: tuple[int
 
 @pytest.mark.parametrize("sizes", _SIZES)
 def test_resumed_calls_are_told_before_a_failure_of_ours(
-    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, ...],
 ) -> None:
     class Failing:
         def __init__(self, counts: object) -> None: ...
@@ -491,14 +490,13 @@ def test_resumed_calls_are_told_before_a_failure_of_ours(
         def skim(self, raw: bytes) -> bool:
             return False
 
-        def observe(self, event: object) -> Iterable[Any]:
+        def observe(self, event: object) -> Sequence[Any]:
             raise ZeroDivisionError
 
         def update(self, envelope: Envelope) -> None: ...
 
-    monkeypatch.setitem(OBSERVERS, "failing", Failing)
     body = text() + DONE
-    played = play(body, sizes, observer="failing", span="execution", resumed=[completed("x")])
+    played = play(body, sizes, observer=Failing, span="execution", resumed=[completed("x")])
     assert played.data == played.frames[0] + body
     assert played.counts.observer_failures == 1
 

@@ -30,7 +30,6 @@ from lifecycle_proxy.core.events import (
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.lifecycle import Lifecycle
 from lifecycle_proxy.core.lines import without_lines
-from lifecycle_proxy.core.observers import OBSERVERS
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.core.sse import Parser
@@ -40,6 +39,7 @@ from tests.core import (
     DONE,
     WHOLE,
     Frames,
+    GivenObserver,
     Played,
     Presenter,
     assert_paired,
@@ -515,9 +515,8 @@ def test_the_quick_look_sees_what_the_thorough_one_sees(
     pieces: list[bytes], sizes: tuple[int, ...] | None
 ) -> None:
     fed: Any = pieces if sizes is None else b"".join(pieces)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(OBSERVERS, "thorough", Thorough)
-        quick, thorough = (play(fed, sizes or WHOLE, observer=o) for o in ("chat", "thorough"))
+    observers: tuple[GivenObserver, ...] = ("chat", Thorough)
+    quick, thorough = (play(fed, sizes or WHOLE, observer=o) for o in observers)
     assert quick == thorough
 
 

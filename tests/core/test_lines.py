@@ -23,7 +23,7 @@ TELLING = re.compile("[\u2063💻✓✗]|terminal|df -h|5.0 s")
 
 def line(label: str = "df -h /", tool: str = "terminal", *, ended: bool = True) -> str:
     """What the dialect writes of one call, in a stream of its own."""
-    writer, envelope = DIALECTS["quote"].writer("chat"), Envelope("c", 1, "m")
+    writer, envelope = DIALECTS["quote"].chat(), Envelope("c", 1, "m")
     frames = writer.write(ToolRunning("a", 0, tool, label, "💻"), envelope)
     if ended:
         frames += writer.write(ToolCompleted("a", 0, tool, label, "💻", Outcome.OK, 5000), envelope)

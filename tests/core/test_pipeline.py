@@ -16,7 +16,6 @@ from lifecycle_proxy.core.events import (
     ToolCompleted,
 )
 from lifecycle_proxy.core.labels import Labels
-from lifecycle_proxy.core.observers import OBSERVERS
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.pipeline import Pipeline, Step
 
@@ -304,17 +303,12 @@ class Broken(ChatObserver):
         return super().observe(event)
 
 
-@pytest.fixture(autouse=True)
-def broken_observer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBSERVERS, "broken", Broken)
-
-
 @pytest.mark.parametrize("sizes", _SIZES)
 def test_an_observer_that_fails_is_switched_off_and_the_stream_goes_on(
     sizes: tuple[int, ...],
 ) -> None:
     body = text() + CALL + text() + calls(call(1, "b", "g")) + DONE
-    played = play(body, sizes, observer="broken")
+    played = play(body, sizes, observer=Broken)
     assert played.told == ["running a f", "completed a f unknown:proxy_error"]
     assert len(places(played, body)) == 2
     assert played.counts.observer_failures == 1
@@ -322,7 +316,7 @@ def test_an_observer_that_fails_is_switched_off_and_the_stream_goes_on(
 
 
 def test_without_its_observer_a_stream_is_not_held_back() -> None:
-    pipeline = make(Frames(), "broken")
+    pipeline = make(Frames(), Broken)
     one_by_one(pipeline, CALL, text(), text())
     piece = DONE[:5]
     assert pipeline.feed(piece, 0.0).data is piece
@@ -333,9 +327,8 @@ class SkimFails(ChatObserver):
         raise ZeroDivisionError
 
 
-def test_a_quick_look_that_fails_does_not_end_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBSERVERS, "skim_fails", SkimFails)
-    assert play(text() + DONE, observer="skim_fails").data == text() + DONE
+def test_a_quick_look_that_fails_does_not_end_the_stream() -> None:
+    assert play(text() + DONE, observer=SkimFails).data == text() + DONE
 
 
 class BrokenPresenter(Presenter):

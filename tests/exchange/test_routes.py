@@ -1,8 +1,8 @@
 """What a request asks for, by its method and path."""
 
 import pytest
-from lifecycle_proxy.exchange.model import Vocabulary
-from lifecycle_proxy.exchange.routes import maybe_vocabulary
+from lifecycle_proxy.core.apis import ApiName
+from lifecycle_proxy.exchange.routes import maybe_api
 
 from tests.conftest import StartProxy
 from tests.fakes import JSON, Request, Upstream, Wire, ask, event, lifecycle, without_frames
@@ -61,9 +61,10 @@ PAIR = [("call_1", "running", None), ("call_1", "completed", None)]
     ],
 )
 def test_the_end_of_the_path_says_what_is_asked_for(
-    method: str, target: str, api: Vocabulary | None
+    method: str, target: str, api: ApiName | None
 ) -> None:
-    assert maybe_vocabulary(method, target) == api
+    found = maybe_api(method, target)
+    assert (None if found is None else found.name) == api
 
 
 @pytest.mark.parametrize(

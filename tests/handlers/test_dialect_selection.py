@@ -2,10 +2,10 @@
 
 import pytest
 from lifecycle_proxy.config.model import ClientRule
+from lifecycle_proxy.core.apis import CHAT, RESPONSES, Api
 from lifecycle_proxy.core.calls import Span
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Route
 from lifecycle_proxy.exchange.routes import split_profile
 from lifecycle_proxy.handlers.dialect_selection import SPAN_HEADER, DialectSelector, span
 from multidict import CIMultiDict
@@ -148,15 +148,15 @@ def test_lobe_chat_gets_lines(
     given: dict[str, str], user: str, dialect: str | None, sdk: dict[str, str]
 ) -> None:
     headers, chooser = head({**given, **sdk}), DialectSelector([], "chunk")
-    assert chooser.choose(headers, None, "chat", user) == (
+    assert chooser.choose(headers, None, CHAT, user) == (
         dialect or ("plain" if sdk == NODE_4 else "chunk")
     )
     if "x_lifecycle_events" not in given:
-        assert chooser.choose(headers, "bare", "chat", user) == "bare"
+        assert chooser.choose(headers, "bare", CHAT, user) == "bare"
         blind = DialectSelector([], "chunk", builtin=False)
-        assert blind.choose(headers, None, "chat", user) == "chunk"
+        assert blind.choose(headers, None, CHAT, user) == "chunk"
         rule = DialectSelector([ClientRule(header="x-client", dialect="comment")], "chunk")
-        assert (rule.choose(headers, None, "chat", user) == "comment") is ("x_client" in given)
+        assert (rule.choose(headers, None, CHAT, user) == "comment") is ("x_client" in given)
 
 
 @pytest.mark.parametrize("builtin", [True, False])
@@ -196,22 +196,22 @@ def test_a_profile_is_split_from_the_path(path: str, split: tuple[str | None, st
 
 
 @pytest.mark.parametrize(
-    ("lang", "version", "route", "dialect"),
+    ("lang", "version", "api", "dialect"),
     [
-        ("js", "6.45.0", "responses", "comment"),
-        ("JS", "6.45.9", "responses", "comment"),
-        ("js", "6.46.0", "responses", "chunk"),
-        ("js", "6.45.0", "chat", "chunk"),
-        ("js", "4.104.0", "responses", "plain"),
-        ("python", "6.45.0", "responses", "chunk"),
-        ("js", "", "responses", "plain"),
+        ("js", "6.45.0", RESPONSES, "comment"),
+        ("JS", "6.45.9", RESPONSES, "comment"),
+        ("js", "6.46.0", RESPONSES, "chunk"),
+        ("js", "6.45.0", CHAT, "chunk"),
+        ("js", "4.104.0", RESPONSES, "plain"),
+        ("python", "6.45.0", RESPONSES, "chunk"),
+        ("js", "", RESPONSES, "plain"),
     ],
 )
 def test_an_sdk_that_raises_on_keepalives_gets_comments(
-    lang: str, version: str, route: Route, dialect: str
+    lang: str, version: str, api: Api, dialect: str
 ) -> None:
     given = {"x-stainless-lang": lang, "x-stainless-package-version": version}
-    assert DialectSelector([], "chunk").choose(CIMultiDict(given), None, route) == dialect
+    assert DialectSelector([], "chunk").choose(CIMultiDict(given), None, api) == dialect
 
 
 @pytest.mark.parametrize("profile", [None, *DIALECTS])
@@ -225,11 +225,11 @@ def test_no_profile_breaks_an_old_sdk_in_a_responses_stream(
     assert {name for name, dialect in DIALECTS.items() if not dialect.names_typed} == {
         *("plain", "bare", "comment", "strip", "off"),
     }
-    chosen = DialectSelector([], "chunk").choose(headers, profile, "responses")
+    chosen = DialectSelector([], "chunk").choose(headers, profile, RESPONSES)
     assert chosen == (instead if typed else name)
-    assert DialectSelector([], "chunk", builtin=False).choose(headers, profile, "responses") == name
+    assert DialectSelector([], "chunk", builtin=False).choose(headers, profile, RESPONSES) == name
     newer = head({"x_stainless_lang": "js", "x_stainless_package_version": "7.0.0"})
-    assert DialectSelector([], "chunk").choose(newer, profile, "responses") == name
+    assert DialectSelector([], "chunk").choose(newer, profile, RESPONSES) == name
 
 
 # --- the span ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class Answer:
 
     def __init__(self) -> None:
         self.text = ""
-        self._writer, self._envelope = DIALECTS["quote"].writer("chat"), Envelope("c", 1, "m")
+        self._writer, self._envelope = DIALECTS["quote"].chat(), Envelope("c", 1, "m")
 
     def say(self, text: str) -> "Answer":
         self._add(self._writer.before((Text(0),), self._envelope))

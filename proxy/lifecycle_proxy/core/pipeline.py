@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.calls import TERMS, Presenter, Terms
 from lifecycle_proxy.core.dialects import Dialect
 from lifecycle_proxy.core.events import (
@@ -29,7 +30,7 @@ from lifecycle_proxy.core.events import (
     ToolCompleted,
 )
 from lifecycle_proxy.core.lifecycle import Lifecycle
-from lifecycle_proxy.core.observers import OBSERVERS, hermes
+from lifecycle_proxy.core.observers import hermes
 from lifecycle_proxy.core.rounds import FinishMerger
 from lifecycle_proxy.core.withheld import HostedCallFilter, without_results
 
@@ -81,7 +82,7 @@ class Pipeline:
     """One upstream event stream on its way to one client.
 
     Args:
-        observer: a key of ``OBSERVERS``: what kind of stream it is.
+        api: of the stream.
         dialect: how the client is told.
         envelope: stands for the upstream's id, created and model until its first chunk has come.
         options: the rest.
@@ -90,7 +91,7 @@ class Pipeline:
 
     def __init__(
         self,
-        observer: str,
+        api: Api,
         dialect: Dialect,
         envelope: Envelope,
         options: Options,
@@ -99,8 +100,8 @@ class Pipeline:
     ) -> None:
         self.counts = Counts()
         self._parser = sse.Parser(options.max_event_bytes)
-        self._observer = OBSERVERS[observer](self.counts)
-        self._writer = dialect.writer(observer)
+        self._observer = api.observer(self.counts)
+        self._writer = api.writer(dialect)
         self._lifecycle = Lifecycle(
             presenter=options.presenter,
             mint=options.mint,

@@ -12,20 +12,14 @@ from typing import ClassVar, Final, Literal
 
 from aiohttp import web
 
+from lifecycle_proxy.core.apis import APIS, CHAT, Api, ApiName
 from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
 from lifecycle_proxy.exchange.ends import Ended, SideEnd, ended_by
 
-# What an event stream speaks: chat completions, the Responses API, Anthropic's Messages.
-Vocabulary = Literal["chat", "responses", "messages"]
-Route = Vocabulary | Literal["websocket", "own", "other"]
+Route = ApiName | Literal["websocket", "own", "other"]
 Headers = tuple[tuple[str, str], ...]
 Added = tuple[tuple[int, int], ...]
 SideName = Literal["upstream", "client"]
-_ID_PREFIXES: Final[dict[Vocabulary, str]] = {
-    "chat": "chatcmpl-",
-    "responses": "resp_",
-    "messages": "msg_",
-}
 
 
 _OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
@@ -240,13 +234,13 @@ class Exchange:
     listeners: Listeners = field(default_factory=Listeners)
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def api(self) -> Api:
         """The API of its event stream, if it is one to which frames are added."""
-        return self.route if self.route in ("responses", "messages") else "chat"
+        return APIS.get(self.route, CHAT)
 
     def envelope(self) -> Envelope:
         """What added frames copy until the upstream's first chunk has arrived."""
-        answer_id = f"{_ID_PREFIXES[self.vocabulary]}st_{self.token}"
+        answer_id = f"{self.api.id_prefix}st_{self.token}"
         return Envelope(answer_id, int(time.time()), self.model)
 
     def fail(self, code: str, cause: str) -> None:

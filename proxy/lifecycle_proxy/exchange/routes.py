@@ -10,21 +10,16 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from lifecycle_proxy.exchange.model import Vocabulary
+from lifecycle_proxy.core.apis import APIS, RESPONSES, Api
 
 PROFILE_PREFIX: Final = "/-/as/"
-_POSTED: Final[dict[str, Vocabulary]] = {
-    "/chat/completions": "chat",
-    "/responses": "responses",
-    "/messages": "messages",
-}
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
 _RESPONSE: Final = re.compile(r"/responses/[^/]+\Z")
 
 
-def maybe_vocabulary(method: str, target: str) -> Vocabulary | None:
+def maybe_api(method: str, target: str) -> Api | None:
     """The API of a conversation; None for any other request.
 
     Args:
@@ -33,10 +28,10 @@ def maybe_vocabulary(method: str, target: str) -> Vocabulary | None:
     path, _, query = target.partition("?")
     if method == "GET" and _RESPONSE.search(path):
         asked = parse_qs(query).get("stream", [""])[-1]
-        return "responses" if asked.lower() in ("true", "1") else None
+        return RESPONSES if asked.lower() in ("true", "1") else None
     if method == "POST":
-        for end, api in _POSTED.items():
-            if path.endswith(end):
+        for api in APIS.values():
+            if path.endswith(api.path):
                 return None if _THREAD.search(path) else api
     return None
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core import followup
+from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.calls import Terms
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import ToolCompleted
@@ -16,7 +17,7 @@ from lifecycle_proxy.core.pipeline import Options, Pipeline
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.content_coding import coding
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Vocabulary
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection
 from lifecycle_proxy.handlers.passthrough import plain
@@ -62,7 +63,7 @@ class Conversations:
         )
 
     async def handle(
-        self, request: web.Request, path: str, profile: str | None, vocabulary: Vocabulary
+        self, request: web.Request, path: str, profile: str | None, api: Api
     ) -> web.StreamResponse:
         """A request to one of the three APIs.
 
@@ -70,16 +71,16 @@ class Conversations:
             request: the client's.
             path: its target, without a dialect profile.
             profile: the dialect that the path asked for, if it did.
-            vocabulary: the API.
+            api: that is asked for.
         """
         exchange = request[EXCHANGE]
         span = dialect_selection.span(request.headers, self._settings.lifecycle.span)
         asked = await request_body.read_request(request)
-        dialect = self._selector.choose(request.headers, profile, vocabulary, asked.user)
+        dialect = self._selector.choose(request.headers, profile, api, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
         conversation: ConversationCalls | None = None
-        if vocabulary == "chat" and span == "execution":
+        if api.spans_requests and span == "execution":
             seen = followup.last_calls(asked.messages)
             conversation = ConversationCalls(self._store, scope_of(request.headers), seen)
         opening = self._open(request, path, asked)
@@ -98,8 +99,8 @@ class Conversations:
             exchange.tools += resumed
             return await self._not_a_stream(request, begun, head)
         tools = request_body.tools_in(tail) if tools is None else tools
-        pipeline = self._pipeline(exchange, vocabulary, conversation, resumed, tools)
-        return await self._stream(request, begun, head, pipeline, vocabulary)
+        pipeline = self._pipeline(exchange, api, conversation, resumed, tools)
+        return await self._stream(request, begun, head, pipeline, api)
 
     # --- getting the response -------------------------------------------------------------------
 
@@ -152,28 +153,28 @@ class Conversations:
         begun: Begun,
         head: web.StreamResponse | None,
         pipeline: Pipeline,
-        vocabulary: Vocabulary,
+        api: Api,
     ) -> web.StreamResponse:
         answer, exchange = begun.answer, request[EXCHANGE]
         if head is None or not head.prepared:
             head = responses.stream_head(request, answer, _stream_id(request))
         is_compressed = coding(answer.headers) != ""
-        body = StreamBody(exchange, pipeline, vocabulary, is_compressed=is_compressed)
+        body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
         return await self._sender.relay(Relay(request, answer, begun.start, head, body))
 
     def _pipeline(
         self,
         exchange: Exchange,
-        vocabulary: Vocabulary,
+        api: Api,
         conversation: ConversationCalls | None,
         resumed: list[ToolCompleted],
         tools: frozenset[str] | None,
     ) -> Pipeline:
         dialect = DIALECTS[exchange.dialect]
         is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
-        is_merged = is_merged and vocabulary == "chat"
+        is_merged = is_merged and api.merges_rounds
         return Pipeline(
-            vocabulary,
+            api,
             dialect,
             exchange.envelope(),
             self._options,

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from lifecycle_proxy.config.model import ClientRule
+from lifecycle_proxy.core.apis import CHAT, Api
 from lifecycle_proxy.core.calls import Span
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Route
 
 HEADER: Final = "X-Lifecycle-Events"
 SPAN_HEADER: Final = "X-Lifecycle-Span"
@@ -67,14 +67,14 @@ class DialectSelector:
         ]
 
     def choose(
-        self, headers: Mapping[str, str], profile: str | None, route: Route = "chat", user: str = ""
+        self, headers: Mapping[str, str], profile: str | None, api: Api = CHAT, user: str = ""
     ) -> str:
         """The name of the dialect.
 
         Args:
             headers: the request's, case-insensitive.
             profile: the NAME in ``/-/as/NAME/``.
-            route: what is asked for.
+            api: that is asked for.
             user: as the request's body names it.
 
         Raises:
@@ -82,7 +82,7 @@ class DialectSelector:
         """
         name = self._choose(headers, profile, user)
         is_sdk = self._builtin and "x-stainless-lang" in headers
-        if route == "responses" and is_sdk and DIALECTS[name].names_typed:
+        if api.sdk_version_decides and is_sdk and DIALECTS[name].names_typed:
             if _raises_on_keepalives(headers):
                 return "comment"
             if _wraps_named_events(headers):

@@ -7,6 +7,7 @@ import re
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
@@ -40,9 +41,10 @@ class Forwarder:
         profile, path = routes.split_profile(_target(request))
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
-        match request[EXCHANGE].route:
-            case "chat" | "responses" | "messages" as vocabulary:
-                return await self._conversations.handle(request, path, profile, vocabulary)
+        route = request[EXCHANGE].route
+        if (api := APIS.get(route)) is not None:
+            return await self._conversations.handle(request, path, profile, api)
+        match route:
             case "websocket":
                 self._selector.choose(request.headers, profile)  # refuses an unknown one
                 return await self._passthrough.websocket(request, path)

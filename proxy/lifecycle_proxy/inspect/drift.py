@@ -14,6 +14,7 @@ from typing import Final, TextIO
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.apis import CHAT, RESPONSES
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor, coding
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -31,7 +32,7 @@ from lifecycle_proxy.upstream.collect import collect
 EXIT: Final = {Verdict.IDENTICAL: 0, Verdict.BENIGN: 3, Verdict.BREAKING: 1}
 EXIT_NOTHING: Final = 1
 
-_ROUTES: Final = ("chat", "responses")
+_ROUTES: Final = (CHAT.name, RESPONSES.name)
 _BEFORE_PATH: Final = re.compile(r"\A(?:https?://[^/]*)?(?:/-/as/[^/]*)?", re.IGNORECASE)
 _PLACEHOLDER: Final = "[redacted:"
 _MAX_BYTES: Final = 64 << 20

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.exchange.routes import maybe_vocabulary
+from lifecycle_proxy.exchange.routes import maybe_api
 from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.inspect import har_reader, vcr_reader
 from lifecycle_proxy.inspect.imported import Imported, Unreadable
@@ -164,7 +164,8 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     target = own.target(_target(one.url))
     headers = own.headers(one.request_headers)
     body = pack(own.body(one.request_body))
-    route = maybe_vocabulary(one.method, target) or "other"
+    api = maybe_api(one.method, target)
+    route = "other" if api is None else api.name
     request = {"ts": ts, "route": route, "method": one.method}
     told: Json = {"target": target, "headers": headers, "body": body}
     yield {"kind": "request", "id": exchange_id, **request, **told}

@@ -15,7 +15,7 @@ from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
-from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_vocabulary
+from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_api
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors, is_preflight
 
@@ -173,7 +173,8 @@ def _route(request: web.Request, path: str) -> Route:
         return "own"
     if is_upgrade(request):
         return "websocket"
-    return maybe_vocabulary(request.method, request.raw_path) or "other"
+    api = maybe_api(request.method, request.raw_path)
+    return "other" if api is None else api.name
 
 
 def _request_id(request: web.Request, token: str) -> str:

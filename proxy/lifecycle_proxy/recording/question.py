@@ -5,20 +5,20 @@ from typing import Any, Final
 
 import orjson
 
+from lifecycle_proxy.core.apis import APIS, CHAT
 from lifecycle_proxy.recording import normalize
 from lifecycle_proxy.recording.cassette import Exchange
 
 _LONGEST: Final = 300
 _SPACE: Final = re.compile(r"\s+")
-_ROUTES: Final = ("chat", "responses", "messages")
 _GOOD: Final = ("", "done", "eof")
 
 
 def line(exchange: Exchange) -> str:
     """What was asked: of a chat its model and the user's last words, else method and path."""
     request, named = exchange.request, model(exchange)
-    if exchange.route != "chat" or not named:
-        is_short = exchange.route in _ROUTES
+    if exchange.route != CHAT.name or not named:
+        is_short = exchange.route in APIS
         what = exchange.route if is_short else f"{request.method} {request.target}"
         named = f"{what} {named}".strip()
     return ": ".join(filter(None, (named, asked(exchange))))

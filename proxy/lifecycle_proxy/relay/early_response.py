@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.ends import SideEnd
-from lifecycle_proxy.exchange.errors import ProxyError, error_frame
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
@@ -127,7 +127,7 @@ async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyEr
 
 async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str, Any]) -> None:
     exchange = request[EXCHANGE]
-    frame = error_frame(error, exchange.vocabulary, exchange.envelope(), is_first=True)
+    frame = exchange.api.error_frame(error, exchange.envelope(), is_first=True)
     await _say(request, head, frame)
     if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
         await end_properly(request, head)

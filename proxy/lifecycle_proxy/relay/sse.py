@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import Final
 
+from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.core.pipeline import Pipeline, Step
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.ends import ENDS, ended_by
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Added, Exchange, Vocabulary
+from lifecycle_proxy.exchange.model import Added, Exchange
 
 HEARTBEAT: Final = b": keep-alive\n\n"  # never ": ping": Continue stops reading there
 
@@ -20,7 +21,7 @@ class StreamBody:
     Args:
         exchange: what metrics and the log are to know is noted there.
         pipeline: adds the frames.
-        vocabulary: the API that the stream speaks.
+        api: of the stream.
         is_compressed: it came so though ``identity`` was asked for, and is sent on decompressed.
     """
 
@@ -28,7 +29,7 @@ class StreamBody:
         self,
         exchange: Exchange,
         pipeline: Pipeline,
-        vocabulary: Vocabulary,
+        api: Api,
         *,
         is_compressed: bool,
     ) -> None:
@@ -37,7 +38,7 @@ class StreamBody:
         self._exchange = exchange
         self._pipeline = pipeline
         self._skim = pipeline.skim
-        self._vocabulary = vocabulary
+        self._api = api
         self._decompressor = Decompressor() if is_compressed else None
         exchange.stream = True
         exchange.counts = pipeline.counts
@@ -73,7 +74,7 @@ class StreamBody:
         if self._pipeline.is_done:
             envelope = replace(envelope, id=own_id)  # that answer stays a whole one
         is_first = envelope.id == own_id
-        error = failure.frame(self._vocabulary, envelope, is_first=is_first)
+        error = failure.frame(self._api, envelope, is_first=is_first)
         return self._last(self._pipeline.abort(reason, now, outcome=Outcome.CUT, error=error))
 
     def client_gone(self, now: float) -> None:

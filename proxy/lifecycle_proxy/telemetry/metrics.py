@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from lifecycle_proxy import __version__
+from lifecycle_proxy.core.apis import CHAT
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.exchange.model import Exchange, Listener
 
@@ -123,7 +124,7 @@ class _Traffic:
             self._retries[()].inc(exchange.retries)
         if exchange.first_byte is not None:
             self._first_byte[route,].observe(exchange.first_byte - exchange.started)
-        if route == "chat":
+        if route == CHAT.name:
             self._duration["chat", _error_type(exchange)].observe(now - exchange.started)
 
 

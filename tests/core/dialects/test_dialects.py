@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.apis import MESSAGES, RESPONSES, Api
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import (
     Envelope,
@@ -36,9 +37,9 @@ FAILED_FIELDS = (
 )
 
 
-def written(name: str, event: LifecycleEvent, envelope: Envelope, api: str = "chat") -> bytes:
+def written(name: str, event: LifecycleEvent, envelope: Envelope) -> bytes:
     """The first frame of a stream."""
-    return DIALECTS[name].writer(api).write(event, envelope)
+    return DIALECTS[name].chat().write(event, envelope)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +229,10 @@ TYPED = '"event":"hermes.tool.progress",'
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "head", "named"),
+    ("api", "head", "named"),
     [
-        ("responses", '{"type":"keepalive","sequence_number":5,', {"plain": False}),
-        ("messages", '{"type":"ping",', {}),
+        (RESPONSES, '{"type":"keepalive","sequence_number":5,', {"plain": False}),
+        (MESSAGES, '{"type":"ping",', {}),
     ],
 )
 @pytest.mark.parametrize(
@@ -239,10 +240,10 @@ TYPED = '"event":"hermes.tool.progress",'
     [(RUNNING, RUNNING_FIELDS), (FAILED, FAILED_FIELDS), (HOSTED, RUNNING_FIELDS)],
 )
 def test_the_exact_bytes_where_every_event_has_a_type(
-    vocabulary: str, head: str, named: dict[str, bool], event: LifecycleEvent, fields: str
+    api: Api, head: str, named: dict[str, bool], event: LifecycleEvent, fields: str
 ) -> None:
     envelope = Envelope("resp_1", 7, "m", sequence_number=5)
-    forms = {name: dialect.writer(vocabulary).write for name, dialect in DIALECTS.items()}
+    forms = {name: api.writer(dialect).write for name, dialect in DIALECTS.items()}
     alike = {"bare", "comment", "strip", "off"}
     for name in set(forms) - alike:
         line = EVENT if named.get(name, True) else ""

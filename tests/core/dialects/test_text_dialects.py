@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Envelope, Outcome, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.lines import END, START
@@ -175,7 +176,7 @@ def test_a_call_that_the_client_runs_is_closed_with_its_stream() -> None:
     ],
 )
 def test_nothing_breaks_out_of_a_line(tool: str, label: str, emoji: str, line: str) -> None:
-    writer = DIALECTS["quote"].writer("chat")
+    writer = DIALECTS["quote"].chat()
     frame = writer.write(ToolRunning("a", 0, tool, label, emoji), Envelope("c", 1, "m"))
     assert deltas(frame) == said(f"\n\n> {START}{line} …")
 
@@ -317,7 +318,7 @@ def test_what_is_no_result_passes_to_the_byte(odd: bytes) -> None:
 @pytest.mark.parametrize("name", ["quote", "reasoning"])
 def test_streams_of_typed_events_have_the_frames_of_all_others(name: str, api: str) -> None:
     event, envelope = ToolRunning("a", 0, "f", "l", "x"), Envelope("c", 1, "m")
-    writer, other = (DIALECTS[one].writer(api) for one in (name, "chunk"))
+    writer, other = (APIS[api].writer(DIALECTS[one]) for one in (name, "chunk"))
     assert writer.write(event, envelope) == other.write(event, envelope)
     assert not writer.whole_arguments
     assert not writer.hides_results

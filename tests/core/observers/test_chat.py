@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Counts, Envelope
-from lifecycle_proxy.core.observers import OBSERVERS
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.sse import Event
 
@@ -258,7 +257,7 @@ def test_what_cannot_be_copied_stays(junk: object) -> None:
 
 
 def test_an_event_without_data_says_nothing() -> None:
-    assert OBSERVERS["chat"](Counts()).observe(Event(b": x\n\n", b"", None)) == ()
+    assert ChatObserver(Counts()).observe(Event(b": x\n\n", b"", None)) == ()
 
 
 def test_the_frame_carries_the_upstreams_id() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted
-from lifecycle_proxy.core.observers import OBSERVERS
 from lifecycle_proxy.core.observers.messages import MessagesObserver
 from lifecycle_proxy.core.sse import Parser
 
@@ -517,9 +516,7 @@ def test_whatever_comes_pairs_close_and_no_byte_is_lost(
 @settings(max_examples=300, deadline=None)
 @given(_streams)
 def test_the_quick_look_sees_what_the_thorough_one_sees(pieces: list[bytes]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(OBSERVERS, "thorough", Thorough)
-        assert play(pieces) == play_any(pieces, observer="thorough")
+    assert play(pieces) == play_any(pieces, observer=Thorough)
     quick, thorough = MessagesObserver(Counts()), MessagesObserver(Counts())
     for raw in pieces:
         for one in Parser(1 << 20).feed(raw):

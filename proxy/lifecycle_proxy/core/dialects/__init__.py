@@ -15,10 +15,10 @@ from lifecycle_proxy.core.dialects.openwebui import openwebui, openwebui_status
 from lifecycle_proxy.core.dialects.quote import Quote
 from lifecycle_proxy.core.dialects.reasoning import Reasoning
 from lifecycle_proxy.core.dialects.typed import messages, responses, responses_plain
-from lifecycle_proxy.core.dialects.writer import Encoder, Writer, Writing, each
+from lifecycle_proxy.core.dialects.writer import Encoder, Writing, each
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 
-__all__ = ("DIALECTS", "Dialect", "Encoder", "ExchangeEncoder", "Writer", "each")
+__all__ = ("DIALECTS", "Dialect", "Encoder", "each")
 
 
 _RESPONSES: Final = each(responses)
@@ -60,10 +60,6 @@ class Dialect:
     ends_after_error: bool = False
     drops_native: bool = False
     names_typed: bool = True
-
-    def writer(self, api: str) -> Writer:
-        """The writer for one stream of this API: ``responses``, ``messages``, else chat."""
-        return {"responses": self.responses, "messages": self.messages}.get(api, self.chat)()
 
 
 def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:

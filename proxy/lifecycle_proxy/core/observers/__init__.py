@@ -1,13 +1,10 @@
-"""Readers of upstream vocabularies: one module each, chosen by the kind of stream."""
+"""Readers of upstream event streams: one module for each API. ``core.apis`` lists them."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from lifecycle_proxy.core import sse
-from lifecycle_proxy.core.events import Counts, Envelope, Observation
-from lifecycle_proxy.core.observers.chat import ChatObserver
-from lifecycle_proxy.core.observers.messages import MessagesObserver
-from lifecycle_proxy.core.observers.responses import ResponsesObserver
+from lifecycle_proxy.core.events import Envelope, Observation
 
 
 class Observer(Protocol):
@@ -24,10 +21,3 @@ class Observer(Protocol):
     def update(self, envelope: Envelope) -> None:
         """Copy what frames of ours must carry from the latest chunk."""
         ...
-
-
-OBSERVERS: Final[dict[str, Callable[[Counts], Observer]]] = {
-    "chat": ChatObserver,
-    "messages": MessagesObserver,
-    "responses": ResponsesObserver,
-}
