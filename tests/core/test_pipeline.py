@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from lifecycle_proxy.core import sse
@@ -281,6 +282,36 @@ def usual_stack() -> Iterator[None]:
 )
 def test_no_nesting_makes_it_fail(body: bytes) -> None:
     assert play(body, presenter=Labels()).counts.failure is None
+
+
+# --- observations are known by their type ---------------------------------------------------------
+
+
+class Copies(ChatObserver):
+    """Says the same in objects of its own, none of them a constant of ``events``."""
+
+    def observe(self, event: sse.Event) -> Sequence[Observation]:
+        return [replace(seen) for seen in super().observe(event)]
+
+
+@pytest.mark.parametrize("dialect", ["chunk", "quote", "reasoning", "openwebui", "off"])
+@pytest.mark.parametrize("sizes", _SIZES)
+def test_an_observation_that_is_equal_does_the_same(sizes: tuple[int, ...], dialect: str) -> None:
+    body = text() + CALL + text() + calls(call(1, "b", "g")) + text() + finish() + text() + DONE
+    ours, theirs = (
+        play(body, sizes, dialect=DIALECTS[dialect], observer=observer)
+        for observer in (ChatObserver, Copies)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("observer", [ChatObserver, Copies])
+def test_the_end_is_known_from_its_type(observer: type[ChatObserver]) -> None:
+    pipeline = make(Frames(), observer)
+    assert not pipeline.is_done
+    pipeline.feed(DONE, 0.0)
+    assert pipeline.is_done
+    assert not pipeline.between_events
 
 
 # --- when something of ours breaks ----------------------------------------------------------------

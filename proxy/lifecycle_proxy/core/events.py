@@ -171,6 +171,8 @@ Observation = (
     | StreamEnded
 )
 
+# What says that the upstream is alive, and nothing of a call.
+ACTIVITY: Final = (Substance, Text)
 SUBSTANCE: Final = Substance()
 NOTHING: Final[tuple[Observation, ...]] = ()
 JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)

@@ -18,8 +18,7 @@ from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.calls import TERMS, Presenter, Terms
 from lifecycle_proxy.core.dialects import Dialect
 from lifecycle_proxy.core.events import (
-    JUST_SUBSTANCE,
-    JUST_TEXT,
+    ACTIVITY,
     Counts,
     Envelope,
     LifecycleEvent,
@@ -290,7 +289,7 @@ class Pipeline:
             self._is_done = isinstance(last, StreamEnded) and last.is_last
         if self._resumed:
             self._resume(out)
-        is_plain = seen is JUST_SUBSTANCE or seen is JUST_TEXT
+        is_plain = len(seen) == 1 and isinstance(seen[0], ACTIVITY)
         if is_plain and not (self._lifecycle.open or self._writer.attentive):
             return
         if seen and isinstance(seen[0], NativeProgress):

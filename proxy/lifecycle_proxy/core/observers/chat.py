@@ -39,7 +39,7 @@ _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
 _TOOL_KEYS: Final = frozenset(("tool_calls", "function_call", *results.KEYS))
 _TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
-_LEGACY: Final = ("function_call", 0)
+_LEGACY: Final = ("function_call", 0)  # a tuple: no index of an upstream is one
 
 
 class ChatObserver:
@@ -299,7 +299,7 @@ class ChatObserver:
             seen += (CallWritten(call.ends.key), SUBSTANCE)
             call.ends = None
         if not call.over:
-            settled = entry.get("index") is _LEGACY or call.shares_id
+            settled = entry.get("index") == _LEGACY or call.shares_id
             told = CallDelta(
                 call.key,
                 choice.index,
@@ -385,7 +385,7 @@ def maybe_text(value: object) -> str | None:
 
 def _index(entry: _Json) -> Index | None:
     index = entry.get("index")
-    return index if type(index) in (int, str) or index is _LEGACY else None
+    return index if type(index) in (int, str) or index == _LEGACY else None
 
 
 def _body(entry: _Json) -> tuple[_Json, str | None]:
