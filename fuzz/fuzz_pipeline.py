@@ -26,10 +26,10 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lifecycle_proxy.core.apis import CHAT  # noqa: E402
-from lifecycle_proxy.core.dialects import DIALECTS, Dialect, each  # noqa: E402
+from lifecycle_proxy.core.dialects import DIALECTS, Dialect, stateless  # noqa: E402
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted  # noqa: E402
 from lifecycle_proxy.core.labels import Labels  # noqa: E402
-from lifecycle_proxy.core.pipeline import Options, Pipeline, Step  # noqa: E402
+from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions, Step  # noqa: E402
 
 _FAILURES: Final = Path(__file__).with_name("failures")
 _MAX_BYTES: Final = 1 << 16
@@ -96,14 +96,14 @@ def check(body: bytes, seed: int, max_event_bytes: int) -> None:
 
 def _pipeline(dialect: Any, max_event_bytes: int, *, translate: bool) -> Pipeline:
     numbers = itertools.count()
-    options = Options(
+    options = PipelineOptions(
         presenter=Labels(max_length=40, redacted=True, emoji={}),
-        mint=lambda: f"made_{next(numbers)}",
+        make_id=lambda: f"made_{next(numbers)}",
         translate=translate,
         max_event_bytes=max_event_bytes,
         result_preview=20,
     )
-    given = dialect if isinstance(dialect, Dialect) else Dialect("fuzz", each(dialect))
+    given = dialect if isinstance(dialect, Dialect) else Dialect("fuzz", stateless(dialect))
     return Pipeline(CHAT, given, Envelope("id", 1, "m"), options)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api
-from lifecycle_proxy.core.calls import Terms
-from lifecycle_proxy.core.dialects import Dialect, Encoder, each
+from lifecycle_proxy.core.calls import StreamContext
+from lifecycle_proxy.core.dialects import Dialect, Encoder, stateless
 from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.observers import Observer
-from lifecycle_proxy.core.pipeline import Options, Pipeline, Step
+from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions, Step
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
@@ -112,7 +112,7 @@ class Played(NamedTuple):
 
 def as_dialect(given: Dialect | Encoder) -> Dialect:
     """A dialect that writes with a function of the test's own, in every API."""
-    return given if isinstance(given, Dialect) else Dialect("test", *3 * (each(given),))
+    return given if isinstance(given, Dialect) else Dialect("test", *3 * (stateless(given),))
 
 
 # An API by its name, or chat completions with an observer of the test's own.
@@ -125,11 +125,13 @@ def api_of(observer: GivenObserver) -> Api:
 
 def make(dialect: Dialect | Encoder, observer: GivenObserver = "chat", **options: Any) -> Pipeline:
     numbers = itertools.count(1)
-    defaults: Json = {"presenter": Presenter(), "mint": lambda: f"made_{next(numbers)}"}
-    own = {f.name: options.pop(f.name) for f in fields(Terms) if f.name in options}
+    defaults: Json = {"presenter": Presenter(), "make_id": lambda: f"made_{next(numbers)}"}
+    own = {f.name: options.pop(f.name) for f in fields(StreamContext) if f.name in options}
     envelope = Envelope("id", 1, "model")
-    given = Options(**defaults | options)
-    return Pipeline(api_of(observer), as_dialect(dialect), envelope, given, terms=Terms(**own))
+    given = PipelineOptions(**defaults | options)
+    return Pipeline(
+        api_of(observer), as_dialect(dialect), envelope, given, context=StreamContext(**own)
+    )
 
 
 def segments(body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import (
+    DelegatedCall,
     Envelope,
-    Handed,
     LifecycleEvent,
     Outcome,
     ToolCompleted,
@@ -54,12 +54,12 @@ _SIZES = [WHOLE, (7,), BYTEWISE]
 class Shared:
     """What several streams know of the calls that clients run."""
 
-    calls: dict[tuple[str, int], Handed] = field(default_factory=dict)
+    calls: dict[tuple[str, int], DelegatedCall] = field(default_factory=dict)
 
-    def put(self, call: Handed) -> None:
+    def put(self, call: DelegatedCall) -> None:
         self.calls[call.told.id, call.told.choice] = call
 
-    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+    def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
         return self.calls.pop((call_id, choice), None)
 
     @property
@@ -73,8 +73,8 @@ def run(body: bytes, sizes: Sequence[int] = WHOLE, **options: Any) -> Played:
     return played
 
 
-def handed(call_id: str = "a", choice: int = 0, started: float = -5.0) -> Handed:
-    return Handed(ToolRunning(call_id, choice, "old", "old label", "o"), started)
+def delegated(call_id: str = "a", choice: int = 0, started: float = -5.0) -> DelegatedCall:
+    return DelegatedCall(ToolRunning(call_id, choice, "old", "old label", "o"), started)
 
 
 def completed(call_id: str = "a", duration_ms: int = 7) -> ToolCompleted:
@@ -384,8 +384,8 @@ def test_an_id_of_an_earlier_stream_announced_again_supersedes_it(
     sizes: tuple[int, ...], name: str
 ) -> None:
     shared = Shared()
-    shared.put(handed())
-    shared.put(handed(choice=1))
+    shared.put(delegated())
+    shared.put(delegated(choice=1))
     body = calls(call(0, "a", name, "{}")) + finish() + DONE
     played = run(body, sizes, pending=shared)
     first = played.events[0]
@@ -429,7 +429,7 @@ def test_resumed_calls_are_told_once_before_anything_that_is_said(
     head: bytes, rest: bytes, sizes: tuple[int, ...], merge_rounds: bool
 ) -> None:
     ends = [completed("x", 9), completed("y", 8)]
-    played = run(head + rest, sizes, resumed=ends, merge_rounds=merge_rounds)
+    played = run(head + rest, sizes, carried_over=ends, merge_rounds=merge_rounds)
     assert played.events[:2] == ends
     frames = b"".join(played.frames[:2])
     assert played.data.startswith(head + frames)
@@ -442,7 +442,7 @@ def test_resumed_calls_are_told_once_before_anything_that_is_said(
 def test_resumed_calls_are_told_before_the_upstreams_own(
     native_first: bytes, sizes: tuple[int, ...]
 ) -> None:
-    played = run(native_first + text() + DONE, sizes, resumed=[completed("x")])
+    played = run(native_first + text() + DONE, sizes, carried_over=[completed("x")])
     assert played.told[0] == "completed x old ok"
     assert played.data.startswith(played.frames[0])
 
@@ -450,7 +450,7 @@ def test_resumed_calls_are_told_before_the_upstreams_own(
 @pytest.mark.parametrize("data", [b"", b": ping\n\n", text()[:9]])
 def test_resumed_calls_are_told_if_the_stream_breaks_off_at_once(data: bytes) -> None:
     frames = Frames()
-    pipeline = make(frames, span="execution", resumed=[completed("x")])
+    pipeline = make(frames, span="execution", carried_over=[completed("x")])
     first = pipeline.feed(data, 0.0)
     step = pipeline.abort("timeout", 1.0, error=ERROR)
     held = b"" if data.startswith(b":") else data
@@ -463,7 +463,7 @@ def test_resumed_calls_are_told_if_the_stream_breaks_off_at_once(data: bytes) ->
 @pytest.mark.parametrize("sizes", _SIZES)
 def test_resumed_calls_are_events_where_no_frames_are_wanted(sizes: tuple[int, ...]) -> None:
     for body in (text() + DONE, b"\xef\xbb\xbf" + text() + DONE):
-        played = run(body, sizes, dialect=DIALECTS["off"], resumed=[completed("x")])
+        played = run(body, sizes, dialect=DIALECTS["off"], carried_over=[completed("x")])
         assert played.told == ["completed x old ok"]
         assert played.data == body
 
@@ -476,7 +476,7 @@ def test_a_resumed_frame_copies_the_envelope_of_the_first_chunk(sizes: tuple[int
         seen.append((envelope.id, envelope.created, envelope.model))
         return b""
 
-    run(b": ping\n\n" + text() + DONE, sizes, dialect=dialect, resumed=[completed("x")])
+    run(b": ping\n\n" + text() + DONE, sizes, dialect=dialect, carried_over=[completed("x")])
     assert seen == [("chatcmpl-1", 7, "m")]
 
 
@@ -496,7 +496,7 @@ def test_resumed_calls_are_told_before_a_failure_of_ours(
         def update(self, envelope: Envelope) -> None: ...
 
     body = text() + DONE
-    played = play(body, sizes, observer=Failing, span="execution", resumed=[completed("x")])
+    played = play(body, sizes, observer=Failing, span="execution", carried_over=[completed("x")])
     assert played.data == played.frames[0] + body
     assert played.counts.observer_failures == 1
 
@@ -541,10 +541,10 @@ def _chain(
     shared, events = Shared(), list[LifecycleEvent]()
     for number, (body, beats) in enumerate(streams):
         taken = [shared.maybe_take(*key) for key in list(shared.calls)[: number % 2]]
-        resumed = [one.completed(0.0) for one in taken if one is not None]
+        carried_over = [one.completed(0.0) for one in taken if one is not None]
         frames = Frames()
         pipeline: Pipeline = make(
-            frames, span="execution", pending=shared, resumed=resumed, **options
+            frames, span="execution", pending=shared, carried_over=carried_over, **options
         )
         steps = [pipeline.feed(piece, 0.0) for piece in segments(body, sizes)]
         if beats is None:
@@ -580,5 +580,7 @@ def test_the_events_do_not_depend_on_the_segmentation(
 
 @given(_bodies, _sizes)
 def test_the_output_without_our_frames_is_the_input(body: bytes, sizes: tuple[int, ...]) -> None:
-    played = run(body.replace(b"event: hermes", b"event: other"), sizes, resumed=[completed("x")])
+    played = run(
+        body.replace(b"event: hermes", b"event: other"), sizes, carried_over=[completed("x")]
+    )
     places(played, body.replace(b"event: hermes", b"event: other"))

@@ -4,7 +4,13 @@ import time
 from typing import Any
 
 import pytest
-from lifecycle_proxy.core.followup import NO_CALLS, Earlier, Seen, fingerprint, last_calls
+from lifecycle_proxy.core.followup import (
+    NO_CALLS,
+    EarlierCalls,
+    TrailingCall,
+    fingerprint,
+    last_calls,
+)
 
 USER = {"role": "user", "content": "hi"}
 TEXT = {"role": "assistant", "content": "done"}
@@ -48,7 +54,7 @@ def result(call_id: object, content: object = "r", **more: Any) -> dict[str, Any
     ],
 )
 def test_the_calls_behind_which_nothing_was_said(messages: list[Any], expected: list[str]) -> None:
-    def short(call: Seen) -> str:
+    def short(call: TrailingCall) -> str:
         return f"{call.id} " + ("failed" if call.failed else "ok" if call.result else "-")
 
     assert [short(call) for call in last_calls(messages)] == expected
@@ -75,13 +81,13 @@ def test_any_content_is_a_result(content: object) -> None:
 
 
 def test_news_is_one_more_or_another() -> None:
-    one, two = Seen("a", "c", "r"), Seen("a", "c", "other")
+    one, two = TrailingCall("a", "c", "r"), TrailingCall("a", "c", "other")
     assert NO_CALLS.is_news([one])
-    earlier = Earlier.of([one])
+    earlier = EarlierCalls.of([one])
     assert not earlier.is_news([one])
     assert earlier.is_news([one, one])
     assert earlier.is_news([two])
-    assert not Earlier.of([one, two]).is_news([one])
+    assert not EarlierCalls.of([one, two]).is_news([one])
 
 
 def test_the_cost_grows_with_the_size() -> None:

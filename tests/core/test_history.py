@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifecycle_proxy.core.followup import last_calls
-from lifecycle_proxy.core.history import PREFIX, cleaned
+from lifecycle_proxy.core.history import PREFIX, without_own_output
 
 from tests.core import Json
 
@@ -33,7 +33,7 @@ def written(*messages: Any) -> bytes:
 
 
 def left(*messages: Any) -> list[Any]:
-    found: list[Any] = json.loads(cleaned(written(*messages)))["messages"]
+    found: list[Any] = json.loads(without_own_output(written(*messages)))["messages"]
     return found
 
 
@@ -41,7 +41,7 @@ def test_the_history_of_open_webui_becomes_what_the_backend_said() -> None:
     body = written(
         USER, said("Let me check. ", "htp_call_1"), result("htp_call_1"), said("Done: 42."), NEXT
     )
-    assert cleaned(body) == written(USER, said("Let me check. Done: 42."), NEXT)
+    assert without_own_output(body) == written(USER, said("Let me check. Done: 42."), NEXT)
 
 
 CARD = (said("", "htp_1"), result("htp_1"))
@@ -200,7 +200,7 @@ def test_what_is_left_of_an_answer(messages: list[Any], expected: list[Any]) -> 
     ],
 )
 def test_what_holds_no_card_or_is_not_understood_is_the_same_object(body: bytes) -> None:
-    assert cleaned(body) is body
+    assert without_own_output(body) is body
 
 
 def test_every_other_byte_stays() -> None:
@@ -230,7 +230,9 @@ def test_every_other_byte_stays() -> None:
       "y":2e2} ] , "c":NaN }
   """
     big = "9" * 5000  # more digits than Python cares to read
-    assert cleaned(body.replace("BIG", big).encode()).decode() == expected.replace("BIG", big)
+    assert without_own_output(body.replace("BIG", big).encode()).decode() == expected.replace(
+        "BIG", big
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,15 +251,15 @@ def test_commas_come_out_right(messages: str, expected: str) -> None:
         text = text.replace("R", json.dumps(CARD[1])).replace("U", json.dumps(USER))
         return f'{{"messages":{text}}}'.encode()
 
-    assert cleaned(body(messages)) == body(expected)
+    assert without_own_output(body(messages)) == body(expected)
 
 
 def test_of_repeated_keys_the_last_counts() -> None:
     card = b'{"role":"tool","tool_call_id":"x","tool_call_id":"htp_1"}'
     body = b'{"messages":[%b],"messages":[%b,1]}'
-    assert cleaned(body % (card, card)) == b'{"messages":[%b],"messages":[1]}' % card
+    assert without_own_output(body % (card, card)) == b'{"messages":[%b],"messages":[1]}' % card
     body = b'{"messages":[{"role":"assistant","tool_calls":[1],"content":"a","tool_calls":[%b]}]}'
-    assert cleaned(body % b'{"id":"htp_1"}') == (
+    assert without_own_output(body % b'{"id":"htp_1"}') == (
         b'{"messages":[{"role":"assistant","content":"a"}]}'
     ), "the calls that did not count do not count now"
 
@@ -279,8 +281,8 @@ JUNK = st.recursive(
 def test_no_shape_is_too_odd(junk: Any, messages: list[Any]) -> None:
     assert isinstance(last_calls(junk), list)
     assert isinstance(last_calls(messages), list)
-    json.loads(cleaned(json.dumps({"messages": junk, "mark": PREFIX}).encode()))
-    json.loads(cleaned(written(*messages)))
+    json.loads(without_own_output(json.dumps({"messages": junk, "mark": PREFIX}).encode()))
+    json.loads(without_own_output(written(*messages)))
 
 
 FOREIGN = st.sampled_from(["call_1", "call_2", "xhtp_1", "HTP_1"])
@@ -334,7 +336,7 @@ def is_card(call_id: str) -> bool:
 @given(st.data(), histories(IDS))
 def test_cards_leave_without_a_trace(data: st.DataObject, messages: list[Json]) -> None:
     body, raws = data.draw(laid_out(messages))
-    after = cleaned(body)
+    after = without_own_output(body)
     found = json.loads(after)["messages"]
     assert calls_of(found) == [i for i in calls_of(messages) if not is_card(i)]
     assert text_of(found) == text_of(messages)
@@ -349,7 +351,7 @@ def test_cards_leave_without_a_trace(data: st.DataObject, messages: list[Json]) 
         at = after.index(raw, at) + len(raw)
     start, end = body.index(b"[") + 1, body.rindex(b" ]")
     assert (after[:start], after[after.rindex(b" ]") :]) == (body[:start], body[end:])
-    assert cleaned(after) is after, "what is clean stays so"
+    assert without_own_output(after) is after, "what is clean stays so"
 
 
 @given(st.data(), histories(FOREIGN))
@@ -357,7 +359,7 @@ def test_a_history_without_cards_is_the_same_object(
     data: st.DataObject, messages: list[Json]
 ) -> None:
     body, _ = data.draw(laid_out(messages))
-    assert cleaned(body) is body
+    assert without_own_output(body) is body
 
 
 @given(st.lists(st.tuples(TEXTS, st.integers(1, 3))), st.sampled_from(["", "Done."]))

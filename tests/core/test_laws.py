@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.calls import Span, Terms
+from lifecycle_proxy.core.calls import Span, StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import (
-    SUBSTANCE,
+    ACTIVITY,
     UPSTREAM_ERROR,
     CallDelta,
     CallResult,
@@ -552,7 +552,7 @@ def observations(draw: st.DrawFn) -> list[Observation]:
             st.one_of(st.none(), outcomes),
         ),
         st.builds(ChoiceFinished, _choices, st.sampled_from(["stop", "length", "error"])),
-        st.just(SUBSTANCE),
+        st.just(ACTIVITY),
         st.sampled_from([UPSTREAM_ERROR, StreamEnded(), StreamEnded("x", Outcome.CUT)]),
     )
     return draw(st.lists(one, max_size=25))
@@ -565,10 +565,10 @@ def _fed(
     played = Played(b"", [], play(b"").counts, [])
     lifecycle = Lifecycle(
         presenter=Presenter(),
-        mint=lambda: f"made_{next(numbers)}",
+        make_id=lambda: f"made_{next(numbers)}",
         internal_prefix="_",
         counts=played.counts,
-        terms=Terms(span=span),
+        context=StreamContext(span=span),
         infer=infer,
         whole_arguments=whole,
     )

@@ -6,7 +6,7 @@ import pytest
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.calls import TABLE, Signal, State
 from lifecycle_proxy.core.events import (
-    SUBSTANCE,
+    ACTIVITY,
     UPSTREAM_ERROR,
     CallDelta,
     CallResult,
@@ -61,7 +61,7 @@ class Stream:
         self.counts = Counts()
         self.lifecycle = Lifecycle(
             presenter=Presenter(),
-            mint=lambda: f"made_{next(numbers)}",
+            make_id=lambda: f"made_{next(numbers)}",
             internal_prefix=prefix,
             counts=self.counts,
         )
@@ -78,12 +78,12 @@ class Stream:
 def test_a_call_runs_when_id_and_name_are_known_and_ends_behind_its_finish() -> None:
     stream = Stream()
     assert stream.feed(delta()) == ["running a f"]
-    assert stream.feed(delta(name=None, args="{}"), SUBSTANCE) == []
+    assert stream.feed(delta(name=None, args="{}"), ACTIVITY) == []
     assert stream.feed(ChoiceFinished(0, "tool_calls")) == []
     assert stream.lifecycle.open
-    assert stream.feed(SUBSTANCE) == ["completed a f ok"]
+    assert stream.feed(ACTIVITY) == ["completed a f ok"]
     assert not stream.lifecycle.open
-    assert stream.feed(SUBSTANCE, DONE) == []
+    assert stream.feed(ACTIVITY, DONE) == []
 
 
 def test_running_waits_for_the_name() -> None:
@@ -142,7 +142,7 @@ def test_a_call_without_id_or_finish_is_told_at_the_end() -> None:
 def test_a_finish_reason_says_how_a_call_ended(reason: str, args: str, ending: str) -> None:
     stream = Stream()
     stream.feed(delta(args=args), ChoiceFinished(0, reason))
-    assert stream.feed(SUBSTANCE) == [f"completed a f {ending}"]
+    assert stream.feed(ACTIVITY) == [f"completed a f {ending}"]
 
 
 @pytest.mark.parametrize(
@@ -179,21 +179,21 @@ def test_an_error_beats_the_finish_of_what_is_not_told_yet() -> None:
 
 def test_an_error_never_rewrites_what_is_told() -> None:
     stream = Stream()
-    stream.feed(delta(), ChoiceFinished(0, "stop"), SUBSTANCE)
+    stream.feed(delta(), ChoiceFinished(0, "stop"), ACTIVITY)
     assert stream.feed(UPSTREAM_ERROR) == []
 
 
 def test_a_finish_ends_the_calls_of_its_choice_only() -> None:
     stream = Stream()
     stream.feed(delta(), delta(2, "a", choice=1))
-    assert stream.feed(ChoiceFinished(1, "stop"), SUBSTANCE) == ["completed a/1 f ok"]
+    assert stream.feed(ChoiceFinished(1, "stop"), ACTIVITY) == ["completed a/1 f ok"]
     assert stream.feed(DONE) == ["completed a f unknown"]
 
 
 def test_a_second_finish_changes_nothing() -> None:
     stream = Stream()
     stream.feed(delta(), ChoiceFinished(0, "stop"))
-    assert stream.feed(ChoiceFinished(0, "error"), SUBSTANCE) == ["completed a f ok"]
+    assert stream.feed(ChoiceFinished(0, "error"), ACTIVITY) == ["completed a f ok"]
 
 
 def test_a_result_completes_a_call_at_once() -> None:
@@ -318,15 +318,15 @@ def test_a_call_told_from_its_deltas_is_ended_by_its_native_completed() -> None:
 def test_a_finished_call_that_is_announced_natively_really_runs() -> None:
     stream = Stream()
     stream.feed(delta(), ChoiceFinished(0, "stop"), native())
-    assert not stream.lifecycle.attentive
-    assert stream.feed(SUBSTANCE) == []
+    assert not stream.lifecycle.needs_full_parse
+    assert stream.feed(ACTIVITY) == []
     assert stream.feed(native(outcome=Outcome.OK)) == ["completed a f ok"]
 
 
 def test_a_finish_does_not_end_a_native_call() -> None:
     stream = Stream()
     stream.feed(native())
-    assert stream.feed(ChoiceFinished(0, "stop"), SUBSTANCE) == []
+    assert stream.feed(ChoiceFinished(0, "stop"), ACTIVITY) == []
     assert stream.feed(CUT) == ["completed a f cut:upstream_eof"]
 
 
@@ -340,11 +340,11 @@ def test_a_second_native_completed_is_counted() -> None:
 
 
 def test_no_state_leads_back_from_the_end() -> None:
-    assert not {State.DONE, State.SILENT} & {state for state, _ in TABLE}
+    assert not {State.DONE, State.SUPPRESSED} & {state for state, _ in TABLE}
     assert {state for (state, signal) in TABLE if signal is Signal.END} == {
         State.RUNNING,
         State.FINISHING,
-        State.HANDED,
+        State.DELEGATED,
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Envelope, Outcome, Text, ToolCompleted, ToolRunning
-from lifecycle_proxy.core.history import cleaned, may_be_cleaned
+from lifecycle_proxy.core.history import may_hold_own_output, without_own_output
 from lifecycle_proxy.core.lines import END, START, without_lines
 
 from tests.core import Json
@@ -89,8 +89,8 @@ def test_a_request_is_what_it_would_be_without_them(
         asked = {"model": "m", "stream": True, **form(text)}
         return json.dumps(asked, ensure_ascii=is_ascii, separators=separators).encode()
 
-    assert may_be_cleaned(written(TALK))
-    assert cleaned(written(TALK)) == written(SAID)
+    assert may_hold_own_output(written(TALK))
+    assert without_own_output(written(TALK)) == written(SAID)
 
 
 def nested(text: str, depth: int, *, is_ascii: bool) -> bytes:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
-from lifecycle_proxy.core.followup import Seen, fingerprint, last_calls
+from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.followup import TrailingCall, fingerprint, last_calls
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.state import pending_calls
 from lifecycle_proxy.state.pending_calls import ConversationCalls, MemoryStore, Waiting
@@ -16,8 +16,12 @@ from multidict import CIMultiDict
 from tests.core import told
 
 
-def handed(call_id: str = "a", choice: int = 0, started: float = 0.0, content: str = "") -> Handed:
-    return Handed(ToolRunning(call_id, choice, "f", "label", "*", repeat=2), started, content)
+def delegated(
+    call_id: str = "a", choice: int = 0, started: float = 0.0, content: str = ""
+) -> DelegatedCall:
+    return DelegatedCall(
+        ToolRunning(call_id, choice, "f", "label", "*", repeat=2), started, content
+    )
 
 
 class Kept:
@@ -29,7 +33,7 @@ class Kept:
 
     def put(self, *call_ids: str, scope: str = "s") -> None:
         for call_id in call_ids:
-            self.store.put(scope, Waiting(handed(call_id)))
+            self.store.put(scope, Waiting(delegated(call_id)))
 
     def conversation(self, *messages: Any, scope: str = "s") -> ConversationCalls:
         return ConversationCalls(self.store, scope, last_calls(list(messages)))
@@ -53,8 +57,8 @@ def answer(call_id: str = "a", **more: Any) -> dict[str, Any]:
 def test_a_call_waits_for_one_taker() -> None:
     kept = Kept()
     kept.put("a")
-    assert [waiting.call for waiting in kept.store.look("s", "a")] == [handed()]
-    assert kept.store.maybe_take("s", "a", 0) == Waiting(handed())
+    assert [waiting.call for waiting in kept.store.look("s", "a")] == [delegated()]
+    assert kept.store.maybe_take("s", "a", 0) == Waiting(delegated())
     assert kept.store.maybe_take("s", "a", 0) is None
     assert kept.store.look("s", "a") == []
     assert len(kept.store) == 0
@@ -63,7 +67,7 @@ def test_a_call_waits_for_one_taker() -> None:
 def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
     kept = Kept()
     for choice in (1, 0):
-        kept.store.put("s", Waiting(handed(choice=choice)))
+        kept.store.put("s", Waiting(delegated(choice=choice)))
     kept.put("a", scope="t")
     assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0, 1]
     assert kept.store.maybe_take("s", "a", 1) is not None
@@ -104,7 +108,7 @@ def test_a_call_put_again_waits_anew_and_the_earlier_is_over(
     monkeypatch.setattr("time.monotonic", lambda: now)
     kept.put("a", "b")
     now = 5.0
-    kept.store.put("s", Waiting(handed("a", started=5.0)))
+    kept.store.put("s", Waiting(delegated("a", started=5.0)))
     assert kept.told == ["completed a f unknown:superseded"]
     kept.store.sweep(12.0)
     assert kept.told[1:] == ["completed b f unknown:expired"]
@@ -128,7 +132,7 @@ async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pending_calls, "_SWEEP_S", 0.01)
     expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
     store = MemoryStore(0.02, expired.put_nowait)
-    store.put("s", Waiting(handed()))
+    store.put("s", Waiting(delegated()))
     sweeping = asyncio.create_task(store.run())
     async with asyncio.timeout(2):
         assert told(await expired.get()) == "completed a f unknown:expired"
@@ -187,10 +191,10 @@ def test_a_request_that_does_not_know_the_call_leaves_it(messages: list[Any]) ->
 def test_ids_that_begin_anew_with_every_turn() -> None:
     kept = Kept()
     first = [asked("0"), answer("0")]
-    kept.conversation(*first).put(handed("0"))  # the second turn's
+    kept.conversation(*first).put(delegated("0"))  # the second turn's
     assert kept.conversation(*first).resume(1.0) == []  # asked once more
     assert kept.conversation(*first, asked("0")).resume(1.0)[0].reason == "abandoned"
-    kept.conversation(*first).put(handed("0"))
+    kept.conversation(*first).put(delegated("0"))
     (event,) = kept.conversation(*first, *first).resume(1.0)
     assert event.outcome is Outcome.OK
 
@@ -215,7 +219,7 @@ def said(call_id: str, arguments: str = "{}", result: str | None = "r") -> list[
 )
 def test_a_compacted_conversation(now: list[Any], is_over: bool) -> None:
     kept = Kept()
-    kept.conversation({"role": "user"}, *said("0")).put(handed("0"))
+    kept.conversation({"role": "user"}, *said("0")).put(delegated("0"))
     told = kept.conversation({"role": "user", "content": "summary"}, *now).resume(1.0)
     assert [event.outcome for event in told] == [Outcome.OK] * is_over
 
@@ -223,13 +227,13 @@ def test_a_compacted_conversation(now: list[Any], is_over: bool) -> None:
 def test_clients_that_rewrite_ids() -> None:
     kept = Kept()
     content = fingerprint("f", '{"b":2,"a":1}')
-    kept.conversation().put(handed("functions.f:0", content=content))
+    kept.conversation().put(delegated("functions.f:0", content=content))
     other = said("functions_f_0", '{"a": 2}')
     assert kept.conversation(*other).resume(1.0) == []
     mine = said("functions_f_0", '{"a": 1, "b": 2}')
     (event,) = kept.conversation(*mine).resume(1.0)
     assert told(event) == "completed functions.f:0 f ok"
-    kept.conversation(*mine).put(handed("functions.f:1", content=content))
+    kept.conversation(*mine).put(delegated("functions.f:1", content=content))
     assert kept.conversation(*mine).resume(1.0) == []  # asked once more
     (event,) = kept.conversation(*mine, *mine[:1]).resume(1.0)
     assert told(event) == "completed functions.f:1 f unknown:abandoned"
@@ -240,7 +244,7 @@ def test_two_calls_alike_under_other_ids() -> None:
     kept = Kept()
     content = fingerprint("f", "{}")
     for number in range(2):
-        kept.conversation().put(handed(f"a{number}", started=float(number), content=content))
+        kept.conversation().put(delegated(f"a{number}", started=float(number), content=content))
     calls = said("x") + said("y", result=None)
     assert [told(event) for event in kept.conversation(*calls).resume(3.0)] == [
         "completed a0 f ok",
@@ -253,7 +257,7 @@ def test_a_call_is_of_its_scope_only() -> None:
     kept.put("a")
     assert kept.conversation(asked("a"), answer(), scope="t").resume(1.0) == []
     assert kept.conversation(scope="t").maybe_take("a", 0) is None
-    assert kept.conversation().maybe_take("a", 0) == handed()
+    assert kept.conversation().maybe_take("a", 0) == delegated()
 
 
 def test_of_two_requests_with_the_same_result_one_tells_it() -> None:
@@ -275,14 +279,14 @@ class Raced(MemoryStore):
 
 def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
-    store.put("s", Waiting(handed()))
-    assert ConversationCalls(store, "s", [Seen("a", result="r")]).resume(1.0) == []
+    store.put("s", Waiting(delegated()))
+    assert ConversationCalls(store, "s", [TrailingCall("a", result="r")]).resume(1.0) == []
 
 
 def test_all_choices_of_an_id_and_the_longest_first() -> None:
     kept = Kept()
     conversation = kept.conversation()
-    for call in (handed("b", started=1.0), handed("a", 1, 3.0), handed("a", 0, 2.0)):
+    for call in (delegated("b", started=1.0), delegated("a", 1, 3.0), delegated("a", 0, 2.0)):
         conversation.put(call)
     events = kept.conversation(asked("a", "b"), answer("b"), answer("a")).resume(4.0)
     assert [told(event) for event in events] == [

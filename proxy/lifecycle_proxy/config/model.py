@@ -49,7 +49,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     access_log: bool = True
 
 
-class Upstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Towards the backend."""
 
     url: str = "http://127.0.0.1:11434/v1"
@@ -74,7 +74,7 @@ class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     match: str = "*"
 
 
-class Lifecycle(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LifecycleSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is told of tool calls, and how."""
 
     span: Span = "call"
@@ -113,8 +113,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     server: Server = Server()
-    upstream: Upstream = Upstream()
-    lifecycle: Lifecycle = Lifecycle()
+    upstream: UpstreamSettings = UpstreamSettings()
+    lifecycle: LifecycleSettings = LifecycleSettings()
     recording: Recording = Recording()
     faults: FaultSettings = FaultSettings()
 

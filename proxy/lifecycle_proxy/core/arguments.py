@@ -24,12 +24,12 @@ class Arguments:
 
     LIMIT: Final = 1 << 20
     __slots__ = (
-        "_again",
         "_depth",
         "_first",
         "_in_string",
         "_last",
         "_pieces",
+        "_repetition",
         "_size",
         "_unread",
         "is_free_form",
@@ -43,7 +43,7 @@ class Arguments:
         """They begin anew."""
         self._pieces: list[str] = []
         self._size = 0
-        self._again: Arguments | None = None  # a repetition that is not whole yet
+        self._repetition: Arguments | None = None  # a repetition that is not whole yet
         # What is known of the pieces that were read; each is read once.
         self._unread: list[str] = []
         self._first = self._last = ""  # characters that are no white space
@@ -64,20 +64,20 @@ class Arguments:
         Only a snapshot or a repetition can begin with a brace behind a whole object, or with all
         that there is of an object so far: quotes in the strings of an object are escaped.
         """
-        if self._again is not None:
-            self._retell(self._again, piece)
+        if self._repetition is not None:
+            self._repeat(self._repetition, piece)
         elif piece[:1] != "{" or not self._size or self.is_free_form:
             self.append(piece)
         elif self.is_placeholder or (len(piece) >= self._size and piece.startswith(str(self))):
             self.clear()
             self.append(piece)
         elif self.complete:
-            self._again = Arguments()
-            self._retell(self._again, piece)
+            self._repetition = Arguments()
+            self._repeat(self._repetition, piece)
         else:
             self.append(piece)
 
-    def _retell(self, again: "Arguments", piece: str) -> None:
+    def _repeat(self, again: "Arguments", piece: str) -> None:
         """Of two whole objects the later counts. One that never becomes whole does not."""
         again.take(piece)
         if again.complete:
@@ -85,9 +85,9 @@ class Arguments:
             self.append(str(again))
 
     @property
-    def is_told_again(self) -> bool:
+    def is_repeated(self) -> bool:
         """Whether the next piece belongs to a repetition."""
-        return self._again is not None
+        return self._repetition is not None
 
     def __bool__(self) -> bool:
         return self._size > 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted, ToolRunning
 
 
 class State(enum.Enum):
@@ -20,9 +20,9 @@ class State(enum.Enum):
     NEW = "new"  # id or name missing
     RUNNING = "running"  # told
     FINISHING = "finishing"  # told; the model has written it, nothing of substance followed yet
-    HANDED = "handed"  # told; the client runs it (span execution)
+    DELEGATED = "delegated"  # told; the client runs it (span execution)
     DONE = "done"  # told twice
-    SILENT = "silent"  # an internal tool, or a second announcement of a call: never told
+    SUPPRESSED = "suppressed"  # an internal tool, or a second announcement of a call: never told
 
 
 class Signal(enum.Enum):
@@ -31,28 +31,28 @@ class Signal(enum.Enum):
     __hash__ = object.__hash__
 
     START = "start"  # its identity is known, or must not be waited for any longer
-    HUSH = "hush"
+    SUPPRESS = "suppress"
     FINISH = "finish"
-    HAND = "hand"
+    DELEGATE = "delegate"
     RESUME = "resume"  # the upstream says that it runs, after its finish
     END = "end"
 
 
 TABLE: Final[dict[tuple[State, Signal], State]] = {
     (State.NEW, Signal.START): State.RUNNING,
-    (State.NEW, Signal.HUSH): State.SILENT,
+    (State.NEW, Signal.SUPPRESS): State.SUPPRESSED,
     (State.RUNNING, Signal.FINISH): State.FINISHING,
     (State.RUNNING, Signal.END): State.DONE,
-    (State.RUNNING, Signal.HAND): State.HANDED,
+    (State.RUNNING, Signal.DELEGATE): State.DELEGATED,
     (State.FINISHING, Signal.RESUME): State.RUNNING,
     (State.FINISHING, Signal.END): State.DONE,
-    (State.HANDED, Signal.RESUME): State.RUNNING,
-    (State.HANDED, Signal.END): State.DONE,
+    (State.DELEGATED, Signal.RESUME): State.RUNNING,
+    (State.DELEGATED, Signal.END): State.DONE,
 }
-ENDED: Final = (State.DONE, State.SILENT)
-GROWING: Final = (State.NEW, State.RUNNING)
+ENDED: Final = (State.DONE, State.SUPPRESSED)
+BEING_WRITTEN: Final = (State.NEW, State.RUNNING)
 # What follows in its choice may change where a call stands.
-LISTENING: Final = (*GROWING, State.HANDED)
+AFFECTED_BY_TEXT: Final = (*BEING_WRITTEN, State.DELEGATED)
 
 
 Span = Literal["call", "execution"]
@@ -75,48 +75,48 @@ class Presenter(Protocol):
 class Pending(Protocol):
     """The calls that clients run, of this stream and of earlier ones."""
 
-    def put(self, call: Handed) -> None:
+    def put(self, call: DelegatedCall) -> None:
         """A client runs it now."""
         ...
 
-    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+    def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
         """The call of this id, if its result has not come yet. Whoever takes it tells its end."""
         ...
 
 
-class OwnPending:
+class StreamPending:
     """The calls of one stream, for those who look at no other."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, int], Handed] = {}
+        self._calls: dict[tuple[str, int], DelegatedCall] = {}
 
-    def put(self, call: Handed) -> None:
+    def put(self, call: DelegatedCall) -> None:
         self._calls[call.told.id, call.told.choice] = call
 
-    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+    def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
         return self._calls.pop((call_id, choice), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class StreamContext:
     """What one stream has of its own.
 
     Attributes:
         span: which part of a call's life is told.
         pending: the calls that clients run; None where no other stream is to know of them.
-        resumed: ends of earlier streams' calls, to be told at the head of this one.
-        runnable: the tools that the client can run, where that is known: others are hosted.
+        carried_over: ends of earlier streams' calls, to be told at the head of this one.
+        client_tools: the tools that the client can run, where that is known: others are hosted.
         merge_rounds: leave out a finish behind which its choice goes on.
     """
 
     span: Span = "call"
     pending: Pending | None = None
-    resumed: Sequence[ToolCompleted] = ()
-    runnable: frozenset[str] | None = None
+    carried_over: Sequence[ToolCompleted] = ()
+    client_tools: frozenset[str] | None = None
     merge_rounds: bool = False
 
 
-TERMS: Final = Terms()
+DEFAULT_CONTEXT: Final = StreamContext()
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class Call:
     state: State = State.NEW
     hosted: bool = False
     repeat: int = 0
-    minted: bool = False  # the id is ours: no client can answer it
+    generated_id: bool = False  # the id is ours: no client can answer it
     native: bool = False  # announced by the upstream's own lifecycle event
     label: str | None = None
     emoji: str | None = None

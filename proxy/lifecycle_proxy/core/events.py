@@ -126,7 +126,7 @@ class ChoiceFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class Substance:
+class Activity:
     """Something that is no usage, comment or ping: what was finished before it is over."""
 
     before: ClassVar[bool] = True
@@ -166,17 +166,17 @@ Observation = (
     | NativeProgress
     | ChoiceFinishing
     | ChoiceFinished
-    | Substance
+    | Activity
     | Text
     | StreamEnded
 )
 
 # What says that the upstream is alive, and nothing of a call.
-ACTIVITY: Final = (Substance, Text)
-SUBSTANCE: Final = Substance()
+ACTIVITY_TYPES: Final = (Activity, Text)
+ACTIVITY: Final = Activity()
 NOTHING: Final[tuple[Observation, ...]] = ()
-JUST_SUBSTANCE: Final[tuple[Observation, ...]] = (SUBSTANCE,)
-JUST_TEXT: Final[tuple[Observation, ...]] = (Text(0),)
+ACTIVITY_ONLY: Final[tuple[Observation, ...]] = (ACTIVITY,)
+TEXT_ONLY: Final[tuple[Observation, ...]] = (Text(0),)
 DONE: Final[tuple[Observation, ...]] = (StreamEnded(is_last=True),)
 ANSWERED: Final[tuple[Observation, ...]] = (StreamEnded(),)
 UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_finish=True)
@@ -235,7 +235,7 @@ LifecycleEvent = ToolRunning | ToolCompleted
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class DelegatedCall:
     """A call that the client runs now: its result comes with a later request.
 
     Attributes:

@@ -18,7 +18,7 @@ _MAX_EARLIER: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TrailingCall:
     """A call at the end of a conversation.
 
     Attributes:
@@ -35,7 +35,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierCalls:
     """What a conversation held of an id, or of a content, when a call was announced.
 
     Attributes:
@@ -44,18 +44,18 @@ class Earlier:
     """
 
     count: int = 0
-    last: frozenset[Seen] = frozenset()
+    last: frozenset[TrailingCall] = frozenset()
 
     @classmethod
-    def of(cls, seen: Sequence[Seen]) -> "Earlier":
+    def of(cls, seen: Sequence[TrailingCall]) -> "EarlierCalls":
         return cls(len(seen), frozenset(seen[-_MAX_EARLIER:]))
 
-    def is_news(self, seen: Sequence[Seen]) -> bool:
+    def is_news(self, seen: Sequence[TrailingCall]) -> bool:
         """Whether a later request tells of one more. The same request may come twice."""
         return len(seen) > self.count or seen[-1] not in self.last
 
 
-NO_CALLS: Final = Earlier()
+NO_CALLS: Final = EarlierCalls()
 
 
 def fingerprint(name: str, arguments: str) -> str:
@@ -63,7 +63,7 @@ def fingerprint(name: str, arguments: str) -> str:
     return _hash(f"{name}\0{canonical(arguments)}")
 
 
-def last_calls(messages: object) -> list[Seen]:
+def last_calls(messages: object) -> list[TrailingCall]:
     """The calls behind which the model has said nothing more, oldest first.
 
     Args:
@@ -71,7 +71,7 @@ def last_calls(messages: object) -> list[Seen]:
     """
     rounds = _last_rounds(messages if isinstance(messages, list) else [])
     results: dict[str, list[Any]] = {}
-    seen: list[Seen] = []
+    seen: list[TrailingCall] = []
     for message in rounds:  # the latest first
         if _text(message, "role") == "tool":
             results.setdefault(_text(message, "tool_call_id"), []).append(message)
@@ -81,9 +81,9 @@ def last_calls(messages: object) -> list[Seen]:
             # The first result of a call counts, and each belongs to the call before it.
             found = results.pop(call_id, None)
             if call_id:
-                seen.append(_seen(call_id, found[-1] if found else None, call))
+                seen.append(_trailing_call(call_id, found[-1] if found else None, call))
     orphans = [(call_id, found) for call_id, found in results.items() if call_id]
-    seen += [_seen(call_id, found[-1]) for call_id, found in orphans]
+    seen += [_trailing_call(call_id, found[-1]) for call_id, found in orphans]
     return seen[::-1]
 
 
@@ -101,12 +101,14 @@ def _last_rounds(messages: list[Any]) -> Iterator[Any]:
             return
 
 
-def _seen(call_id: str, result: Any, call: Any = None) -> Seen:
+def _trailing_call(call_id: str, result: Any, call: Any = None) -> TrailingCall:
     function = call.get("function") if isinstance(call, dict) else None
     content = fingerprint(_text(function, "name"), _text(function, "arguments")) if call else ""
     if result is None:
-        return Seen(call_id, content)
-    return Seen(call_id, content, _hash(_written(result.get("content"))), _is_failure(result))
+        return TrailingCall(call_id, content)
+    return TrailingCall(
+        call_id, content, _hash(_written(result.get("content"))), _is_failure(result)
+    )
 
 
 def _written(content: object) -> str:

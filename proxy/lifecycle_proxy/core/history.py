@@ -2,9 +2,9 @@
 
 A card that this proxy draws for a tool that ran behind it has an id with our ``PREFIX``. Open WebUI
 sends such cards back in the next turn as an assistant's ``tool_calls`` with a ``role: "tool"``
-message each. The backend never made those calls and must not see them. ``cleaned`` takes them
-out and joins what the cards had parted.
-Lines of the dialect ``quote`` go as well: see ``lines``.
+message each. The backend never made those calls and must not see them. ``without_own_output`` takes
+them out and joins what the cards had parted. Lines of the dialect ``quote`` go as well: see
+``lines``.
 
 Nothing is parsed and written again: the text is cut and spliced where something goes, so every
 other byte stays as sent: blanks, number formats, escapes. Where a key is repeated the last one
@@ -27,12 +27,12 @@ _BETWEEN: Final = re.compile(r"[ \t\n\r]*[,:]?[ \t\n\r]*")
 _JOINED: Final = frozenset(("role", "content", "tool_calls"))
 
 
-def may_be_cleaned(body: bytes) -> bool:
+def may_hold_own_output(body: bytes) -> bool:
     """Whether a request's body may hold what we drew."""
     return PREFIX.encode() in body or may_hold_lines(body)
 
 
-def cleaned(body: bytes) -> bytes:
+def without_own_output(body: bytes) -> bytes:
     """A request's body without lines and cards of the proxy; the same object where it holds none.
 
     A message of the assistant that has nothing left goes. One that lost all its calls is joined
@@ -80,7 +80,7 @@ def _is_result(message: object) -> bool:
     return _answered(message).startswith(PREFIX)
 
 
-class _Part(NamedTuple):
+class _Member(NamedTuple):
     """An element of an array, or a member of an object."""
 
     gap: str  # the comma before it, with the blanks around; "" for the first
@@ -90,11 +90,11 @@ class _Part(NamedTuple):
     value: Any
 
 
-class _Parts(NamedTuple):
+class _JsonSplice(NamedTuple):
     """An array or object, taken apart. ``opening`` and ``closing`` hold the blanks around."""
 
     opening: str
-    parts: list[_Part]
+    parts: list[_Member]
     closing: str
 
     def written(self) -> str:
@@ -102,15 +102,15 @@ class _Parts(NamedTuple):
         # Whichever came to be the first has no comma before it.
         return self.opening + "".join(pieces[1:]) + self.closing
 
-    def find(self, key: str) -> _Part:
+    def find(self, key: str) -> _Member:
         """The member that counts. Where there is none: one to be added, with nothing in it."""
-        missing = _Part(", ", f'"{key}": ', "", key, None)
+        missing = _Member(", ", f'"{key}": ', "", key, None)
         return next((part for part in reversed(self.parts) if part.key == key), missing)
 
-    def without(self, key: str) -> "_Parts":
+    def without(self, key: str) -> "_JsonSplice":
         return self._replace(parts=[part for part in self.parts if part.key != key])
 
-    def put(self, key: str, raw: str) -> "_Parts":
+    def put(self, key: str, raw: str) -> "_JsonSplice":
         old = self.find(key)
         new = old._replace(raw=raw)
         parts = [new if part is old else part for part in self.parts]
@@ -122,26 +122,26 @@ def _past(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _apart(text: str) -> _Parts:
+def _split(text: str) -> _JsonSplice:
     """Take an array or object apart, in text known to be JSON."""
     opens = _past(text, 0)
     end = at = _past(text, opens + 1)
     opening = text[:at]
-    parts: list[_Part] = []
+    parts: list[_Member] = []
     while text[at] not in "]}":
         start, key, gap = at, "", text[end:at]
         if text[opens] == "{":
             key, at = _DECODER.raw_decode(text, at)
             at = _past(text, at)
         value, end = _DECODER.raw_decode(text, at)
-        parts.append(_Part(gap, text[start:at], text[at:end], key, value))
+        parts.append(_Member(gap, text[start:at], text[at:end], key, value))
         at = _past(text, end)
-    return _Parts(opening, parts, text[end:])
+    return _JsonSplice(opening, parts, text[end:])
 
 
 def _without_cards(text: str) -> str:
-    body = _apart(text)
-    array = _apart(body.find("messages").raw)
+    body = _split(text)
+    array = _split(body.find("messages").raw)
     array = array._replace(parts=[answer.joined() for answer in _answers(array.parts)])
     return body.put("messages", array.written()).written()
 
@@ -153,11 +153,11 @@ class _Answer:
     They are joined when it is whole: one by one would cost quadratic time.
     """
 
-    messages: list[_Part] = field(default_factory=list)
+    messages: list[_Member] = field(default_factory=list)
     kind: type | None = None  # of the contents that are not empty
     is_open: bool = False  # the last message lost a card
 
-    def takes(self, message: _Part) -> bool:
+    def takes(self, message: _Member) -> bool:
         """Whether a message behind it belongs to it, and can be joined without a loss."""
         if not self.is_open or _text(message.value, "role") != "assistant":
             return False
@@ -169,15 +169,15 @@ class _Answer:
         kinds = {self.kind, _kind(message)}
         return kinds <= {str, None} or kinds <= {list, None}
 
-    def add(self, message: _Part, *, is_open: bool) -> None:
+    def add(self, message: _Member, *, is_open: bool) -> None:
         self.messages.append(message)
         self.kind = self.kind or _kind(message)
         self.is_open = is_open
 
-    def joined(self) -> _Part:
+    def joined(self) -> _Member:
         if len(self.messages) == 1:
             return self.messages[0]
-        every = [_apart(message.raw) for message in self.messages]
+        every = [_split(message.raw) for message in self.messages]
         whole = every[0]
         raws = [found.raw for parts in every if (found := parts.find("content")).value]
         if raws:
@@ -190,12 +190,12 @@ class _Answer:
         return self.messages[0]._replace(raw=whole.written())
 
 
-def _kind(message: _Part) -> type | None:
+def _kind(message: _Member) -> type | None:
     content = message.value.get("content") if isinstance(message.value, dict) else None
     return type(content) if content else None
 
 
-def _answers(messages: list[_Part]) -> list[_Answer]:
+def _answers(messages: list[_Member]) -> list[_Answer]:
     answers: list[_Answer] = []
     for message in messages:
         if _is_result(message.value):
@@ -210,10 +210,10 @@ def _answers(messages: list[_Part]) -> list[_Answer]:
     return answers
 
 
-def _trimmed(message: _Part) -> _Part | None:
+def _trimmed(message: _Member) -> _Member | None:
     """A message without its cards; None where nothing is left of it."""
-    parts = _apart(message.raw)
-    array = _apart(parts.find("tool_calls").raw)
+    parts = _split(message.raw)
+    array = _split(parts.find("tool_calls").raw)
     kept = [call for call in array.parts if not _is_card(call.value)]
     value = {**message.value, "tool_calls": [call.value for call in kept]}
     # Any key but these might be one that matters, as `reasoning_content` does.

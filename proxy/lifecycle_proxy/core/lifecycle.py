@@ -9,7 +9,7 @@ substance follows.
 
 What a call's time is depends on the span. ``call`` is the writing of it: from its name to its
 finish. ``execution`` is the running of it: from its last argument to its result. Where the client
-runs the tool, the result comes with its next request; the call is ``HANDED`` until then, and
+runs the tool, the result comes with its next request; the call is ``DELEGATED`` until then, and
 outlives the stream.
 """
 
@@ -18,18 +18,19 @@ from typing import assert_never
 
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.calls import (
+    AFFECTED_BY_TEXT,
+    BEING_WRITTEN,
+    DEFAULT_CONTEXT,
     ENDED,
-    GROWING,
-    LISTENING,
-    TERMS,
     Call,
-    OwnPending,
     Presenter,
     Signal,
     State,
-    Terms,
+    StreamContext,
+    StreamPending,
 )
 from lifecycle_proxy.core.events import (
+    Activity,
     CallDelta,
     CallResult,
     CallResumed,
@@ -37,13 +38,12 @@ from lifecycle_proxy.core.events import (
     ChoiceFinished,
     ChoiceFinishing,
     Counts,
-    Handed,
+    DelegatedCall,
     LifecycleEvent,
     NativeProgress,
     Observation,
     Outcome,
     StreamEnded,
-    Substance,
     Text,
     ToolCompleted,
     ToolRunning,
@@ -58,36 +58,38 @@ class Lifecycle:
 
     Args:
         presenter: labels and emojis.
-        mint: makes an id, unique beyond this stream, for a call that never gets one.
+        make_id: makes an id, unique beyond this stream, for a call that never gets one.
         internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
         counts: where dropped input is counted.
         infer: what follows a call in its choice ends it: for agents that say no more of it.
         whole_arguments: a call is announced when its arguments are complete, or must not be waited
             for any longer.
-        terms: what this stream has of its own.
+        context: what this stream has of its own.
     """
 
     def __init__(
         self,
         *,
         presenter: Presenter,
-        mint: Callable[[], str],
+        make_id: Callable[[], str],
         internal_prefix: str,
         counts: Counts,
         infer: bool = False,
         whole_arguments: bool = False,
-        terms: Terms = TERMS,
+        context: StreamContext = DEFAULT_CONTEXT,
     ) -> None:
         self._presenter = presenter
-        self._mint = mint
+        self._mint = make_id
         self._internal_prefix = internal_prefix
         self._counts = counts
-        self._hands = terms.span == "execution"
+        self._delegates = context.span == "execution"
         self._infer = infer
-        self._waits = whole_arguments
-        self._listening = LISTENING if self._hands or infer else (State.NEW,) * whole_arguments
-        self._runnable = terms.runnable
-        self._pending = OwnPending() if terms.pending is None else terms.pending
+        self._waits_for_arguments = whole_arguments
+        self._affected_by_text = (
+            AFFECTED_BY_TEXT if self._delegates or infer else (State.NEW,) * whole_arguments
+        )
+        self._client_tools = context.client_tools
+        self._pending = StreamPending() if context.pending is None else context.pending
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
         self._ended: set[int] = set()
         self._ids: dict[tuple[int, str], Call] = {}  # the latest told call of a choice and id
@@ -101,23 +103,23 @@ class Lifecycle:
         """Whether a completed, or both, may still have to be told."""
         return any(call.name for call in self._calls.values())
 
-    def present_plainly(self) -> None:
+    def freeze_labels(self) -> None:
         """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
         self._presents = False
 
-    def told_from_deltas(self, call_id: str) -> bool:
+    def announced_from_deltas(self, call_id: str) -> bool:
         """Whether a call of this id was announced from the stream's own deltas."""
         call = self._ids.get((0, call_id))
         return call is not None and not call.native
 
     @property
-    def attentive(self) -> bool:
+    def needs_full_parse(self) -> bool:
         """Whether the next text may change something: then every event has to be looked at."""
         if self._finishing:
             return True
-        if not (self._calls and self._listening):
+        if not (self._calls and self._affected_by_text):
             return False
-        return any(call.state in self._listening for call in self._calls.values())
+        return any(call.state in self._affected_by_text for call in self._calls.values())
 
     def feed(  # noqa: C901, PLR0912  one arm for each observation
         self, seen: Observation, now: float
@@ -129,14 +131,14 @@ class Lifecycle:
             now: seconds on any clock that does not jump.
         """
         match seen:
-            case Substance():
+            case Activity():
                 if not self._finishing:
                     return []
                 told = self._flush(now)
             case Text(choice):
-                told = self._flush(now) + self._outrun(choice, now)
-                told += self._move_on(choice, now, infer=self._infer)
-                told += self._wait_no_longer(choice, now)
+                told = self._flush(now) + self._complete_server_run(choice, now)
+                told += self._close_written(choice, now, infer=self._infer)
+                told += self._stop_waiting(choice, now)
             case CallWritten(key, reason):
                 told = self._written(key, reason, now)
             case CallDelta():
@@ -148,7 +150,7 @@ class Lifecycle:
             case NativeProgress():
                 told = self._native(seen, now)
             case ChoiceFinishing(choice):
-                told = self._wait_no_longer(choice, now)
+                told = self._stop_waiting(choice, now)
             case ChoiceFinished(choice, reason):
                 told = self._finish(choice, reason, now)
             case StreamEnded():
@@ -170,32 +172,32 @@ class Lifecycle:
         call = self._calls.get(seen.key)
         if call is None:
             infer = self._infer and seen.reused
-            told = self._move_on(seen.choice, now, infer=infer, by_call=True)
+            told = self._close_written(seen.choice, now, infer=infer, by_call=True)
             call = Call(seen.choice, seen.arguments, hosted=seen.hosted)
             self._calls[seen.key] = call
         if call.state is State.NEW:
             call.id = call.id or seen.id or ""
             call.name = call.name or seen.name or ""
-            if call.name and self._runnable is not None and call.name not in self._runnable:
+            if call.name and self._client_tools is not None and call.name not in self._client_tools:
                 call.hosted = True
                 waits = not call.arguments.are_settled  # its card shows them
             else:
-                waits = self._hands and not call.hosted  # for the last of its arguments
-                waits = waits or (self._waits and not call.arguments.are_settled)
+                waits = self._delegates and not call.hosted  # for the last of its arguments
+                waits = waits or (self._waits_for_arguments and not call.arguments.are_settled)
             if (call.id or call.arguments or seen.settled) and not waits:
                 told += self._start(call, now)
         return told
 
-    def _outrun(self, choice: int, now: float) -> list[LifecycleEvent]:
+    def _complete_server_run(self, choice: int, now: float) -> list[LifecycleEvent]:
         """Words behind a finish: the upstream ran the choice's tools after all, not the client."""
         told: list[LifecycleEvent] = []
         for call in self._calls.values():
-            if call.choice == choice and call.state is State.HANDED:
+            if call.choice == choice and call.state is State.DELEGATED:
                 call.outcome, call.reason = Outcome.UNKNOWN, None
                 told += self._complete(call, now)
         return told
 
-    def _move_on(
+    def _close_written(
         self,
         choice: int,
         now: float,
@@ -209,10 +211,10 @@ class Lifecycle:
             by_call: with another call; an empty object may then still be a placeholder.
         """
         told: list[LifecycleEvent] = []
-        if not (self._hands or infer):
+        if not (self._delegates or infer):
             return told
         for call in self._calls.values():
-            if call.choice != choice or call.state not in GROWING or call.native:
+            if call.choice != choice or call.state not in BEING_WRITTEN or call.native:
                 continue
             is_written = call.arguments.are_settled if by_call else call.arguments.complete
             if infer or is_written:
@@ -222,10 +224,10 @@ class Lifecycle:
                 told += self._complete(call, now)
         return told
 
-    def _wait_no_longer(self, choice: int, now: float) -> list[LifecycleEvent]:
+    def _stop_waiting(self, choice: int, now: float) -> list[LifecycleEvent]:
         """The choice goes on with words: no more arguments will come, whatever they look like."""
         told: list[LifecycleEvent] = []
-        for call in self._calls.values() if self._waits else ():
+        for call in self._calls.values() if self._waits_for_arguments else ():
             if call.choice == choice:
                 told += self._start(call, now)
         return told
@@ -266,7 +268,7 @@ class Lifecycle:
 
     def _take_back(self, call: Call) -> None:
         """The upstream runs a finished call: no client does, unless its result is known already."""
-        handed = call.state is State.HANDED
+        handed = call.state is State.DELEGATED
         is_over = handed and self._pending.maybe_take(call.id, call.choice) is None
         self._move(call, Signal.END if is_over else Signal.RESUME)
 
@@ -282,12 +284,12 @@ class Lifecycle:
 
     def _end_writing(self, call: Call, outcome: Outcome, reason: str | None) -> None:
         """The call is finished. If all is well with it, somebody runs it now."""
-        hands = self._hands and not (call.hosted or call.minted) and reason is None
-        if self._move(call, Signal.HAND if hands else Signal.FINISH):
+        hands = self._delegates and not (call.hosted or call.generated_id) and reason is None
+        if self._move(call, Signal.DELEGATE if hands else Signal.FINISH):
             call.outcome, call.reason = outcome, reason
             if hands:
                 content = fingerprint(call.name, str(call.arguments))
-                self._pending.put(Handed(call.told(), call.started, content))
+                self._pending.put(DelegatedCall(call.told(), call.started, content))
 
     def _written(self, key: int, reason: str, now: float) -> list[LifecycleEvent]:
         call = self._calls.get(key)
@@ -309,7 +311,7 @@ class Lifecycle:
         for call in self._calls.values():
             told += self._start(call, now)
         for call in self._calls.values():
-            if call.state is State.HANDED and not seen.beats_finish:
+            if call.state is State.DELEGATED and not seen.beats_finish:
                 continue
             call.outcome, call.reason = seen.outcome, seen.reason
             if seen.reason is None:
@@ -317,7 +319,7 @@ class Lifecycle:
                     call.outcome, call.reason = Outcome.CUT, "no_finish"
                 else:
                     self._end_writing(call, seen.outcome, None)
-            if call.state is not State.HANDED or seen.reason is not None:
+            if call.state is not State.DELEGATED or seen.reason is not None:
                 told += self._complete(call, now)
         self._ended.update(self._calls)  # those that never had a name, too
         self._calls.clear()
@@ -329,13 +331,13 @@ class Lifecycle:
         if call.state is not State.NEW or not call.name or not self._presents:
             return []
         if not call.id:
-            call.id, call.minted = self._mint(), True
+            call.id, call.generated_id = self._mint(), True
         twin = self._ids.get((call.choice, call.id))
-        told = self._supersede(call, twin, now) if self._hands else []
+        told = self._supersede(call, twin, now) if self._delegates else []
         if twin is not None and twin.state is State.FINISHING and twin.native == call.native:
             told += self._complete(twin, now)  # one id for two calls, one behind the other
         if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):
-            self._move(call, Signal.HUSH)
+            self._move(call, Signal.SUPPRESS)
             return told
         label, emoji = self._present(call)
         self._move(call, Signal.START)
@@ -351,12 +353,12 @@ class Lifecycle:
     def _supersede(self, call: Call, twin: Call | None, now: float) -> list[LifecycleEvent]:
         """An id is announced again while its call, of this stream or an earlier, is handed over."""
         earlier = self._pending.maybe_take(call.id, call.choice)
-        if twin is not None and twin.state is State.HANDED:
+        if twin is not None and twin.state is State.DELEGATED:
             self._move(twin, Signal.END)
         return [] if earlier is None else [earlier.completed(now, reason="superseded")]
 
     def _complete(self, call: Call, now: float, output: str | None = None) -> list[LifecycleEvent]:
-        handed = call.state is State.HANDED
+        handed = call.state is State.DELEGATED
         if not self._move(call, Signal.END):
             return []
         if handed and self._pending.maybe_take(call.id, call.choice) is None:

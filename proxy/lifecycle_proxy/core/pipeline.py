@@ -1,7 +1,7 @@
 """Joins parser, observer, lifecycle and dialect: upstream bytes in, client bytes out.
 
 What comes out, less the frames that were added, is byte for byte what went in (but for what
-``merge_rounds`` and ``withheld`` leave out). Frames stand only between events. Bytes are held back
+``rounds`` and ``hosted_calls`` leave out). Frames stand only between events. Bytes are held back
 only where a frame may have to go in front of them: an unfinished event while a call is open (it may
 turn out to be ``[DONE]`` or an error, where clients stop reading), or one that may turn out to be a
 lifecycle event of the upstream's own.
@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api
-from lifecycle_proxy.core.calls import TERMS, Presenter, Terms
+from lifecycle_proxy.core.calls import DEFAULT_CONTEXT, Presenter, StreamContext
 from lifecycle_proxy.core.dialects import Dialect
 from lifecycle_proxy.core.events import (
-    ACTIVITY,
+    ACTIVITY_TYPES,
     Counts,
     Envelope,
     LifecycleEvent,
@@ -28,10 +28,10 @@ from lifecycle_proxy.core.events import (
     StreamEnded,
     ToolCompleted,
 )
+from lifecycle_proxy.core.hosted_calls import HostedCallFilter, without_results
 from lifecycle_proxy.core.lifecycle import Lifecycle
 from lifecycle_proxy.core.observers import hermes
 from lifecycle_proxy.core.rounds import FinishMerger
-from lifecycle_proxy.core.withheld import HostedCallFilter, without_results
 
 _NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -55,12 +55,12 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PipelineOptions:
     """What all pipelines of a proxy have in common.
 
     Attributes:
         presenter: labels and emojis.
-        mint: makes ids for calls that have none, unique beyond their stream.
+        make_id: makes ids for calls that have none, unique beyond their stream.
         internal_prefix: tools whose names start so have no events; "" for none.
         translate: replace the upstream's own lifecycle events by the dialect's; False passes them.
         max_event_bytes: larger events pass unparsed.
@@ -69,7 +69,7 @@ class Options:
     """
 
     presenter: Presenter
-    mint: Callable[[], str]
+    make_id: Callable[[], str]
     internal_prefix: str = "_"
     translate: bool = True
     max_event_bytes: int = 8 << 20
@@ -85,7 +85,7 @@ class Pipeline:
         dialect: how the client is told.
         envelope: stands for the upstream's id, created and model until its first chunk has come.
         options: the rest.
-        terms: what this stream has of its own.
+        context: what this stream has of its own.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Pipeline:
         api: Api,
         dialect: Dialect,
         envelope: Envelope,
-        options: Options,
+        options: PipelineOptions,
         *,
-        terms: Terms = TERMS,
+        context: StreamContext = DEFAULT_CONTEXT,
     ) -> None:
         self.counts = Counts()
         self._parser = sse.Parser(options.max_event_bytes)
@@ -103,16 +103,18 @@ class Pipeline:
         self._writer = api.writer(dialect)
         self._lifecycle = Lifecycle(
             presenter=options.presenter,
-            mint=options.mint,
+            make_id=options.make_id,
             internal_prefix=options.internal_prefix,
             counts=self.counts,
             infer=options.infer,
             whole_arguments=self._writer.whole_arguments,
-            terms=terms,
+            context=context,
         )
-        self._resumed = terms.resumed
-        self._rounds = FinishMerger() if terms.merge_rounds else None
-        self._withheld = None if terms.runnable is None else HostedCallFilter(terms.runnable)
+        self._carried_over = context.carried_over
+        self._rounds = FinishMerger() if context.merge_rounds else None
+        self._hosted_calls = (
+            None if context.client_tools is None else HostedCallFilter(context.client_tools)
+        )
         self._edits = self._rounds is not None or self._writer.hides_results
         self._silent = dialect.is_silent
         keeps_native = dialect.keeps_native or not options.translate
@@ -127,7 +129,7 @@ class Pipeline:
         self._is_done = False  # behind [DONE]
         self._has_ended = False  # behind the end of an answer; another may follow
         self._has_ids = False
-        self._skims = not self._writer.attentive  # see _may_skim
+        self._skims = not self._writer.needs_full_parse  # see _may_skim
 
     @property
     def between_events(self) -> bool:
@@ -246,7 +248,7 @@ class Pipeline:
         call in it could be one that they are not to see.
         """
         rest = bytes(self._parser.tail[self._passed :])
-        return b"" if self._withheld is not None and b"tool" in rest else rest
+        return b"" if self._hosted_calls is not None and b"tool" in rest else rest
 
     def _close(self, ended: StreamEnded, out: "_Output", now: float) -> None:
         """Complete what is open. Behind ``[DONE]`` nothing is."""
@@ -263,7 +265,7 @@ class Pipeline:
     def _pass_on(self, event: sse.Event, out: "_Output", now: float) -> None:
         """The event itself, with what must stand in front of it and behind it."""
         out.raw_due = True
-        if self._resumed and event.data is not None and event.raw.startswith(_BOM):
+        if self._carried_over and event.data is not None and event.raw.startswith(_BOM):
             event = self._behind_mark(event, out)
         if not (event.data is None or self._observer_off or self._is_done):
             try:
@@ -287,10 +289,10 @@ class Pipeline:
             last = seen[-1]
             self._has_ended = isinstance(last, StreamEnded) and last.reason is None
             self._is_done = isinstance(last, StreamEnded) and last.is_last
-        if self._resumed:
+        if self._carried_over:
             self._resume(out)
-        is_plain = len(seen) == 1 and isinstance(seen[0], ACTIVITY)
-        if is_plain and not (self._lifecycle.open or self._writer.attentive):
+        is_plain = len(seen) == 1 and isinstance(seen[0], ACTIVITY_TYPES)
+        if is_plain and not (self._lifecycle.open or self._writer.needs_full_parse):
             return
         if seen and isinstance(seen[0], NativeProgress):
             self._replace(event, seen[0], out, now)
@@ -324,8 +326,8 @@ class Pipeline:
     def _edited(self, event: sse.Event) -> bytes:
         """What is left of an event, behind what had been kept back for it."""
         left = without_results(event) if self._writer.hides_results else event
-        if left is not None and self._withheld is not None:
-            left = self._withheld.strip(left)
+        if left is not None and self._hosted_calls is not None:
+            left = self._hosted_calls.strip(left)
         if self._rounds is None:
             return b"" if left is None else left.raw
         if left is None:
@@ -337,7 +339,7 @@ class Pipeline:
     ) -> None:
         """Answer the upstream's own lifecycle event in its place, or pass it: one pair in all."""
         told = self._lifecycle.feed(native, now)
-        ours = self._lifecycle.told_from_deltas(native.id)
+        ours = self._lifecycle.announced_from_deltas(native.id)
         if self._passed or (self._keep_native and (self._silent or not ours)):
             out.told += told
             self._pass_raw(event, out)
@@ -346,7 +348,7 @@ class Pipeline:
         self._encode(told, out)
 
     def _skim(self, raw: bytes) -> bool:
-        if not self._skims or self._lifecycle.attentive:
+        if not self._skims or self._lifecycle.needs_full_parse:
             return False
         if self._rounds is not None and self._is_merging(self._rounds):
             return False
@@ -362,17 +364,17 @@ class Pipeline:
     def _may_skim(self) -> bool:
         """Whether an event that tells nothing may pass without a look, as far as is known here."""
         is_over = self._observer_off or self._is_done or self._has_ended
-        return not (is_over or self._writer.attentive)
+        return not (is_over or self._writer.needs_full_parse)
 
     def _is_merging(self, rounds: FinishMerger) -> bool:
-        return rounds.holds or (self._withheld is not None and self._withheld.is_active)
+        return rounds.holds or (self._hosted_calls is not None and self._hosted_calls.is_active)
 
     def _switch_off(self, failure: Exception, out: "_Output", now: float) -> None:
         """The chat goes on without the observer; nothing may stay running for ever."""
         self._observer_off = True
         self.counts.observer_failures += 1
         self.counts.failure = failure
-        self._lifecycle.present_plainly()
+        self._lifecycle.freeze_labels()
         with suppress(Exception):  # whatever broke may well break again
             self._resume(out)
             self._tell((StreamEnded("proxy_error", beats_finish=True),), out, now)
@@ -386,15 +388,15 @@ class Pipeline:
 
     def _lead(self, seen: Sequence[Observation], out: "_Output") -> None:
         """What the dialect must have in front of what comes."""
-        if self._writer.attentive:
+        if self._writer.needs_full_parse:
             self._observer.update(self._envelope)
             self._write(self._writer.before(seen, self._envelope), out)
 
     def _resume(self, out: "_Output") -> None:
         """What earlier streams left open is told before anything else."""
-        resumed, self._resumed = self._resumed, ()
-        if resumed:
-            self._encode(resumed, out)
+        carried_over, self._carried_over = self._carried_over, ()
+        if carried_over:
+            self._encode(carried_over, out)
 
     def _release(self, out: "_Output", *, ended: bool = False) -> None:
         if self._rounds is None:
@@ -437,7 +439,7 @@ class Pipeline:
             return True
         if self._silent:
             return not self._keep_native and _may_be_native(tail)
-        return bool(self._resumed) or self._lifecycle.open or _may_be_native(tail)
+        return bool(self._carried_over) or self._lifecycle.open or _may_be_native(tail)
 
 
 class _Output:

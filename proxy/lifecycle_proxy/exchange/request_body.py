@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from aiohttp import web
 
-from lifecycle_proxy.core.history import cleaned, may_be_cleaned
+from lifecycle_proxy.core.history import may_hold_own_output, without_own_output
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 
 # Larger bodies are forwarded without being read: memory stays bounded and nothing has to wait for
@@ -75,7 +75,7 @@ async def _read(original: bytes, content_coding: str) -> ParsedBody:
     clear = await _maybe_clear(original, content_coding)
     if clear is None:
         return ParsedBody(original, stream=True, original=original, is_unread=True)
-    left = await _cleaned(clear) if may_be_cleaned(clear) else clear
+    left = await _without_own_output(clear) if may_hold_own_output(clear) else clear
     data = original if left is clear else left
     try:
         asked = orjson.loads(left)
@@ -96,11 +96,11 @@ async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
     return maybe_decoded(data, content_coding, _LOOK_BYTES)
 
 
-async def _cleaned(data: bytes) -> bytes:
+async def _without_own_output(data: bytes) -> bytes:
     """Remove tool cards. A large body in a thread, so that it does not delay streams."""
     if len(data) > _THREAD_BYTES:
-        return await asyncio.to_thread(cleaned, data)
-    return cleaned(data)
+        return await asyncio.to_thread(without_own_output, data)
+    return without_own_output(data)
 
 
 async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes] | None:

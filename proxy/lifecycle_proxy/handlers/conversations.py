@@ -9,11 +9,11 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core import followup
 from lifecycle_proxy.core.apis import Api
-from lifecycle_proxy.core.calls import Terms
+from lifecycle_proxy.core.calls import StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.core.labels import Labels
-from lifecycle_proxy.core.pipeline import Options, Pipeline
+from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.content_coding import coding
@@ -52,9 +52,9 @@ class Conversations:
         self._selector = selector
         self._store = store
         self._merge = own.merge_rounds
-        self._options = Options(
+        self._options = PipelineOptions(
             presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
-            mint=lambda: f"call_{secrets.token_hex(12)}",
+            make_id=lambda: f"call_{secrets.token_hex(12)}",
             internal_prefix=own.internal_prefix,
             translate=own.native == "translate",
             max_event_bytes=own.max_event_bytes,
@@ -178,7 +178,7 @@ class Conversations:
             dialect,
             exchange.envelope(),
             self._options,
-            terms=Terms(
+            context=StreamContext(
                 "call" if conversation is None else "execution",
                 conversation,
                 resumed,

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from lifecycle_proxy.core.events import Handed, Outcome, ToolCompleted
-from lifecycle_proxy.core.followup import NO_CALLS, Earlier, Seen
+from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted
+from lifecycle_proxy.core.followup import NO_CALLS, EarlierCalls, TrailingCall
 
 _MAX_CALLS: Final = 10_000
 _SWEEP_S: Final = 5.0
@@ -31,9 +31,9 @@ class Waiting:
         alike: what it held of calls with the same name and arguments.
     """
 
-    call: Handed
-    earlier: Earlier = NO_CALLS
-    alike: Earlier = NO_CALLS
+    call: DelegatedCall
+    earlier: EarlierCalls = NO_CALLS
+    alike: EarlierCalls = NO_CALLS
 
 
 class Store(Protocol):
@@ -147,22 +147,22 @@ class ConversationCalls:
         seen: the calls at the end of the request's conversation.
     """
 
-    def __init__(self, store: Store, scope: str, seen: Sequence[Seen]) -> None:
+    def __init__(self, store: Store, scope: str, seen: Sequence[TrailingCall]) -> None:
         self._store = store
         self._scope = scope
-        self._by_id: dict[str, list[Seen]] = {}
-        self._by_content: dict[str, list[Seen]] = {}
+        self._by_id: dict[str, list[TrailingCall]] = {}
+        self._by_content: dict[str, list[TrailingCall]] = {}
         for call in seen:
             self._by_id.setdefault(call.id, []).append(call)
             if call.content:
                 self._by_content.setdefault(call.content, []).append(call)
 
-    def put(self, call: Handed) -> None:
-        earlier = Earlier.of(self._by_id.get(call.told.id, ()))
-        alike = Earlier.of(self._by_content.get(call.content, ()))
+    def put(self, call: DelegatedCall) -> None:
+        earlier = EarlierCalls.of(self._by_id.get(call.told.id, ()))
+        alike = EarlierCalls.of(self._by_content.get(call.content, ()))
         self._store.put(self._scope, Waiting(call, earlier, alike))
 
-    def maybe_take(self, call_id: str, choice: int) -> Handed | None:
+    def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
         waiting = self._store.maybe_take(self._scope, call_id, choice)
         return None if waiting is None else waiting.call
 
@@ -181,7 +181,7 @@ class ConversationCalls:
             told += self._end_alike(content, seen, now)
         return sorted(told, key=lambda event: -event.duration_ms)
 
-    def _end_alike(self, content: str, seen: list[Seen], now: float) -> list[ToolCompleted]:
+    def _end_alike(self, content: str, seen: list[TrailingCall], now: float) -> list[ToolCompleted]:
         """The calls of clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
         told: list[ToolCompleted] = []
         waiting = [
@@ -193,7 +193,7 @@ class ConversationCalls:
             told += self._end(one.call, call, now)
         return told
 
-    def _end(self, call: Handed, seen: Seen, now: float) -> list[ToolCompleted]:
+    def _end(self, call: DelegatedCall, seen: TrailingCall, now: float) -> list[ToolCompleted]:
         if self.maybe_take(call.told.id, call.told.choice) is None:
             return []  # another request was faster
         if not seen.result:

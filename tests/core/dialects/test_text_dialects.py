@@ -157,7 +157,7 @@ def test_a_call_that_the_client_runs_is_closed_with_its_stream() -> None:
     expected = [*said(f"{line} …"), {"finish": "tool_calls"}, *said(SHUT)]
     assert shown(body, "quote", span="execution") == expected
     ended = ToolCompleted("a", 0, "f", "{}", "*", Outcome.FAILED, 1200)
-    found = shown(text("x") + DONE, "quote", span="execution", resumed=[ended])
+    found = shown(text("x") + DONE, "quote", span="execution", carried_over=[ended])
     assert found == said(f"{line} ✗ 1.2 s{END}\n\n", "x")
 
 

@@ -812,7 +812,7 @@ def test_the_quick_look_sees_what_the_thorough_one_sees(pieces: list[bytes]) -> 
         for one in Parser(1 << 20).feed(raw):
             seen = thorough.observe(one)
             if quick.skim(raw):
-                assert all(type(o).__name__ in ("Substance", "Text") for o in seen)
+                assert all(type(o).__name__ in ("Activity", "Text") for o in seen)
             else:
                 assert [type(o) for o in quick.observe(one)] == [type(o) for o in seen]
             assert number_of(quick) == number_of(thorough)

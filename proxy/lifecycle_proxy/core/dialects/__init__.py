@@ -1,4 +1,4 @@
-"""Client vocabularies: one ``Dialect`` each, chosen by name.
+"""Client vocabularies: one ``Dialect`` stateless, chosen by name.
 
 A dialect says how lifecycle events are written, in each of the three APIs, and what else its
 clients need. Which client gets which is decided in ``handlers.dialect_selection``; why each form is
@@ -15,14 +15,14 @@ from lifecycle_proxy.core.dialects.openwebui import openwebui, openwebui_status
 from lifecycle_proxy.core.dialects.quote import Quote
 from lifecycle_proxy.core.dialects.reasoning import Reasoning
 from lifecycle_proxy.core.dialects.typed import messages, responses, responses_plain
-from lifecycle_proxy.core.dialects.writer import Encoder, Writing, each
+from lifecycle_proxy.core.dialects.writer import Encoder, MakeWriter, stateless
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 
-__all__ = ("DIALECTS", "Dialect", "Encoder", "each")
+__all__ = ("DIALECTS", "Dialect", "Encoder", "stateless")
 
 
-_RESPONSES: Final = each(responses)
-_MESSAGES: Final = each(messages)
+_RESPONSES: Final = stateless(responses)
+_MESSAGES: Final = stateless(messages)
 
 
 def nothing(event: LifecycleEvent, envelope: Envelope) -> bytes:
@@ -41,7 +41,7 @@ class Dialect:
         messages: that of a Messages stream.
         is_silent: nothing is ever added.
         keeps_native: lifecycle events of the upstream's own pass as they are.
-        merges_rounds: its clients run every call that they see, so they are shown only calls of
+        merges_rounds: its clients run every call that they see, so they are text_of only calls of
             tools that they can run, and several answers in one stream look like one
             (``lifecycle.merge_rounds``).
         ends_after_error: its clients throw a broken response away, error frame included. Theirs
@@ -51,9 +51,9 @@ class Dialect:
     """
 
     name: str
-    chat: Writing
-    responses: Writing = _RESPONSES
-    messages: Writing = _MESSAGES
+    chat: MakeWriter
+    responses: MakeWriter = _RESPONSES
+    messages: MakeWriter = _MESSAGES
     is_silent: bool = False
     keeps_native: bool = False
     merges_rounds: bool = False
@@ -64,15 +64,18 @@ class Dialect:
 
 def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:
     """A dialect that writes the same in every API."""
-    return Dialect(name, each(encode), each(encode), each(encode), names_typed=False, **traits)
+    make = stateless(encode)
+    return Dialect(name, make, make, make, names_typed=False, **traits)
 
 
 _ALL: Final = (
-    Dialect("chunk", each(chunk)),
-    Dialect("plain", each(plain), each(responses_plain), names_typed=False),
+    Dialect("chunk", stateless(chunk)),
+    Dialect("plain", stateless(plain), stateless(responses_plain), names_typed=False),
     _alike("bare", bare, keeps_native=True),
-    Dialect("openwebui", each(openwebui), merges_rounds=True, ends_after_error=True),
-    Dialect("openwebui-status", each(openwebui_status), merges_rounds=True, ends_after_error=True),
+    Dialect("openwebui", stateless(openwebui), merges_rounds=True, ends_after_error=True),
+    Dialect(
+        "openwebui-status", stateless(openwebui_status), merges_rounds=True, ends_after_error=True
+    ),
     Dialect("quote", Quote),
     Dialect("reasoning", Reasoning),
     _alike("comment", comment),

@@ -44,7 +44,7 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
     return fields
 
 
-def shown(event: LifecycleEvent) -> str:
+def text_of(event: LifecycleEvent) -> str:
     """One line of text: emoji, tool, and what it does, where that is known."""
     text = f"{event.emoji} {event.tool}"
     return text if event.label == event.tool else f"{text}: {event.label}"

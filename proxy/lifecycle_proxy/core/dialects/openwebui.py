@@ -7,7 +7,7 @@ chat (from 0.8 on), and a status event, drawn as a line above the answer (from 0
 
 from typing import Any, Final
 
-from lifecycle_proxy.core.dialects.fields import EVENT_LINE, chunk_fields, dumps, shown
+from lifecycle_proxy.core.dialects.fields import EVENT_LINE, chunk_fields, dumps, text_of
 from lifecycle_proxy.core.events import (
     Envelope,
     LifecycleEvent,
@@ -46,7 +46,7 @@ def openwebui_status(event: LifecycleEvent, envelope: Envelope) -> bytes:
     """A status line: for Open WebUI before 0.8, which knows no cards, or by taste."""
     payload = chunk_fields(event, envelope)
     done = isinstance(event, ToolCompleted)
-    text = shown(event)
+    text = text_of(event)
     if isinstance(event, ToolCompleted) and event.outcome in _OUTCOMES:
         text += f" ({_OUTCOMES[event.outcome].removesuffix(' after')})"
     data = {"description": text, "done": done}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from lifecycle_proxy.core.dialects.writer import Writer, end_of, piece
+from lifecycle_proxy.core.dialects.writer import Writer, delta_chunk, outcome_mark
 from lifecycle_proxy.core.events import (
     Envelope,
     LifecycleEvent,
@@ -44,12 +44,12 @@ class Quote(Writer):
         last = self._open.pop(event.choice, None)
         text = f"{_CLOSED if last else ''}\n\n> {START}{line(event)}"
         if isinstance(event, ToolCompleted):
-            text = ("" if last == call else text) + end_of(event) + _CLOSED
+            text = ("" if last == call else text) + outcome_mark(event) + _CLOSED
         else:
             text += " …"
             self._open[event.choice] = call
-        self.attentive = bool(self._open)
-        return piece(event.choice, envelope, content=text)
+        self.needs_full_parse = bool(self._open)
+        return delta_chunk(event.choice, envelope, content=text)
 
     def before(self, seen: Sequence[Observation], envelope: Envelope) -> bytes:
         closed: list[int] = []
@@ -62,8 +62,8 @@ class Quote(Writer):
                     self._open.clear()
                 case _:
                     pass
-        self.attentive = bool(self._open)
-        return b"".join(piece(choice, envelope, content=_CLOSED) for choice in closed)
+        self.needs_full_parse = bool(self._open)
+        return b"".join(delta_chunk(choice, envelope, content=_CLOSED) for choice in closed)
 
 
 def line(event: LifecycleEvent) -> str:

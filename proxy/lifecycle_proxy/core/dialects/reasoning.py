@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lifecycle_proxy.core.dialects.fields import shown
-from lifecycle_proxy.core.dialects.writer import Writer, end_of, piece
+from lifecycle_proxy.core.dialects.fields import text_of
+from lifecycle_proxy.core.dialects.writer import Writer, delta_chunk, outcome_mark
 from lifecycle_proxy.core.events import (
     ChoiceFinished,
     Envelope,
@@ -32,21 +32,21 @@ class Reasoning(Writer):
         super().__init__(self._write)
         self._follows_text = False  # the model's own thoughts may stand in front of the first line
         self._last: dict[int, tuple[str, int]] = {}  # choices where a line is the last: whose it is
-        self.attentive = True
+        self.needs_full_parse = True
 
     def _write(self, event: LifecycleEvent, envelope: Envelope) -> bytes:
         call = (event.id, event.repeat)
         last = self._last.get(event.choice)
-        text, mark = shown(event), ""
+        text, mark = text_of(event), ""
         self._last[event.choice] = call
         if isinstance(event, ToolCompleted):
-            mark = end_of(event) + "\n"
+            mark = outcome_mark(event) + "\n"
             self._last[event.choice] = _ENDED
             text = "" if last == call else text
         if text and last != _ENDED and (last or self._follows_text):
             text = "\n" + text
-        self.attentive = True
-        return piece(event.choice, envelope, reasoning_content=text + mark)
+        self.needs_full_parse = True
+        return delta_chunk(event.choice, envelope, reasoning_content=text + mark)
 
     def before(self, seen: Sequence[Observation], envelope: Envelope) -> bytes:
         frames = b""
@@ -55,16 +55,16 @@ class Reasoning(Writer):
                 case Text(choice):
                     self._follows_text = True
                     if self._last.pop(choice, _ENDED) != _ENDED:
-                        frames += piece(choice, envelope, reasoning_content="\n")
+                        frames += delta_chunk(choice, envelope, reasoning_content="\n")
                 case ChoiceFinished(choice) if self._last.get(choice) == _ENDED:
                     frames += self._close(choice, envelope)
                 case StreamEnded():
                     frames += b"".join(self._close(choice, envelope) for choice in [*self._last])
                 case _:
                     pass
-        self.attentive = bool(self._last) or not self._follows_text
+        self.needs_full_parse = bool(self._last) or not self._follows_text
         return frames
 
     def _close(self, choice: int, envelope: Envelope) -> bytes:
         del self._last[choice]
-        return piece(choice, envelope, content="\n")
+        return delta_chunk(choice, envelope, content="\n")

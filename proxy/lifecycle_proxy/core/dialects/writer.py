@@ -19,7 +19,7 @@ class Writer:
             cannot be changed later.
         hides_results: deltas of ``role: "tool"`` are taken out, since its clients take their text
             for the answer's.
-        attentive: ``before`` has to see the next event.
+        needs_full_parse: ``before`` has to see the next event.
         write: one lifecycle event as the bytes of its frames, or of none.
 
     Args:
@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, encode: Encoder) -> None:
         self.write = encode
-        self.attentive = False
+        self.needs_full_parse = False
 
     def before(self, seen: Sequence[Observation], envelope: Envelope) -> bytes:
         """What must stand in front of an event of the upstream, or of the end of the stream.
@@ -44,20 +44,20 @@ class Writer:
 
 
 # Makes the writer of one stream.
-Writing = Callable[[], Writer]
+MakeWriter = Callable[[], Writer]
 
 
-def each(encode: Encoder) -> Writing:
+def stateless(encode: Encoder) -> MakeWriter:
     """Writers that write each event by itself."""
     return partial(Writer, encode)
 
 
-def piece(choice: int, envelope: Envelope, **delta: Any) -> bytes:
+def delta_chunk(choice: int, envelope: Envelope, **delta: Any) -> bytes:
     """A chunk as the upstream would send it, with this delta in this choice."""
     entry = {"index": choice, "delta": delta, "finish_reason": None}
     return b"data: " + dumps(chunk_of(entry, envelope)) + b"\n\n"
 
 
-def end_of(event: ToolCompleted) -> str:
+def outcome_mark(event: ToolCompleted) -> str:
     """How a call ended, behind its line."""
     return f" {'✗' if event.outcome.is_error else '✓'} {event.duration_ms / 1000:.1f} s"

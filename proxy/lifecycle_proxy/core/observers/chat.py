@@ -12,11 +12,11 @@ import orjson
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.events import (
+    ACTIVITY,
+    ACTIVITY_ONLY,
     DONE,
-    JUST_SUBSTANCE,
-    JUST_TEXT,
     NOTHING,
-    SUBSTANCE,
+    TEXT_ONLY,
     UPSTREAM_ERROR,
     CallDelta,
     CallResult,
@@ -31,9 +31,20 @@ from lifecycle_proxy.core.events import (
     Text,
 )
 from lifecycle_proxy.core.observers import hermes, results
-from lifecycle_proxy.core.observers.identity import Call, Choice, Delta, Identities, Index, maybe_id
+from lifecycle_proxy.core.observers.chunk_templates import (
+    ArgumentTarget,
+    ChunkTemplate,
+    ChunkTemplates,
+)
+from lifecycle_proxy.core.observers.identity import (
+    ChatCall,
+    Choice,
+    Delta,
+    Identities,
+    Index,
+    maybe_id,
+)
 from lifecycle_proxy.core.observers.json import dumps, is_error, loads
-from lifecycle_proxy.core.observers.shapes import ArgumentTarget, ChunkTemplate, ChunkTemplates
 
 _Json = dict[str, Any]
 # What makes a delta more than text. Everything else in a chunk is nobody's business here.
@@ -77,7 +88,7 @@ class ChatObserver:
             self._shapes.known.remove(shape)
             return False
         call = owner.call
-        if value[:1] == "{" or call.arguments.is_told_again:
+        if value[:1] == "{" or call.arguments.is_repeated:
             return False
         call.arguments.append(value)
         owner.choice.touched = call
@@ -127,14 +138,14 @@ class ChatObserver:
             chunk = loads(data)
         except ValueError:
             self._counts.undecodable += 1
-            return JUST_SUBSTANCE
+            return ACTIVITY_ONLY
         if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(chunk)):
             return (progress,)
         return self._observe_chunk(chunk, b"")
 
     def _observe_chunk(self, chunk: Any, raw: bytes) -> Sequence[Observation]:
         if not isinstance(chunk, dict):
-            return JUST_SUBSTANCE
+            return ACTIVITY_ONLY
         if is_error(chunk) or _has_error(chunk.get("x_groq")):
             return (UPSTREAM_ERROR,)
         choices = chunk.get("choices")
@@ -167,7 +178,7 @@ class ChatObserver:
         repeats_ids = self._repeats_ids or any(shape.hits for shape in self._shapes.known)
         if not (before and chunk_id and repeats_ids):
             return NOTHING
-        broken: list[Call] = []
+        broken: list[ChatCall] = []
         for entry in choices:
             if isinstance(entry, dict) and _begins(entry.get("delta")):
                 broken += self._identities.restart(self._choice(entry))
@@ -180,14 +191,14 @@ class ChatObserver:
     def _observe_choices(
         self, choices: list[Any], chunk: _Json, raw: bytes
     ) -> Sequence[Observation]:
-        seen: list[Observation] = [SUBSTANCE]
+        seen: list[Observation] = [ACTIVITY]
         for entry in choices:
             if isinstance(entry, dict):
                 self._observe_choice(entry, chunk, seen)
         seen += results.outputs(chunk, self._identities)
         if any(isinstance(observation, CallResult) for observation in seen):
             # Tools that run behind the upstream end one by one; the others go on.
-            seen.remove(SUBSTANCE)
+            seen.remove(ACTIVITY)
         elif len(seen) == 2 and isinstance(seen[1], CallDelta):
             self._learn_arguments(raw, chunk, seen[1])
         return seen
@@ -195,8 +206,8 @@ class ChatObserver:
     def _text(self, entry: _Json, chunk: _Json, raw: bytes) -> Sequence[Observation]:
         self._learn_text(raw, chunk)
         if (text := _text_of(entry)) is None:
-            return JUST_SUBSTANCE
-        return JUST_TEXT if text == 0 else (Text(text),)
+            return ACTIVITY_ONLY
+        return TEXT_ONLY if text == 0 else (Text(text),)
 
     def _learn_text(self, raw: bytes, chunk: _Json) -> None:
         """The next pieces of text, or of reasoning, will look the same."""
@@ -230,7 +241,7 @@ class ChatObserver:
         """
         if told := list(results.outputs(chunk, self._identities)):
             return told
-        return NOTHING if chunk.get("type") == "ping" else JUST_SUBSTANCE
+        return NOTHING if chunk.get("type") == "ping" else ACTIVITY_ONLY
 
     def _observe_choice(self, entry: _Json, chunk: _Json, seen: list[Observation]) -> None:
         choice = self._choice(entry)
@@ -296,7 +307,7 @@ class ChatObserver:
             call.resumed = False
             seen.insert(0, CallResumed(call.key))
         if call.ends is not None:
-            seen += (CallWritten(call.ends.key), SUBSTANCE)
+            seen += (CallWritten(call.ends.key), ACTIVITY)
             call.ends = None
         if not call.over:
             settled = entry.get("index") == _LEGACY or call.shares_id

@@ -28,7 +28,7 @@ class Delta(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class ChatCall:
     """One tool call, as the observer tells them apart."""
 
     key: int
@@ -41,7 +41,7 @@ class Call:
     answered: bool = False  # its result was in the stream
     reused: bool = False  # its slot was an earlier call's
     shares_id: bool = False  # its id is that of another call that is open, too
-    ends: "Call | None" = None  # that other call, if it is written by now
+    ends: "ChatCall | None" = None  # that other call, if it is written by now
     resumed: bool = False  # its arguments go on behind a finish
 
     @property
@@ -61,7 +61,7 @@ class Echo(NamedTuple):
     answer one id). Its arguments tell, once they are whole.
     """
 
-    call: Call
+    call: ChatCall
     arguments: Arguments
 
 
@@ -70,12 +70,12 @@ class Choice:
     """The calls of one choice."""
 
     index: int
-    by_id: dict[str, Call] = field(default_factory=dict)
-    twins: dict[str, deque[Call]] = field(default_factory=dict)  # more calls of an id
-    slots: dict[Index, Call] = field(default_factory=dict)
+    by_id: dict[str, ChatCall] = field(default_factory=dict)
+    twins: dict[str, deque[ChatCall]] = field(default_factory=dict)  # more calls of an id
+    slots: dict[Index, ChatCall] = field(default_factory=dict)
     echoes: dict[Index, Echo] = field(default_factory=dict)
-    touched: Call | None = None
-    calls: list[Call] = field(default_factory=list)  # since the last finish
+    touched: ChatCall | None = None
+    calls: list[ChatCall] = field(default_factory=list)  # since the last finish
 
 
 def maybe_id(chunk: object) -> str | None:
@@ -98,7 +98,7 @@ class Identities:
             found = self.choices[index] = Choice(index)
         return found
 
-    def find(self, call_id: str) -> Call | None:
+    def find(self, call_id: str) -> ChatCall | None:
         """The call of an id, whatever its choice."""
         for choice in self.choices.values():
             if call := choice.by_id.get(call_id):
@@ -119,7 +119,7 @@ class Identities:
                 echo.call.arguments.append(str(echo.arguments))
         choice.echoes.clear()
 
-    def restart(self, choice: Choice) -> list[Call]:
+    def restart(self, choice: Choice) -> list[ChatCall]:
         """The choice's answer begins anew: the calls that broke off."""
         self.version += 1
         broken = [call for call in choice.calls if not call.arguments.complete]
@@ -129,7 +129,7 @@ class Identities:
         choice.echoes.clear()
         return broken
 
-    def resolve(self, choice: Choice, delta: Delta) -> Call | None:
+    def resolve(self, choice: Choice, delta: Delta) -> ChatCall | None:
         """The call that a delta belongs to, new or known; None where there is nothing to show."""
         echo = self._maybe_echo(choice, delta)
         if echo is not None:
@@ -154,11 +154,11 @@ class Identities:
             call.arguments.take(delta.arguments)
         return call
 
-    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> Call:
+    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> ChatCall:
         """A new call, in its slot if it has one."""
         self.version += 1
         self._keys += 1
-        call = Call(self._keys, choice.index, chunk_id)
+        call = ChatCall(self._keys, choice.index, chunk_id)
         choice.calls.append(call)
         if index is not None:
             call.reused = index in choice.slots
@@ -178,7 +178,7 @@ class Identities:
         echo = choice.echoes[slot] = Echo(known, Arguments(is_free_form=delta.is_free_form))
         return echo
 
-    def _echoed(self, choice: Choice, echo: Echo, delta: Delta) -> Call:
+    def _echoed(self, choice: Choice, echo: Echo, delta: Delta) -> ChatCall:
         """The known call, or another one as soon as that is certain."""
         known, own = echo.call.arguments, echo.arguments
         own.take(delta.arguments)
@@ -192,7 +192,7 @@ class Identities:
         call.arguments.append(str(own))
         return call
 
-    def _twin(self, choice: Choice, known: Call, delta: Delta) -> Call:
+    def _twin(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall:
         """Another call under the id of a call that is open."""
         call = self.open(choice, delta.slot, delta.chunk_id)
         call.id, call.name, call.shares_id = known.id, delta.name or known.name, True
@@ -203,7 +203,7 @@ class Identities:
             choice.echoes.pop(delta.slot, None)
         return call
 
-    def _known(self, choice: Choice, known: Call, delta: Delta) -> Call:
+    def _known(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall:
         """Rule 2: the id is known, whatever the index says (LibreChat with Bedrock)."""
         index, name = delta.slot, delta.name
         place = None if index is None else choice.slots.get(index)
@@ -223,7 +223,7 @@ class Identities:
         is_other = known.arguments.complete or (index is not None and place is not known)
         return self._twin(choice, known, delta) if is_other else known
 
-    def _by_id(self, choice: Choice, delta: Delta) -> Call | None:
+    def _by_id(self, choice: Choice, delta: Delta) -> ChatCall | None:
         index, name, chunk_id = delta.slot, delta.name, delta.chunk_id
         known = choice.by_id.get(delta.id or "")
         if known is not None:
@@ -243,7 +243,7 @@ class Identities:
             return place  # rule 4, exception: mlx-openai-server repeats the name as well
         return self.open(choice, index, chunk_id)  # rule 4: Ollama, Gemini: index 0 for all
 
-    def _by_place(self, choice: Choice, delta: Delta) -> Call | None:
+    def _by_place(self, choice: Choice, delta: Delta) -> ChatCall | None:
         index, name = delta.slot, delta.name
         place = choice.touched if index is None else choice.slots.get(index)
         if name is None:
@@ -270,7 +270,7 @@ class Identities:
         return place if same else self.open(choice, index, delta.chunk_id)  # rules 5 and 6
 
 
-def _goes_on(place: Call, delta: Delta) -> bool:
+def _goes_on(place: ChatCall, delta: Delta) -> bool:
     """Whether a finish in the middle of a call's arguments was none (Gemini via LiteLLM)."""
     begins = delta.name is not None and delta.arguments[:1] == "{"
     same = delta.name in (None, place.name) and delta.chunk_id == place.chunk_id

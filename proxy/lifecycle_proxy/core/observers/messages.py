@@ -16,11 +16,11 @@ from typing import ClassVar, Final
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.events import (
+    ACTIVITY,
+    ACTIVITY_ONLY,
     ANSWERED,
-    JUST_SUBSTANCE,
-    JUST_TEXT,
     NOTHING,
-    SUBSTANCE,
+    TEXT_ONLY,
     CallDelta,
     CallResult,
     CallWritten,
@@ -37,8 +37,8 @@ from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
 from lifecycle_proxy.core.observers.typed import (
     FAILED,
     Json,
-    Retold,
-    Seen,
+    Observations,
+    ReplaceableArguments,
     maybe_payload,
     maybe_text,
     read,
@@ -58,7 +58,7 @@ _FINAL: Final = ("end_turn", "stop_sequence")
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _MessagesCall:
     """One call. ``place`` is the index of its block."""
 
     key: int
@@ -67,7 +67,7 @@ class _Call:
     place: int | None
     ids: tuple[str, ...]
     hosted: bool
-    arguments: Retold = field(default_factory=Retold)
+    arguments: ReplaceableArguments = field(default_factory=ReplaceableArguments)
     is_stopped: bool = False  # its block is
     is_over: bool = False
 
@@ -79,10 +79,10 @@ class MessagesObserver:
         self._counts = counts
         self._message: Json = {}
         self._keys = 0
-        self._blocks: dict[int | None, _Call] = {}  # by index, while they are written
-        self._by_id: dict[str, _Call] = {}
-        self._open: dict[int, _Call] = {}  # by key, until they are written or answered
-        self._told: list[_Call] = []
+        self._blocks: dict[int | None, _MessagesCall] = {}  # by index, while they are written
+        self._by_id: dict[str, _MessagesCall] = {}
+        self._open: dict[int, _MessagesCall] = {}  # by key, until they are written or answered
+        self._told: list[_MessagesCall] = []
 
     def skim(self, raw: bytes) -> bool:
         """Whether the event is a piece of a block. It has been taken in then."""
@@ -92,7 +92,7 @@ class MessagesObserver:
         self._piece(payload)
         return True
 
-    def observe(self, event: sse.Event) -> Seen:
+    def observe(self, event: sse.Event) -> Observations:
         """What one event of the stream says."""
         return read(event, self._counts, self._react)
 
@@ -101,11 +101,11 @@ class MessagesObserver:
         envelope.id = maybe_text(self._message.get("id")) or envelope.id
         envelope.model = maybe_text(self._message.get("model")) or envelope.model
 
-    def _react(self, kind: str, payload: Json) -> Seen:
+    def _react(self, kind: str, payload: Json) -> Observations:
         reaction = self._REACTIONS.get(kind)
-        return JUST_SUBSTANCE if reaction is None else reaction(self, payload)
+        return ACTIVITY_ONLY if reaction is None else reaction(self, payload)
 
-    def _begin(self, payload: Json) -> Seen:
+    def _begin(self, payload: Json) -> Observations:
         """A message begins. What the one before left unfinished broke off: a retry upstream."""
         message = payload.get("message")
         if isinstance(message, dict):
@@ -118,15 +118,15 @@ class MessagesObserver:
         for call in broken:
             self._close(call)
         seen = [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
-        return [*seen, SUBSTANCE] if seen else JUST_SUBSTANCE
+        return [*seen, ACTIVITY] if seen else ACTIVITY_ONLY
 
-    def _end(self, payload: Json) -> Seen:
+    def _end(self, payload: Json) -> Observations:
         """A message is over. Another may follow, and begin with the same ids and indexes."""
         self._close_all()
         self._blocks.clear()
         return ANSWERED
 
-    def _whole(self, payload: Json) -> Seen:
+    def _whole(self, payload: Json) -> Observations:
         """A message as one event: what was streamed of it adds nothing but its end."""
         content = payload.get("content")
         blocks = [
@@ -153,23 +153,23 @@ class MessagesObserver:
         call = self._by_id.get(maybe_text(block.get("id")) or "")
         return call is not None and call.place == EARLIER
 
-    def _start(self, payload: Json) -> Seen:
+    def _start(self, payload: Json) -> Observations:
         block, index = payload.get("content_block"), _index(payload)
         self._blocks.pop(index, None)
         kind = block.get("type") if isinstance(block, dict) else None
         if not (isinstance(block, dict) and isinstance(kind, str)):
-            return JUST_SUBSTANCE
+            return ACTIVITY_ONLY
         if kind in _HOSTED:
             return self._call(block, index, hosted=_HOSTED[kind])
-        return self._result(block) if kind.endswith("tool_result") else JUST_SUBSTANCE
+        return self._result(block) if kind.endswith("tool_result") else ACTIVITY_ONLY
 
-    def _call(self, block: Json, index: int | None, *, hosted: bool) -> Seen:
+    def _call(self, block: Json, index: int | None, *, hosted: bool) -> Observations:
         call_id, name = maybe_text(block.get("id")), maybe_text(block.get("name"))
         call = self._by_id.get(call_id or "")
         shares_id = call is not None and _is_other(call, index, name)
         if call is None or call.is_over or shares_id:  # ids may come again
             self._keys += 1
-            call = _Call(self._keys, block["type"], name, index, _ids(call_id), hosted)
+            call = _MessagesCall(self._keys, block["type"], name, index, _ids(call_id), hosted)
             self._open[call.key] = call
             self._told.append(call)
         self._blocks[index] = call
@@ -180,7 +180,7 @@ class MessagesObserver:
             self._by_id[call_id] = call
         return (CallDelta(call.key, 0, call_id, name, call.arguments, True, call.hosted),)
 
-    def _result(self, block: Json) -> Seen:
+    def _result(self, block: Json) -> Observations:
         call = self._by_id.get(maybe_text(block.get("tool_use_id")) or "")
         if call is None:
             return (UnknownResult(),)
@@ -192,20 +192,18 @@ class MessagesObserver:
         output = text_of(content)
         return (CallResult(call.key, outcome, output, before=not call.hosted),)
 
-    def _piece(self, payload: Json) -> Seen:
+    def _piece(self, payload: Json) -> Observations:
         delta = payload.get("delta")
         if not isinstance(delta, dict):
-            return JUST_SUBSTANCE
+            return ACTIVITY_ONLY
         piece = delta.get("partial_json")
         if isinstance(piece, str):
             if call := self._blocks.get(_index(payload)):
                 call.arguments.piece(piece)
             return NOTHING
-        return (
-            JUST_TEXT if delta.get("type") in ("text_delta", "thinking_delta") else JUST_SUBSTANCE
-        )
+        return TEXT_ONLY if delta.get("type") in ("text_delta", "thinking_delta") else ACTIVITY_ONLY
 
-    def _stop(self, payload: Json) -> Seen:
+    def _stop(self, payload: Json) -> Observations:
         call = self._blocks.pop(_index(payload), None)
         if call is None:
             return NOTHING
@@ -215,16 +213,16 @@ class MessagesObserver:
         self._close(call)
         return (CallWritten(call.key),)
 
-    def _finish(self, payload: Json) -> Seen:
+    def _finish(self, payload: Json) -> Observations:
         delta = payload.get("delta")
         reason = delta.get("stop_reason") if isinstance(delta, dict) else None
         if not (isinstance(reason, str) and reason):
-            return JUST_SUBSTANCE
+            return ACTIVITY_ONLY
         if reason in _CUT:
             return self._cut(StreamEnded(reason, _CUT[reason]))
         if failure := maybe_failure(reason):
             return self._cut(StreamEnded(failure[1], failure[0], beats_finish=True))
-        seen: list[Observation] = [SUBSTANCE]
+        seen: list[Observation] = [ACTIVITY]
         for call in tuple(self._open.values()):
             if not call.hosted:
                 self._close(call)
@@ -234,11 +232,11 @@ class MessagesObserver:
                 seen.append(CallResult(call.key, Outcome.FAILED))
         return seen
 
-    def _cut(self, ended: StreamEnded) -> Seen:
+    def _cut(self, ended: StreamEnded) -> Observations:
         self._close_all()
         return (ended,)
 
-    def _close(self, call: _Call) -> None:
+    def _close(self, call: _MessagesCall) -> None:
         call.is_over = True
         self._open.pop(call.key, None)
 
@@ -247,7 +245,7 @@ class MessagesObserver:
             call.is_over = True
         self._open.clear()
 
-    _REACTIONS: ClassVar[dict[str, Callable[["MessagesObserver", Json], Seen]]] = {
+    _REACTIONS: ClassVar[dict[str, Callable[["MessagesObserver", Json], Observations]]] = {
         "message_start": _begin,
         "content_block_start": _start,
         "content_block_delta": _piece,
@@ -270,7 +268,7 @@ def _is_error(part: object) -> bool:
     return isinstance(kind, str) and kind.endswith("_error")
 
 
-def _is_other(call: _Call, index: int | None, name: str | None) -> bool:
+def _is_other(call: _MessagesCall, index: int | None, name: str | None) -> bool:
     """Whether a block is another call than the open one that has its id (Kimi for coding)."""
     if call.is_over or call.place == index:
         return False

@@ -19,10 +19,10 @@ from typing import ClassVar, Final
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.events import (
+    ACTIVITY_ONLY,
     ANSWERED,
-    JUST_SUBSTANCE,
-    JUST_TEXT,
     NOTHING,
+    TEXT_ONLY,
     CallDelta,
     CallResult,
     CallWritten,
@@ -38,8 +38,8 @@ from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
 from lifecycle_proxy.core.observers.typed import (
     FAILED,
     Json,
-    Retold,
-    Seen,
+    Observations,
+    ReplaceableArguments,
     maybe_payload,
     maybe_text,
     read,
@@ -57,7 +57,7 @@ _PINGS: Final = frozenset(("ping", "keepalive"))
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class ResponsesCall:
     """One call. ``place`` is its output index."""
 
     key: int
@@ -71,7 +71,7 @@ class _Call:
     is_told: bool = False  # its name, too
     is_written: bool = False
     is_answered: bool = False
-    arguments: Retold = field(default_factory=Retold)
+    arguments: ReplaceableArguments = field(default_factory=ReplaceableArguments)
 
     @property
     def is_over(self) -> bool:
@@ -90,9 +90,9 @@ class ResponsesObserver:
         self._counts = counts
         self._response: Json = {}
         self._keys = 0
-        self._by_id: dict[str, _Call] = {}  # by call id and by item id
-        self._by_place: dict[int, _Call] = {}
-        self._told: list[_Call] = []
+        self._by_id: dict[str, ResponsesCall] = {}  # by call id and by item id
+        self._by_place: dict[int, ResponsesCall] = {}
+        self._told: list[ResponsesCall] = []
         self._has_ended = False  # the latest answer
 
     def skim(self, raw: bytes) -> bool:
@@ -106,7 +106,7 @@ class ResponsesObserver:
             self._piece(kind, payload)
         return True
 
-    def observe(self, event: sse.Event) -> Seen:
+    def observe(self, event: sse.Event) -> Observations:
         """What one event of the stream says."""
         return read(event, self._counts, self._react)
 
@@ -119,7 +119,7 @@ class ResponsesObserver:
             envelope.created = int(created)  # a float in OpenAI's own types
         envelope.sequence_number = self._sequence_number
 
-    def _react(self, kind: str, payload: Json) -> Seen:
+    def _react(self, kind: str, payload: Json) -> Observations:
         self._number(payload)
         if reaction := self._REACTIONS.get(kind):
             return reaction(self, kind, payload)
@@ -127,14 +127,14 @@ class ResponsesObserver:
             return self._piece(kind, payload)
         if "_call" in kind or kind.endswith(".done") or kind in _PINGS:
             return NOTHING
-        return JUST_TEXT if kind.endswith(".delta") else JUST_SUBSTANCE
+        return TEXT_ONLY if kind.endswith(".delta") else ACTIVITY_ONLY
 
     def _number(self, payload: Json) -> None:
         number = payload.get("sequence_number")
         if type(number) is int:
             self._sequence_number = number
 
-    def _state(self, kind: str, payload: Json) -> Seen:
+    def _state(self, kind: str, payload: Json) -> Observations:
         """The response itself: that it lives, or how it ended."""
         response = payload.get("response")
         response = response if isinstance(response, dict) else {}
@@ -147,16 +147,16 @@ class ResponsesObserver:
             status = response.get("status")
             state = status if isinstance(status, str) and status in _ENDS else "completed"
         if state == "created" and (self._has_ended or before not in (None, response.get("id"))):
-            return self._begin_anew() or JUST_SUBSTANCE
+            return self._begin_anew() or ACTIVITY_ONLY
         if state not in _ENDS:
             return NOTHING
-        seen: Seen = NOTHING
+        seen: Observations = NOTHING
         if not self._has_ended and state in _WITH_OUTPUT:
             seen = self._snapshot(response.get("output"))
         self._has_ended = True
         return [*seen, *_ENDS[state](response)] if seen else _ENDS[state](response)
 
-    def _begin_anew(self) -> Seen:
+    def _begin_anew(self) -> Observations:
         """Another answer begins. What the one before left unfinished broke off."""
         broken = [c for c in self._told if not (c.is_over or c.hosted or c.arguments.complete)]
         for call in self._told:
@@ -168,7 +168,7 @@ class ResponsesObserver:
         self._has_ended = False
         return [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
 
-    def _snapshot(self, output: object) -> Seen:
+    def _snapshot(self, output: object) -> Observations:
         """The items of an answer, as its end has them."""
         found = [
             (place, item)
@@ -189,7 +189,7 @@ class ResponsesObserver:
         ids = (maybe_text(item.get(key)) or "" for key in ("call_id", "id"))
         return any(call.place == EARLIER for name in ids if (call := self._by_id.get(name)))
 
-    def _item(self, kind: str, payload: Json) -> Seen:
+    def _item(self, kind: str, payload: Json) -> Observations:
         item = payload.get("item")
         done = kind.endswith(".done")
         item_kind = item.get("type") if isinstance(item, dict) else None
@@ -202,24 +202,26 @@ class ResponsesObserver:
                 return self._call(known, item, _place(payload), done=done)
             if item_kind.endswith("_output"):
                 return self._output(item, done=done)
-        return NOTHING if done else JUST_SUBSTANCE
+        return NOTHING if done else ACTIVITY_ONLY
 
-    def _call(self, call: _Call | None, item: Json, place: int | None, *, done: bool) -> Seen:
+    def _call(
+        self, call: ResponsesCall | None, item: Json, place: int | None, *, done: bool
+    ) -> Observations:
         if call is not None and call.is_over:
             return NOTHING  # told again
         return self._tell(call or self._open(item, place), item, done=done)
 
-    def _open(self, item: Json, place: int | None) -> _Call:
+    def _open(self, item: Json, place: int | None) -> ResponsesCall:
         """A new call. The id of one that is open stays with that one."""
         self._keys += 1
-        call = _Call(self._keys, item["type"], place, items.is_hosted(item))
+        call = ResponsesCall(self._keys, item["type"], place, items.is_hosted(item))
         call.arguments.is_free_form = call.kind == "custom_tool_call"
         namesake = self._by_id.get(maybe_text(item.get("call_id")) or "")
         call.shares_id = namesake is not None and not namesake.is_over
         self._told.append(call)
         return call
 
-    def _tell(self, call: _Call, item: Json, *, done: bool) -> Seen:
+    def _tell(self, call: ResponsesCall, item: Json, *, done: bool) -> Observations:
         """What an item says of its call."""
         self._register(call, item)
         call.arguments.whole(items.arguments(item))
@@ -235,7 +237,7 @@ class ResponsesObserver:
             seen += _ending(call, item)
         return seen
 
-    def _known(self, item: Json, place: int | None, *, done: bool) -> _Call | None:
+    def _known(self, item: Json, place: int | None, *, done: bool) -> ResponsesCall | None:
         """The call that an item belongs to.
 
         GitHub Copilot gives an item another id in each event (vercel/ai#18548, litellm#30072); its
@@ -258,7 +260,7 @@ class ResponsesObserver:
         is_other = call.arguments.complete and own not in ("", str(call.arguments))
         return None if call.is_over or is_other or name not in (None, call.name) else call
 
-    def _register(self, call: _Call, item: Json) -> None:
+    def _register(self, call: ResponsesCall, item: Json) -> None:
         call.call_id = call.call_id or maybe_text(item.get("call_id"))
         call.item_id = call.item_id or maybe_text(item.get("id"))
         for name in (None if call.shares_id else call.call_id, maybe_text(item.get("id"))):
@@ -267,7 +269,7 @@ class ResponsesObserver:
         if call.place is not None:
             self._by_place[call.place] = call
 
-    def _piece(self, kind: str, payload: Json) -> Seen:
+    def _piece(self, kind: str, payload: Json) -> Observations:
         call = self._by_id.get(maybe_text(payload.get("item_id")) or "")
         if call is None and (place := _place(payload)) is not None:
             call = self._by_place.get(place)
@@ -279,7 +281,7 @@ class ResponsesObserver:
             call.arguments.piece(delta)
         return NOTHING
 
-    def _output(self, item: Json, *, done: bool) -> Seen:
+    def _output(self, item: Json, *, done: bool) -> Observations:
         """The result of a call as an item of its own."""
         call = self._asked(item)
         if call is None:
@@ -293,7 +295,7 @@ class ResponsesObserver:
         outcome = items.outcome(item)
         return (CallResult(call.key, outcome, output, before=not call.hosted),)
 
-    def _asked(self, item: Json) -> _Call | None:
+    def _asked(self, item: Json) -> ResponsesCall | None:
         """Whose output it is. Tools that the server searches for have no call id."""
         if call_id := maybe_text(item.get("call_id")):
             return self._by_id.get(call_id)
@@ -301,7 +303,7 @@ class ResponsesObserver:
         waiting = (c for c in reversed(self._by_id.values()) if not c.is_answered)
         return next((call for call in waiting if items.tool(call.kind) == tool), None)
 
-    _REACTIONS: ClassVar[dict[str, Callable[["ResponsesObserver", str, Json], Seen]]] = {
+    _REACTIONS: ClassVar[dict[str, Callable[["ResponsesObserver", str, Json], Observations]]] = {
         "response.output_item.added": _item,
         "response.output_item.done": _item,
         "response.created": _state,
@@ -318,15 +320,15 @@ class ResponsesObserver:
     }
 
 
-def _incomplete(response: Json) -> Seen:
+def _incomplete(response: Json) -> Observations:
     details = response.get("incomplete_details")
     reason = maybe_text(details.get("reason")) if isinstance(details, dict) else None
     outcome = Outcome.CANCELLED if reason == "content_filter" else Outcome.CUT
     return (StreamEnded(reason or "incomplete", outcome),)
 
 
-_CANCELLED: Final[Seen] = (StreamEnded("cancelled", Outcome.CANCELLED),)
-_ENDS: Final[dict[str, Callable[[Json], Seen]]] = {
+_CANCELLED: Final[Observations] = (StreamEnded("cancelled", Outcome.CANCELLED),)
+_ENDS: Final[dict[str, Callable[[Json], Observations]]] = {
     "completed": lambda _: ANSWERED,
     "failed": lambda _: FAILED,
     "incomplete": _incomplete,
@@ -342,7 +344,7 @@ def _place(payload: Json) -> int | None:
     return place if type(place) is int else None
 
 
-def _ending(call: _Call, item: Json) -> Seen:
+def _ending(call: ResponsesCall, item: Json) -> Observations:
     """What the last word on an item says of its call."""
     outcome, output = items.outcome(item), items.maybe_output(item)
     if outcome is Outcome.OK and output is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from lifecycle_proxy.core.events import CallDelta, CallResult, Observation, Outcome, UnknownResult
-from lifecycle_proxy.core.observers.identity import Call, Choice, Identities, maybe_id
+from lifecycle_proxy.core.observers.identity import ChatCall, Choice, Identities, maybe_id
 from lifecycle_proxy.core.observers.json import dumps
 
 _Json = dict[str, Any]
@@ -53,7 +53,7 @@ def outputs(holder: _Json, identities: Identities) -> Iterator[Observation]:
         yield _result(call_id, entry, identities)
 
 
-def of_call(call: Call, body: _Json, entry: _Json) -> Iterator[Observation]:
+def of_call(call: ChatCall, body: _Json, entry: _Json) -> Iterator[Observation]:
     """A result inside the entry of the call itself (Zhipu's all-tools: ``outputs``)."""
     if _ANY_IN_CALL.isdisjoint(body) and _ANY_IN_CALL.isdisjoint(entry):
         return

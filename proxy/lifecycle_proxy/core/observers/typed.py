@@ -9,8 +9,8 @@ import orjson
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.events import (
+    ACTIVITY_ONLY,
     DONE,
-    JUST_SUBSTANCE,
     NOTHING,
     UPSTREAM_ERROR,
     Counts,
@@ -20,15 +20,15 @@ from lifecycle_proxy.core.observers import hermes
 from lifecycle_proxy.core.observers.json import dumps, is_error, loads
 
 Json = dict[str, Any]
-Seen = Sequence[Observation]
+Observations = Sequence[Observation]
 
-FAILED: Final[Seen] = (UPSTREAM_ERROR,)
+FAILED: Final[Observations] = (UPSTREAM_ERROR,)
 _USUAL: Final = re.compile(rb"(?:event: (?!error\n|hermes)[\w.]+\n)?data: (\{.*\})\n\n")
 _CR: Final = 0x0D
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
-class Retold(Arguments):
+class ReplaceableArguments(Arguments):
     """Arguments that may be told as a whole besides their pieces. What came last counts."""
 
     __slots__ = ("_is_whole",)
@@ -53,7 +53,9 @@ class Retold(Arguments):
             self.append(text)
 
 
-def read(event: sse.Event, counts: Counts, react: Callable[[str, Json], Seen]) -> Seen:
+def read(
+    event: sse.Event, counts: Counts, react: Callable[[str, Json], Observations]
+) -> Observations:
     """What an event says, whose ``data.type`` tells what it is, else its name.
 
     Args:
@@ -74,11 +76,11 @@ def read(event: sse.Event, counts: Counts, react: Callable[[str, Json], Seen]) -
         payload = loads(data)
     except ValueError:
         counts.undecodable += 1
-        return JUST_SUBSTANCE
+        return ACTIVITY_ONLY
     if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(payload)):
         return (progress,)
     if not isinstance(payload, dict):
-        return JUST_SUBSTANCE
+        return ACTIVITY_ONLY
     kind = payload.get("type")
     if not isinstance(kind, str):
         kind = event.name.decode("utf-8", "replace")

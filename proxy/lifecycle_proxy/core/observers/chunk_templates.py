@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lifecycle_proxy.core.observers.identity import Call, Choice
+from lifecycle_proxy.core.observers.identity import ChatCall, Choice
 
 _MAX_BYTES: Final = 4096
 _MAX_SHAPES: Final = 8
@@ -26,7 +26,7 @@ Holder = Callable[[Any], dict[str, Any]]
 class ArgumentTarget(NamedTuple):
     """Whose arguments an open string is a piece of, as long as the identities stay as they are."""
 
-    call: Call
+    call: ChatCall
     choice: Choice
     version: int
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-from lifecycle_proxy.core import withheld
+from lifecycle_proxy.core import hosted_calls
 from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.hosted_calls import HostedCallFilter
 from lifecycle_proxy.core.sse import Event, Parser
-from lifecycle_proxy.core.withheld import HostedCallFilter
 
 from tests.core import (
     BYTEWISE,
@@ -26,7 +26,7 @@ from tests.core import (
     whatwg,
 )
 
-RUNNABLE = frozenset({"own"})
+CLIENT_TOOLS = frozenset({"own"})
 HEAD = calls(call(0, "a", "theirs"))
 REST = calls(call(arguments='{"q":')) + calls(call(arguments="1}"))
 RESULT = {"mcp_call_results": [{"tool_call_id": "a", "result": "sunny"}]}
@@ -38,12 +38,12 @@ segmented = pytest.mark.parametrize(
 
 def merged_alone(body: bytes) -> bytes:
     """What is left without what ``rounds`` does."""
-    events, stripper = Parser(8 << 20).feed(body), HostedCallFilter(RUNNABLE)
+    events, stripper = Parser(8 << 20).feed(body), HostedCallFilter(CLIENT_TOOLS)
     return b"".join(left.raw for event in events if (left := stripper.strip(event)))
 
 
 def merged(body: bytes, sizes: tuple[int, ...] = WHOLE, dialect: str = "off") -> bytes:
-    options: Json = {"merge_rounds": True, "runnable": RUNNABLE}
+    options: Json = {"merge_rounds": True, "client_tools": CLIENT_TOOLS}
     return play(body, sizes, dialect=DIALECTS[dialect], **options).data
 
 
@@ -57,7 +57,7 @@ def test_a_call_that_the_client_cannot_run_is_not_shown_to_it(sizes: tuple[int, 
 def test_its_card_is_complete(sizes: tuple[int, ...]) -> None:
     end = chunk({"provider_specific_fields": RESULT}, finish="tool_calls")
     body = HEAD + REST + end + text("b") + finish("stop") + DONE
-    played = play(body, sizes, merge_rounds=True, runnable=RUNNABLE)
+    played = play(body, sizes, merge_rounds=True, client_tools=CLIENT_TOOLS)
     assert played.told == ["running a theirs", "completed a theirs ok"]
     assert [event.hosted for event in played.events] == [True, True]
     assert played.events[0].label == '{"q":1}'
@@ -111,7 +111,7 @@ def test_where_the_tools_are_not_known_all_are_shown() -> None:
 )
 def test_what_makes_no_sense_stays(data: bytes) -> None:
     event = Event(b"data: " + data + b"\n\n", b"", data)
-    assert HostedCallFilter(RUNNABLE).strip(event) is event
+    assert HostedCallFilter(CLIENT_TOOLS).strip(event) is event
     assert merged(event.raw + sse({"x": 1})) == event.raw + sse({"x": 1})
 
 
@@ -181,7 +181,7 @@ def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only()
 
 
 def test_no_more_is_kept_than_a_call_could_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(withheld, "_MAX_KEPT", 2)
+    monkeypatch.setattr(hosted_calls, "_MAX_KEPT", 2)
     late = calls(call(0, "b", None, "1")) + calls(call(0, None, None, "2")) * 5
     entries = shown(merged(late + calls(call(0, None, "own", "3")) + finish() + DONE))
     assert [entry["function"]["arguments"] for entry in entries] == ["1", "2", "3"]
@@ -222,7 +222,7 @@ def test_a_result_is_no_part_of_the_answer(sizes: tuple[int, ...]) -> None:
     result = chunk({"role": "tool", "tool_call_id": "a", "content": "sunny"})
     body = HEAD + REST + finish() + result + text("b") + finish("stop") + DONE
     assert merged(body, sizes) == text("b") + finish("stop") + DONE
-    told = play(body, sizes, merge_rounds=True, runnable=RUNNABLE).told
+    told = play(body, sizes, merge_rounds=True, client_tools=CLIENT_TOOLS).told
     assert told == ["running a theirs", "completed a theirs ok"]
 
 
@@ -263,17 +263,17 @@ def test_the_name_of_an_event_stays() -> None:
 def test_a_whole_line_of_an_event_that_never_ended_is_not_shown() -> None:
     """Open WebUI reads by line, and would run the call."""
     played = play(
-        text("a") + HEAD[:-1], abort="upstream_error", merge_rounds=True, runnable=RUNNABLE
+        text("a") + HEAD[:-1], abort="upstream_error", merge_rounds=True, client_tools=CLIENT_TOOLS
     )
     assert b"theirs" not in played.data.replace(b"theirs ", b"")
     rest = text("b")[:-1]
-    played = play(HEAD + rest, abort="upstream_error", merge_rounds=True, runnable=RUNNABLE)
+    played = play(HEAD + rest, abort="upstream_error", merge_rounds=True, client_tools=CLIENT_TOOLS)
     assert played.data.endswith(rest)
 
 
 @segmented
 def test_a_card_is_closed_when_the_stream_breaks_in_its_call(sizes: tuple[int, ...]) -> None:
-    options: Json = {"merge_rounds": True, "runnable": RUNNABLE, "abort": "upstream_error"}
+    options: Json = {"merge_rounds": True, "client_tools": CLIENT_TOOLS, "abort": "upstream_error"}
     played = play(text("a") + HEAD + REST[:-40], sizes, **options)
     assert played.told == ["running a theirs", "completed a theirs failed:upstream_error"]
     assert all(event.hosted for event in played.events)
@@ -289,7 +289,7 @@ _CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.sse"))
 def test_no_stream_shows_a_call_that_the_client_cannot_run(
     file: Path, sizes: tuple[int, ...]
 ) -> None:
-    played = play(file.read_bytes(), sizes, merge_rounds=True, runnable=frozenset[str]())
+    played = play(file.read_bytes(), sizes, merge_rounds=True, client_tools=frozenset[str]())
     assert not shown(played.data)
     assert_paired(played.events)
 

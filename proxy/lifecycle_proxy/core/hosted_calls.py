@@ -66,7 +66,7 @@ def _left(
 
 
 class HostedCallFilter:
-    """The withheld calls of one stream.
+    """The hosted calls of one stream.
 
     Args:
         runnable: names of the tools that the client can run.
@@ -74,8 +74,8 @@ class HostedCallFilter:
 
     def __init__(self, runnable: frozenset[str]) -> None:
         self._runnable = runnable
-        # Where calls stand, each until its choice's finish: withheld, shown, or not yet named.
-        self._withheld: set[_Place] = set()
+        # Where calls stand, each until its choice's finish: hidden, shown, or not yet named.
+        self._hidden: set[_Place] = set()
         self._shown: set[_Place] = set()
         self._nameless: dict[_Place, list[_Json]] = {}
         self._kept = 0
@@ -83,13 +83,13 @@ class HostedCallFilter:
 
     @property
     def is_active(self) -> bool:
-        """Whether more of a withheld call may come."""
-        return bool(self._withheld or self._nameless)
+        """Whether more of a hidden call may come."""
+        return bool(self._hidden or self._nameless)
 
     def strip(self, event: sse.Event) -> sse.Event | None:
         """An event without such calls; None where nothing else is in it."""
         if event.data is None or not (
-            b"tool" in event.data or self._shown or self._withheld or self._nameless
+            b"tool" in event.data or self._shown or self._hidden or self._nameless
         ):
             return event
         try:
@@ -103,7 +103,7 @@ class HostedCallFilter:
         return _left(event, chunk, choices, too_deep=None) if any(stripped) else event
 
     def _strip_choice(self, choice: _Json) -> bool:
-        """Take out what is withheld; whether that was anything."""
+        """Take out what is hidden; whether that was anything."""
         delta, index = choice.get("delta"), choice.get("index")
         index = index if type(index) is int else 0
         is_stripped = False
@@ -139,7 +139,7 @@ class HostedCallFilter:
         if name := _name(entry):
             is_shown = name in self._runnable
             kept = self._nameless.pop(place, [])
-        elif place in self._shown or place in self._withheld:
+        elif place in self._shown or place in self._hidden:
             is_shown = place in self._shown
         elif place in self._nameless or entry.get("id") or choice not in self._last:
             if self._kept < _MAX_KEPT:
@@ -149,13 +149,13 @@ class HostedCallFilter:
         else:  # SGLang with MiniMax: arguments at an index that never had a name
             is_shown = self._last[choice]
         self._last[choice] = is_shown
-        (self._shown if is_shown else self._withheld).add(place)
-        (self._withheld if is_shown else self._shown).discard(place)
+        (self._shown if is_shown else self._hidden).add(place)
+        (self._hidden if is_shown else self._shown).discard(place)
         return [*kept, entry] if is_shown else []
 
     def _forget(self, choice: int) -> None:
         """The choice's finish: its places are free again. What has no name by now never had one."""
-        self._withheld = {place for place in self._withheld if place[0] != choice}
+        self._hidden = {place for place in self._hidden if place[0] != choice}
         self._shown = {place for place in self._shown if place[0] != choice}
         self._nameless = {k: v for k, v in self._nameless.items() if k[0] != choice}
         self._kept = sum(map(len, self._nameless.values()))
