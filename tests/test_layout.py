@@ -49,7 +49,6 @@ _LONGEST_FUNCTION: Final = 45
 _LONGEST_MODULE: Final = 300
 # Longer ones, with the length that they may not exceed. Shorten them; add none.
 LONGER: Final[dict[str, int]] = {
-    "core/labels.py": 307,
     "core/lifecycle.py": 415,
     "core/observers/chat.py": 424,
     "core/observers/responses.py": 364,

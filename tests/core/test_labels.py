@@ -1,9 +1,9 @@
-"""Labels and emojis, by Hermes Agent's own table, and what is blotted out."""
+"""Labels and emojis, by Hermes Agent's own table."""
 
 import json
 
 import pytest
-from lifecycle_proxy.core.labels import Labels, preview, redact
+from lifecycle_proxy.core.labels import Labels, preview
 
 
 @pytest.mark.parametrize(
@@ -115,39 +115,6 @@ def test_a_label_is_cut_at_its_limit() -> None:
     assert Labels(max_length=5).label("f", '{"query":"12345"}') == "12345"
 
 
-@pytest.mark.parametrize(
-    ("text", "blotted"),
-    [
-        ("curl -H 'Authorization: Bearer sk-abcdefghijkl'", "curl -H 'Authorization: ***'"),
-        ("bearer abcdef123", "bearer ***"),
-        ("basic dXNlcjpwYXNz", "basic ***"),
-        ("use sk-proj-abcdefghijklmnop now", "use *** now"),
-        ("sk-abcd", "***"),
-        ("ghp_abcdefghijklmnopqrst", "***"),
-        ("AKIAIOSFODNN7EXAMPLE", "***"),
-        ("AIzaSyA1234567890abcdef", "***"),
-        ("eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "***"),
-        ("https://user:hunter2@host/x", "https://user:***@host/x"),
-        ("redis://:hunter2@host", "redis://:***@host"),
-        ("api_key=abc&x=1", "api_key=***&x=1"),
-        ('{"token": "a b c"}', '{"token": ***}'),
-        ("PASSWORD='a b' ls", "PASSWORD=*** ls"),
-        ("mysql --password hunter2 -u x", "mysql --password *** -u x"),
-        ("curl --token=abc", "curl --token=***"),
-    ],
-)
-def test_secrets_are_blotted_out(text: str, blotted: str) -> None:
-    assert redact(text) == blotted
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["ls -la", "monkey = banana", "the bearer of news", "https://host:8080/x", "task-force", "ask"],
-)
-def test_what_is_no_secret_stays(text: str) -> None:
-    assert redact(text) == text
-
-
 def test_redaction_can_be_switched_off() -> None:
     arguments = '{"query":"token=abc"}'
     assert Labels().label("f", arguments) == "token=***"
@@ -219,9 +186,3 @@ def test_arguments_are_shown_whole_where_redaction_is_switched_off() -> None:
     given = '{"api_key":"abc","q":"token=abc"}'
     assert Labels(redacted=False).arguments(given) == given
     assert Labels(redacted=False).arguments("[1]") == ""
-
-
-def test_a_token_begins_where_a_word_does() -> None:
-    """Else each of a thousand beginnings in one long word is followed to its end."""
-    assert redact("x-eyJabcdefgh.abcdefgh") == "x-eyJabcdefgh.abcdefgh"
-    assert redact("x eyJabcdefgh.abcdefgh") == "x ***"

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lifecycle_proxy.core import labels
+from lifecycle_proxy.core import redact
 from lifecycle_proxy.inspect import scan
 from lifecycle_proxy.recording import secret_detection
 from lifecycle_proxy.recording.cassette import CassetteError
@@ -62,7 +62,7 @@ _ALSO_ALONE = ("clientSecret", "apiKey")
 
 @pytest.mark.parametrize("text", [text for text, kind, _ in SECRETS if kind not in _ALONE])
 def test_labels_blot_out_the_same(text: str) -> None:
-    assert (labels.redact(text) != text) != any(word in text for word in _ALSO_ALONE)
+    assert (redact.redact(text) != text) != any(word in text for word in _ALSO_ALONE)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from lifecycle_proxy.config.file import SECRETS
-from lifecycle_proxy.core.labels import redact
+from lifecycle_proxy.core.redact import redact
 
 _LONGEST: Final = 60
 _MAIN: Final = {

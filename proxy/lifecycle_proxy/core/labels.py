@@ -2,7 +2,7 @@
 
 The rules are Hermes Agent's own (``agent/display.py``, ``build_tool_preview`` and
 ``get_tool_emoji`` of hermes-agent 0.19), so that a card looks the same whether Hermes or this
-proxy announced it. Two things differ: secrets are blotted out, and the line has a limit.
+proxy announced it. Two things differ: secrets are redacted, and the line has a limit.
 """
 
 import re
@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 import orjson
+
+from lifecycle_proxy.core.redact import redact, redact_json
 
 _TOOLS_KEPT: Final = 512
 DEFAULT_EMOJI: Final = "⚡"
@@ -59,66 +61,13 @@ EMOJI: Final[dict[str, str]] = {
 }
 _EMOJI_BY_PREFIX: Final = {"ha_": "🏠", "kanban_": "📋"}
 
-# What keys of well-known services begin with, in front of a hyphen or an underscore.
-KEY_PREFIXES: Final = "sk|pk|rk|ghp|gho|ghu|ghs|ghr|github_pat|glpat|hf|gsk|xai|nvapi|xox[abeoprs]"
-
-_SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE), r"\1 ***"),
-    (re.compile(rf"\b(?:AIza|(?:{KEY_PREFIXES})[-_])[A-Za-z0-9_-]{{12,}}"), "***"),
-    (re.compile(r"\bsk-[\w-]{4,}"), "***"),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"), "***"),
-    (re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]+\.?[\w-]*"), "***"),
-    (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), r"\1***@"),
-    (
-        re.compile(
-            r"((?:\b|_|-)(?:key|token|secret|password|passwd|pwd|authorization|credentials?)"
-            r"[\"']?\s*[=:]\s*)(?!\*\*\*)(?:bearer |basic )?(\"[^\"]*\"|'[^']*'|[^\s\"'&;,|]+)",
-            re.IGNORECASE,
-        ),
-        r"\1***",
-    ),
-    (
-        re.compile(r"(--?(?:password|token|secret|api-key|key)\s+)(?!\*\*\*)\S+", re.IGNORECASE),
-        r"\1***",
-    ),
-)
-
-
-# One quick look tells for nearly every label that there is nothing to blot out.
-_SUSPECT: Final = re.compile(
-    r"bearer|basic|key|token|secret|pass|pwd|auth|cred|://|[A-Za-z]{2,}[-_]|eyJ|AKIA|ASIA|AIza",
-    re.IGNORECASE,
-)
-
-
-def redact(text: str) -> str:
-    """Blot out what looks like a credential: bearer tokens, well-known key forms, ``key=value``."""
-    if not _SUSPECT.search(text):
-        return text
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def redacted(value: Any, key: str = "") -> Any:
-    """JSON with its texts redacted, and whole values where their key says what they are."""
-    match value:
-        case dict():
-            return {k: redacted(v, k) for k, v in value.items()}
-        case list():
-            return [redacted(v, key) for v in value]
-        case str():
-            return "***" if key and redact(f"{key}=x") != f"{key}=x" else redact(value)
-        case _:
-            return value
-
 
 class Labels:
     """The presenter of the lifecycle.
 
     Args:
         max_length: labels are cut to this many characters, the last an ellipsis; 0 for no limit.
-        redacted: whether secrets are blotted out.
+        redacted: whether secrets are replaced.
         emoji: emojis by tool name, before the built-in ones.
     """
 
@@ -155,7 +104,7 @@ class Labels:
         """A call's arguments as people may see them: the values redacted; "" if no JSON object."""
         try:
             args = orjson.loads(text)
-            shown = redacted(args) if self._redacted else args
+            shown = redact_json(args) if self._redacted else args
             return orjson.dumps(shown).decode() if isinstance(args, dict) else ""
         except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
             return ""  # the encoder does not go as deep as the decoder

@@ -15,7 +15,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from lifecycle_proxy.core.labels import KEY_PREFIXES
+from lifecycle_proxy.core.redact import KEY_PREFIXES
 
 PLACEHOLDER: Final = re.compile(r"\[redacted:[0-9a-f]{12}\]")
 _BLOT: Final = re.compile(r"[*.…]*|[xX]{3,}")

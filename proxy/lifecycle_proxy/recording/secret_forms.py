@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final, Protocol
 
-from lifecycle_proxy.core.labels import KEY_PREFIXES
+from lifecycle_proxy.core.redact import KEY_PREFIXES
 from lifecycle_proxy.recording import secret_detection
 
 _PLACEHOLDER: Final = re.compile(secret_detection.PLACEHOLDER.pattern.encode())

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lifecycle_proxy.core.labels import redact, redacted
+from lifecycle_proxy.core.redact import redact, redact_json
 from lifecycle_proxy.recording import normalize
 from lifecycle_proxy.recording.cassette import Request
 
@@ -213,7 +213,7 @@ def _shown(value: object, key: str, start: int) -> object:
         return orjson.dumps(value).decode()
     if not isinstance(value, str):
         return value
-    text = str(redacted(redact(value), key))
+    text = str(redact_json(redact(value), key))
     if len(text) <= _SHOWN:
         return text
     start = max(0, min(start - _BEFORE, len(text) - _SHOWN))
