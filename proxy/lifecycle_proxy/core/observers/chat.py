@@ -6,7 +6,7 @@ upstream by ``results``.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -31,26 +31,24 @@ from lifecycle_proxy.core.events import (
     Text,
 )
 from lifecycle_proxy.core.observers import hermes, results
-from lifecycle_proxy.core.observers.chunk_templates import (
-    ArgumentTarget,
-    ChunkTemplate,
-    ChunkTemplates,
+from lifecycle_proxy.core.observers.chat_fields import (
+    LEGACY,
+    Json,
+    arguments_in,
+    body_and_name,
+    calls_in,
+    has_error,
+    hosted_calls_in,
+    is_chunk,
+    is_text_only,
+    may_begin,
+    maybe_index,
+    maybe_present,
+    maybe_text_choice,
 )
-from lifecycle_proxy.core.observers.identity import (
-    ChatCall,
-    Choice,
-    Delta,
-    Identities,
-    Index,
-    maybe_id,
-)
-from lifecycle_proxy.core.observers.json import dumps, is_error, loads
-
-_Json = dict[str, Any]
-# What makes a delta more than text. Everything else in a chunk is nobody's business here.
-_TOOL_KEYS: Final = frozenset(("tool_calls", "function_call", *results.KEYS))
-_TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
-_LEGACY: Final = ("function_call", 0)  # a tuple: no index of an upstream is one
+from lifecycle_proxy.core.observers.chunk_templates import ChunkTemplate, ChunkTemplates
+from lifecycle_proxy.core.observers.identity import ChatCall, Choice, Delta, Identities, maybe_id
+from lifecycle_proxy.core.observers.json import is_error, loads
 
 
 class ChatObserver:
@@ -59,7 +57,7 @@ class ChatObserver:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._identities = Identities()
-        self._shapes = ChunkTemplates()
+        self._templates = ChunkTemplates()
         self._chunk: object = None  # the latest one
         self._chunk_id: str | None = None
         self._repeats_ids = False  # two chunks in a row had the same id
@@ -67,31 +65,31 @@ class ChatObserver:
     def skim(self, raw: bytes) -> bool:
         """Whether the event is text, or more arguments of a call that is known, and nothing else.
 
-        It has been taken in then; there is nothing to observe but substance.
+        If so it has been taken in, and ``observe`` would report activity only.
         """
-        for shape in self._shapes.known:
-            if raw.startswith(shape.head) and raw.endswith(shape.tail):
+        for template in self._templates.known:
+            if raw.startswith(template.head) and raw.endswith(template.tail):
                 try:
-                    value = orjson.loads(raw[shape.start : shape.stop])
+                    value = orjson.loads(raw[template.start : template.stop])
                 except orjson.JSONDecodeError:
                     continue  # more than one string between head and tail
-                if shape.owner is not None and not self._take_arguments(shape, value):
+                if template.target is not None and not self._take_arguments(template, value):
                     return False
-                shape.hits += 1
-                self._chunk = shape.chunk
+                template.hits += 1
+                self._chunk = template.chunk
                 return True
         return False
 
-    def _take_arguments(self, shape: ChunkTemplate, value: str) -> bool:
-        owner = shape.owner
-        if owner is None or owner.version != self._identities.version:
-            self._shapes.known.remove(shape)
+    def _take_arguments(self, template: ChunkTemplate, value: str) -> bool:
+        target = template.target
+        if target is None or target.version != self._identities.version:
+            self._templates.known.remove(template)
             return False
-        call = owner.call
+        call = target.call
         if value[:1] == "{" or call.arguments.is_repeated:
             return False
         call.arguments.append(value)
-        owner.choice.touched = call
+        target.choice.touched = call
         return True
 
     def observe(self, event: sse.Event) -> Sequence[Observation]:
@@ -104,7 +102,7 @@ class ChatObserver:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return self._odd(event, data)
+            return self._observe_lenient(event, data)
         if event.name:
             if event.name == hermes.EVENT_NAME and (progress := hermes.maybe_progress(chunk)):
                 return (progress,)
@@ -125,8 +123,8 @@ class ChatObserver:
             if isinstance(fingerprint := chunk.get("system_fingerprint"), str):
                 envelope.system_fingerprint = fingerprint
 
-    def _odd(self, event: sse.Event, data: bytes) -> Sequence[Observation]:
-        """Data that a strict parser refuses."""
+    def _observe_lenient(self, event: sse.Event, data: bytes) -> Sequence[Observation]:
+        """Data that a strict JSON parser refuses."""
         text = data.strip()
         if text == b"[DONE]":
             return DONE
@@ -146,50 +144,50 @@ class ChatObserver:
     def _observe_chunk(self, chunk: Any, raw: bytes) -> Sequence[Observation]:
         if not isinstance(chunk, dict):
             return ACTIVITY_ONLY
-        if is_error(chunk) or _has_error(chunk.get("x_groq")):
+        if is_error(chunk) or has_error(chunk.get("x_groq")):
             return (UPSTREAM_ERROR,)
         choices = chunk.get("choices")
         if not (choices and isinstance(choices, list)):
             return self._without_choices(chunk)
-        broken = self._broken_off(choices, chunk)
-        if len(choices) == 1 and _is_plain(choices[0]) and "tool_outputs" not in chunk:
+        broken = self._restarted(choices, chunk)
+        if len(choices) == 1 and is_text_only(choices[0]) and "tool_outputs" not in chunk:
             self._chunk = chunk
             seen = self._text(choices[0], chunk, raw)
             return [*broken, *seen] if broken else seen
-        if any(map(_has_error, choices)):
+        if any(map(has_error, choices)):
             return (UPSTREAM_ERROR,)
-        if _is_chunk(choices):
+        if is_chunk(choices):
             self._chunk = chunk
         return [*broken, *self._observe_choices(choices, chunk, raw)]
 
-    def _broken_off(self, choices: list[Any], chunk: _Json) -> Sequence[Observation]:
+    def _restarted(self, choices: list[Any], chunk: Json) -> Sequence[Observation]:
         """The calls that broke off because the answer begins anew: a retry behind the upstream.
 
-        Only another chunk id and a role say so. Some servers send a role with every chunk, and some
-        a fresh id; those are known by never having repeated one.
+        Another chunk id together with a role says so. Some servers send a role with every chunk,
+        and some a fresh id: the latter are known by never having repeated one.
         """
         before, chunk_id = self._chunk_id, maybe_id(chunk)
         if chunk_id is not None and before == chunk_id:
             self._repeats_ids = True
             return NOTHING
-        if not _is_chunk(choices):
+        if not is_chunk(choices):
             return NOTHING
         self._chunk_id = chunk_id
-        repeats_ids = self._repeats_ids or any(shape.hits for shape in self._shapes.known)
+        repeats_ids = self._repeats_ids or self._templates.were_used
         if not (before and chunk_id and repeats_ids):
             return NOTHING
         broken: list[ChatCall] = []
         for entry in choices:
-            if isinstance(entry, dict) and _begins(entry.get("delta")):
+            if isinstance(entry, dict) and may_begin(entry.get("delta")):
                 broken += self._identities.restart(self._choice(entry))
         return [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
 
-    def _choice(self, entry: _Json) -> Choice:
+    def _choice(self, entry: Json) -> Choice:
         index = entry.get("index")
         return self._identities.choice(index if type(index) is int else 0)
 
     def _observe_choices(
-        self, choices: list[Any], chunk: _Json, raw: bytes
+        self, choices: list[Any], chunk: Json, raw: bytes
     ) -> Sequence[Observation]:
         seen: list[Observation] = [ACTIVITY]
         for entry in choices:
@@ -203,52 +201,34 @@ class ChatObserver:
             self._learn_arguments(raw, chunk, seen[1])
         return seen
 
-    def _text(self, entry: _Json, chunk: _Json, raw: bytes) -> Sequence[Observation]:
-        self._learn_text(raw, chunk)
-        if (text := _text_of(entry)) is None:
+    def _text(self, entry: Json, chunk: Json, raw: bytes) -> Sequence[Observation]:
+        self._templates.learn_text(raw, chunk)
+        if (text := maybe_text_choice(entry)) is None:
             return ACTIVITY_ONLY
         return TEXT_ONLY if text == 0 else (Text(text),)
 
-    def _learn_text(self, raw: bytes, chunk: _Json) -> None:
-        """The next pieces of text, or of reasoning, will look the same."""
-        delta = _delta_of(chunk)
-        texts = [key for key in delta if type(delta[key]) is str and delta[key] and key != "role"]
-        if texts:
-            key = max(texts, key=lambda key: len(delta[key]))
-            self._shapes.learn(raw, chunk, (_delta_of, key))
+    def _learn_arguments(self, raw: bytes, chunk: Json, seen: CallDelta) -> None:
+        if not (seen.name or seen.id):
+            identities = self._identities
+            choice = identities.choice(seen.choice)
+            self._templates.learn_arguments(raw, chunk, choice, identities.version)
 
-    def _learn_arguments(self, raw: bytes, chunk: _Json, seen: CallDelta) -> None:
-        """The next pieces of the same call's arguments will look the same."""
-        choice = self._identities.choice(seen.choice)
-        call = choice.touched
-        if seen.name or seen.id or call is None or not (call.name and (call.id or call.arguments)):
-            return
-        try:
-            entry = chunk["choices"][0]["delta"]["tool_calls"][0]
-            arguments = entry["function"]["arguments"]
-        except (LookupError, TypeError):
-            return
-        slot = _index(entry)
-        if slot is not None and choice.slots.get(slot) is call and type(arguments) is str:
-            owner = ArgumentTarget(call, choice, self._identities.version)
-            self._shapes.learn(raw, chunk, (_function_of, "arguments"), owner)
+    def _without_choices(self, chunk: Json) -> Sequence[Observation]:
+        """Pings are ignored; any other event counts as activity.
 
-    def _without_choices(self, chunk: _Json) -> Sequence[Observation]:
-        """A ping changes nothing; anything else is a sign of life.
-
-        A usage chunk, too: SDKs take usage and fingerprint from the last chunk they see, which must
-        not be one of ours.
+        A usage chunk does, too: SDKs take usage and fingerprint from the last chunk they see, which
+        must not be one of ours.
         """
-        if told := list(results.outputs(chunk, self._identities)):
-            return told
+        if seen := list(results.outputs(chunk, self._identities)):
+            return seen
         return NOTHING if chunk.get("type") == "ping" else ACTIVITY_ONLY
 
-    def _observe_choice(self, entry: _Json, chunk: _Json, seen: list[Observation]) -> None:
+    def _observe_choice(self, entry: Json, chunk: Json, seen: list[Observation]) -> None:
         choice = self._choice(entry)
         for key, whole in (("delta", False), ("message", True)):
             delta = entry.get(key)
             if isinstance(delta, dict):
-                if not whole and (text := _text_of(entry)) is not None:
+                if not whole and (text := maybe_text_choice(entry)) is not None:
                     seen.append(Text(text))
                 self._calls(choice, delta, chunk, seen, whole=whole)
                 if delta.get("role") == "tool" or not results.KEYS.isdisjoint(delta):
@@ -262,44 +242,32 @@ class ChatObserver:
             seen.append(ChoiceFinished(choice.index, reason))
 
     def _calls(
-        self, choice: Choice, delta: _Json, chunk: _Json, seen: list[Observation], *, whole: bool
+        self, choice: Choice, delta: Json, chunk: Json, seen: list[Observation], *, whole: bool
     ) -> None:
-        calls = delta.get("tool_calls")
-        if isinstance(calls, dict):
-            calls = [calls]  # TGI before 2025-03
-        elif not isinstance(calls, list):
-            calls = []
-        legacy = delta.get("function_call")
-        if isinstance(legacy, dict) and not calls:
-            # One call per choice; llama-cpp-python sends both forms of the same call.
-            calls = [{"index": _LEGACY, "function": legacy}]
+        calls = calls_in(delta)
         if whole and choice.touched is not None:
             # A message that sums up what was streamed: without ids it adds nothing.
-            calls = [e for e in calls if isinstance(e, dict) and maybe_text(e.get("id"))]
+            calls = [entry for entry in calls if maybe_present(entry.get("id"))]
         for entry in calls:
-            if isinstance(entry, dict):
-                self._call(choice, entry, chunk, seen, whole=whole)
-        fields = delta.get("provider_specific_fields")
-        hosted = fields.get("mcp_tool_calls") if isinstance(fields, dict) else None
-        for entry in hosted if isinstance(hosted, list) else ():
-            if isinstance(entry, dict):
-                self._call(choice, entry, chunk, seen, whole=whole, hosted=True)
+            self._call(choice, entry, chunk, seen, whole=whole)
+        for entry in hosted_calls_in(delta):
+            self._call(choice, entry, chunk, seen, whole=whole, hosted=True)
 
     def _call(
         self,
         choice: Choice,
-        entry: _Json,
-        chunk: _Json,
+        entry: Json,
+        chunk: Json,
         seen: list[Observation],
         *,
         whole: bool,
         hosted: bool = False,
     ) -> None:
-        body, name = _body(entry)
-        call_id = maybe_text(entry.get("id"))
+        body, name = body_and_name(entry)
+        call_id = maybe_present(entry.get("id"))
         is_free_form = isinstance(entry.get("custom"), dict)
-        arguments, chunk_id = _arguments(body), maybe_id(chunk)
-        delta = Delta(_index(entry), call_id, name, arguments, chunk_id, whole, is_free_form)
+        arguments, chunk_id = arguments_in(body), maybe_id(chunk)
+        delta = Delta(maybe_index(entry), call_id, name, arguments, chunk_id, whole, is_free_form)
         call = self._identities.resolve(choice, delta)
         if call is None:
             return
@@ -310,8 +278,8 @@ class ChatObserver:
             seen += (CallWritten(call.ends.key), ACTIVITY)
             call.ends = None
         if not call.over:
-            settled = entry.get("index") == _LEGACY or call.shares_id
-            told = CallDelta(
+            settled = entry.get("index") == LEGACY or call.shares_id
+            piece = CallDelta(
                 call.key,
                 choice.index,
                 None if call.shares_id else call_id,
@@ -321,104 +289,5 @@ class ChatObserver:
                 hosted,
                 call.reused,
             )
-            seen.append(told)
+            seen.append(piece)
         seen += results.of_call(call, body, entry)
-
-
-def _is_plain(entry: Any) -> bool:
-    """Whether a choice holds text and nothing else that matters: nearly every chunk there is."""
-    try:
-        delta = entry["delta"]
-        return (
-            _TOOL_KEYS.isdisjoint(delta)
-            and not entry.get("finish_reason")
-            and delta.get("role") != "tool"
-            and "message" not in entry
-            and "tool_outputs" not in entry
-            and not entry.get("error")
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def _has_error(holder: object) -> bool:
-    """Whether a part of a chunk holds an error (Groq: ``x_groq``, OpenRouter: a choice)."""
-    return isinstance(holder, dict) and bool(holder.get("error"))
-
-
-def _begins(delta: object) -> bool:
-    """Whether a delta may be the first of an answer: a role, and no piece of a known call."""
-    if not (isinstance(delta, dict) and delta.get("role") == "assistant"):
-        return False
-    calls = delta.get("tool_calls")
-    heads = calls if isinstance(calls, list) else []
-    return all(isinstance(head, dict) and _body(head)[1] is not None for head in heads)
-
-
-def _is_chunk(choices: list[Any]) -> bool:
-    """Whether these are a chunk's choices, not those that a person has (``approval.request``)."""
-    for choice in choices:
-        if isinstance(choice, dict) and ("delta" in choice or "message" in choice):
-            return True
-    return False
-
-
-def _text_of(entry: _Json) -> int | None:
-    """The index of a choice that goes on with words or thoughts."""
-    delta = entry["delta"]
-    if delta.get("role") == "tool":
-        return None
-    for key in _TEXT_KEYS:
-        if (text := delta.get(key)) and type(text) is str:
-            break
-    else:
-        return None
-    index = entry.get("index")
-    return index if type(index) is int else 0
-
-
-def _delta_of(chunk: Any) -> _Json:
-    delta: _Json = chunk["choices"][0]["delta"]
-    return delta
-
-
-def _function_of(chunk: Any) -> _Json:
-    function: _Json = chunk["choices"][0]["delta"]["tool_calls"][0]["function"]
-    return function
-
-
-def maybe_text(value: object) -> str | None:
-    """Rule 1 of the identity rules: null, "", "null" and a missing key all mean absent."""
-    if isinstance(value, str) and value and value != "null":
-        return value
-    return None
-
-
-def _index(entry: _Json) -> Index | None:
-    index = entry.get("index")
-    return index if type(index) in (int, str) or index == _LEGACY else None
-
-
-def _body(entry: _Json) -> tuple[_Json, str | None]:
-    """The part of a call that holds name and arguments, and the name.
-
-    ``function`` mostly, ``custom`` for OpenAI's custom tools. Zhipu's all-tools put them under a
-    key named by the type, and the type is the name.
-    """
-    for key in ("function", "custom"):
-        body = entry.get(key)
-        if isinstance(body, dict):
-            return body, maybe_text(body.get("name"))
-    kind = maybe_text(entry.get("type"))
-    body = entry.get(kind) if kind is not None else None
-    return (body, kind) if isinstance(body, dict) else ({}, None)
-
-
-def _arguments(body: _Json) -> str:
-    for key in ("arguments", "input"):
-        value = body.get(key)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, dict | list) and value:
-            return dumps(value)
-    return ""
