@@ -4,7 +4,7 @@ import time
 
 import pytest
 from lifecycle_proxy.core.arguments import canonical
-from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.observers.snapshots import EARLIER, SnapshotItem, match
 
 
 def item(
@@ -13,8 +13,8 @@ def item(
     ids: tuple[str, ...] = ("a",),
     arguments: str = "{}",
     kind: str = "k",
-) -> Item:
-    return Item(kind, name, place, ids, arguments)
+) -> SnapshotItem:
+    return SnapshotItem(kind, name, place, ids, arguments)
 
 
 CALL = item()
@@ -34,7 +34,7 @@ CALL = item()
         (item(ids=(), kind="l"), False),
     ],
 )
-def test_by_id_else_by_place_else_by_content(again: Item, is_known: bool) -> None:
+def test_by_id_else_by_place_else_by_content(again: SnapshotItem, is_known: bool) -> None:
     assert match([CALL], [again]) == [CALL if is_known else None]
 
 

@@ -33,7 +33,7 @@ from lifecycle_proxy.core.events import (
 )
 from lifecycle_proxy.core.finish import maybe_failure
 from lifecycle_proxy.core.observers.json import dumps
-from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.observers.snapshots import EARLIER, SnapshotItem, match
 from lifecycle_proxy.core.observers.typed import (
     FAILED,
     Json,
@@ -280,9 +280,9 @@ def _input(block: Json) -> str:
     return given if isinstance(given, str) else dumps(given) if given else ""
 
 
-def _item(place: int, block: Json) -> Item:
+def _item(place: int, block: Json) -> SnapshotItem:
     ids = _ids(maybe_text(block.get("id")))
-    return Item(block["type"], maybe_text(block.get("name")), place, ids, _input(block))
+    return SnapshotItem(block["type"], maybe_text(block.get("name")), place, ids, _input(block))
 
 
 def _ids(call_id: str | None) -> tuple[str, ...]:

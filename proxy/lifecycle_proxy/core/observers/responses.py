@@ -14,7 +14,6 @@ them, and tell their outputs as items (Hermes Agent). Words, thoughts and other 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from lifecycle_proxy.core import sse
@@ -33,13 +32,13 @@ from lifecycle_proxy.core.events import (
     StreamEnded,
     UnknownResult,
 )
-from lifecycle_proxy.core.observers import items
-from lifecycle_proxy.core.observers.snapshots import EARLIER, Item, match
+from lifecycle_proxy.core.observers import responses_items as items
+from lifecycle_proxy.core.observers.responses_calls import ResponsesCall, ResponsesCalls
+from lifecycle_proxy.core.observers.snapshots import SnapshotItem, match
 from lifecycle_proxy.core.observers.typed import (
     FAILED,
     Json,
     Observations,
-    ReplaceableArguments,
     maybe_payload,
     maybe_text,
     read,
@@ -56,32 +55,6 @@ _PIECES: Final = frozenset(
 _PINGS: Final = frozenset(("ping", "keepalive"))
 
 
-@dataclass(slots=True, eq=False)
-class ResponsesCall:
-    """One call. ``place`` is its output index."""
-
-    key: int
-    kind: str
-    place: int | None
-    hosted: bool
-    call_id: str | None = None
-    item_id: str | None = None
-    name: str | None = None
-    shares_id: bool = False  # with a call that is open
-    is_told: bool = False  # its name, too
-    is_written: bool = False
-    is_answered: bool = False
-    arguments: ReplaceableArguments = field(default_factory=ReplaceableArguments)
-
-    @property
-    def is_over(self) -> bool:
-        return self.is_written or self.is_answered
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.call_id, self.item_id) if name)
-
-
 class ResponsesObserver:
     """Observes one Responses stream."""
 
@@ -89,10 +62,7 @@ class ResponsesObserver:
         self._sequence_number = 0  # the latest one
         self._counts = counts
         self._response: Json = {}
-        self._keys = 0
-        self._by_id: dict[str, ResponsesCall] = {}  # by call id and by item id
-        self._by_place: dict[int, ResponsesCall] = {}
-        self._told: list[ResponsesCall] = []
+        self._calls = ResponsesCalls()
         self._has_ended = False  # the latest answer
 
     def skim(self, raw: bytes) -> bool:
@@ -158,11 +128,7 @@ class ResponsesObserver:
 
     def _begin_anew(self) -> Observations:
         """Another answer begins. What the one before left unfinished broke off."""
-        broken = [c for c in self._told if not (c.is_over or c.hosted or c.arguments.complete)]
-        for call in self._told:
-            call.is_written, call.place = True, EARLIER
-        self._told.clear()
-        self._by_place.clear()
+        broken = self._calls.end_answer()
         if self._has_ended:
             broken.clear()  # they ended with it
         self._has_ended = False
@@ -175,26 +141,21 @@ class ResponsesObserver:
             for place, item in enumerate(output if isinstance(output, list) else ())
             if isinstance(item, dict) and isinstance(item.get("type"), str) and items.is_call(item)
         ]
-        known = match(self._told, [_told_again(place, item) for place, item in found])
+        known = match(self._calls.current, [_snapshot_item(place, item) for place, item in found])
         seen: list[Observation] = []
         for (place, item), call in zip(found, known, strict=True):
-            if call is None and not self._is_earlier(item):
-                seen += self._tell(self._open(item, place), item, done=True)
+            if call is None and not self._calls.is_earlier(item):
+                seen += self._observe_call(self._calls.open(item, place), item, done=True)
             elif call is not None and not call.is_over:
-                seen += self._tell(call, item, done=True)
+                seen += self._observe_call(call, item, done=True)
         return seen
-
-    def _is_earlier(self, item: Json) -> bool:
-        """Whether an item belongs to an earlier answer of the stream, by its ids."""
-        ids = (maybe_text(item.get(key)) or "" for key in ("call_id", "id"))
-        return any(call.place == EARLIER for name in ids if (call := self._by_id.get(name)))
 
     def _item(self, kind: str, payload: Json) -> Observations:
         item = payload.get("item")
         done = kind.endswith(".done")
         item_kind = item.get("type") if isinstance(item, dict) else None
         if isinstance(item, dict) and isinstance(item_kind, str):
-            known = self._known(item, _place(payload), done=done)
+            known = self._calls.maybe_known(item, _place(payload), done=done)
             if self._has_ended and not (done and known):
                 self._begin_anew()
                 known = None
@@ -208,72 +169,28 @@ class ResponsesObserver:
         self, call: ResponsesCall | None, item: Json, place: int | None, *, done: bool
     ) -> Observations:
         if call is not None and call.is_over:
-            return NOTHING  # told again
-        return self._tell(call or self._open(item, place), item, done=done)
+            return NOTHING  # repeated
+        return self._observe_call(call or self._calls.open(item, place), item, done=done)
 
-    def _open(self, item: Json, place: int | None) -> ResponsesCall:
-        """A new call. The id of one that is open stays with that one."""
-        self._keys += 1
-        call = ResponsesCall(self._keys, item["type"], place, items.is_hosted(item))
-        call.arguments.is_free_form = call.kind == "custom_tool_call"
-        namesake = self._by_id.get(maybe_text(item.get("call_id")) or "")
-        call.shares_id = namesake is not None and not namesake.is_over
-        self._told.append(call)
-        return call
-
-    def _tell(self, call: ResponsesCall, item: Json, *, done: bool) -> Observations:
-        """What an item says of its call."""
-        self._register(call, item)
+    def _observe_call(self, call: ResponsesCall, item: Json, *, done: bool) -> Observations:
+        """What an item says of its call, and whether it is the last word on it."""
+        self._calls.register(call, item)
         call.arguments.whole(items.arguments(item))
         seen: list[Observation] = []
-        if not call.is_told:
+        if not call.is_announced:
             call.name = items.name(item)
-            call.is_told = call.name is not None
-            told_id = None if call.shares_id else call.call_id or call.item_id
+            call.is_announced = call.name is not None
+            call_id = None if call.shares_id else call.call_id or call.item_id
             arguments, hosted = call.arguments, call.hosted
-            seen.append(CallDelta(call.key, 0, told_id, call.name, arguments, True, hosted))
+            seen.append(CallDelta(call.key, 0, call_id, call.name, arguments, True, hosted))
         if done:
             call.is_written = True
             seen += _ending(call, item)
         return seen
 
-    def _known(self, item: Json, place: int | None, *, done: bool) -> ResponsesCall | None:
-        """The call that an item belongs to.
-
-        GitHub Copilot gives an item another id in each event (vercel/ai#18548, litellm#30072); its
-        call id and its place stay. Where call ids are told, they tell calls apart, unless item id,
-        place and name agree. Ids may come again, in another place, once their call is over.
-        """
-        call_id, item_id = maybe_text(item.get("call_id")), maybe_text(item.get("id"))
-        call = self._by_id.get(call_id or "") or self._by_id.get(item_id or "")
-        if done and place is not None and (call is None or call.place != place):
-            there = self._by_place.get(place)
-            call = call if there is None or there.is_over else there
-        if call is None or call.kind != item["type"]:
-            return None
-        name = items.name(item)
-        if call_id and call.call_id and call_id != call.call_id:
-            return call if done and item_id == call.item_id and name == call.name else None
-        if call.place == place or None in (call.place, place):
-            return call
-        own = items.arguments(item)
-        is_other = call.arguments.complete and own not in ("", str(call.arguments))
-        return None if call.is_over or is_other or name not in (None, call.name) else call
-
-    def _register(self, call: ResponsesCall, item: Json) -> None:
-        call.call_id = call.call_id or maybe_text(item.get("call_id"))
-        call.item_id = call.item_id or maybe_text(item.get("id"))
-        for name in (None if call.shares_id else call.call_id, maybe_text(item.get("id"))):
-            if name:
-                self._by_id[name] = call
-        if call.place is not None:
-            self._by_place[call.place] = call
-
     def _piece(self, kind: str, payload: Json) -> Observations:
-        call = self._by_id.get(maybe_text(payload.get("item_id")) or "")
-        if call is None and (place := _place(payload)) is not None:
-            call = self._by_place.get(place)
-        if call is None or call.is_over:
+        call = self._calls.maybe_growing(maybe_text(payload.get("item_id")), _place(payload))
+        if call is None:
             return NOTHING
         if kind.endswith(".done"):
             call.arguments.whole(items.arguments(payload))
@@ -283,7 +200,7 @@ class ResponsesObserver:
 
     def _output(self, item: Json, *, done: bool) -> Observations:
         """The result of a call as an item of its own."""
-        call = self._asked(item)
+        call = self._calls.maybe_answered(item)
         if call is None:
             return (UnknownResult(),) if done else NOTHING
         output = items.maybe_output(item)
@@ -294,14 +211,6 @@ class ResponsesObserver:
         call.is_answered = True
         outcome = items.outcome(item)
         return (CallResult(call.key, outcome, output, before=not call.hosted),)
-
-    def _asked(self, item: Json) -> ResponsesCall | None:
-        """Whose output it is. Tools that the server searches for have no call id."""
-        if call_id := maybe_text(item.get("call_id")):
-            return self._by_id.get(call_id)
-        tool = items.tool(item["type"].removesuffix("_output"))
-        waiting = (c for c in reversed(self._by_id.values()) if not c.is_answered)
-        return next((call for call in waiting if items.tool(call.kind) == tool), None)
 
     _REACTIONS: ClassVar[dict[str, Callable[["ResponsesObserver", str, Json], Observations]]] = {
         "response.output_item.added": _item,
@@ -358,7 +267,7 @@ def _ending(call: ResponsesCall, item: Json) -> Observations:
     return (CallResult(call.key, outcome, output, before=not call.hosted),)
 
 
-def _told_again(place: int, item: Json) -> Item:
+def _snapshot_item(place: int, item: Json) -> SnapshotItem:
     """A call in a snapshot."""
     ids = [name for key in ("call_id", "id") if (name := maybe_text(item.get(key)))]
-    return Item(item["type"], items.name(item), place, ids, items.arguments(item))
+    return SnapshotItem(item["type"], items.name(item), place, ids, items.arguments(item))

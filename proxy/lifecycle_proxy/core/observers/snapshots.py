@@ -36,7 +36,7 @@ class Known(Protocol):
         ...
 
 
-class Item(NamedTuple):
+class SnapshotItem(NamedTuple):
     """A call as a snapshot has it."""
 
     kind: str
@@ -49,7 +49,7 @@ class Item(NamedTuple):
 _Call = TypeVar("_Call", bound=Known)
 
 
-def match(calls: Sequence[_Call], items: Sequence[Item]) -> list[_Call | None]:
+def match(calls: Sequence[_Call], items: Sequence[SnapshotItem]) -> list[_Call | None]:
     """For each item the call that it tells again, or None. Each call is found once at most."""
     found: list[_Call | None] = [None] * len(items)
     taken: set[int] = set()
