@@ -26,10 +26,12 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lifecycle_proxy.core.apis import CHAT  # noqa: E402
+from lifecycle_proxy.core.context import PipelineOptions  # noqa: E402
 from lifecycle_proxy.core.dialects import DIALECTS, Dialect, stateless  # noqa: E402
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent, Outcome, ToolCompleted  # noqa: E402
 from lifecycle_proxy.core.labels import Labels  # noqa: E402
-from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions, Step  # noqa: E402
+from lifecycle_proxy.core.output import Step  # noqa: E402
+from lifecycle_proxy.core.pipeline import Pipeline  # noqa: E402
 
 _FAILURES: Final = Path(__file__).with_name("failures")
 _MAX_BYTES: Final = 1 << 16

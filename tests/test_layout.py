@@ -49,8 +49,6 @@ _LONGEST_FUNCTION: Final = 45
 _LONGEST_MODULE: Final = 300
 # Longer ones, with the length that they may not exceed. Shorten them; add none.
 LONGER: Final[dict[str, int]] = {
-    "core/lifecycle.py": 415,
-    "core/pipeline.py": 483,
     "recording/cassette.py": 334,
     "recording/redactor.py": 375,
 }

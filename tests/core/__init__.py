@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api
-from lifecycle_proxy.core.calls import StreamContext
+from lifecycle_proxy.core.context import PipelineOptions, StreamContext
 from lifecycle_proxy.core.dialects import Dialect, Encoder, stateless
 from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.observers import Observer
-from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions, Step
+from lifecycle_proxy.core.output import Step
+from lifecycle_proxy.core.pipeline import Pipeline
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
@@ -94,7 +95,8 @@ class Frames:
     written: list[bytes] = field(default_factory=list)
 
     def __call__(self, event: LifecycleEvent, envelope: Envelope) -> bytes:
-        frame = f"event: ours\ndata: {len(self.written)} {told(event)}\n\n".encode()
+        text = f"event: ours\ndata: {len(self.written)} {told(event)}\n\n"
+        frame = text.encode("utf-8", "surrogatepass")
         self.written.append(frame)
         return frame
 

@@ -17,7 +17,8 @@ from lifecycle_proxy.core.events import (
     ToolRunning,
 )
 from lifecycle_proxy.core.labels import Labels
-from lifecycle_proxy.core.pipeline import Pipeline, Step
+from lifecycle_proxy.core.output import Step
+from lifecycle_proxy.core.pipeline import Pipeline
 
 from tests.core import (
     BYTEWISE,
@@ -57,14 +58,14 @@ class Shared:
     calls: dict[tuple[str, int], DelegatedCall] = field(default_factory=dict)
 
     def put(self, call: DelegatedCall) -> None:
-        self.calls[call.told.id, call.told.choice] = call
+        self.calls[call.announced.id, call.announced.choice] = call
 
     def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
         return self.calls.pop((call_id, choice), None)
 
     @property
     def waiting(self) -> list[str]:
-        return [told(handed.told) for handed in self.calls.values()]
+        return [told(call.announced) for call in self.calls.values()]
 
 
 def run(body: bytes, sizes: Sequence[int] = WHOLE, **options: Any) -> Played:
@@ -150,7 +151,7 @@ def test_a_finished_call_is_the_clients_to_run(
     played = run(body, sizes, pending=shared)
     assert places(played, body) == [len(HEAD + REST + finish(reason))]
     assert played.told == shared.waiting == ["running a f"]
-    assert shared.calls["a", 0].told.label == '{"q":1}'
+    assert shared.calls["a", 0].announced.label == '{"q":1}'
 
 
 @pytest.mark.parametrize("sizes", _SIZES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.calls import Span, StreamContext
+from lifecycle_proxy.core.context import Span, StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import (
     ACTIVITY,

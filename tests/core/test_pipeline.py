@@ -18,7 +18,8 @@ from lifecycle_proxy.core.events import (
 )
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.observers.chat import ChatObserver
-from lifecycle_proxy.core.pipeline import Pipeline, Step
+from lifecycle_proxy.core.output import Step
+from lifecycle_proxy.core.pipeline import Pipeline
 
 from tests.core import (
     BYTEWISE,

@@ -3,7 +3,7 @@
 import pytest
 from lifecycle_proxy.config.model import ClientRule
 from lifecycle_proxy.core.apis import CHAT, RESPONSES, Api
-from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.routes import split_profile

@@ -69,9 +69,9 @@ def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
     for choice in (1, 0):
         kept.store.put("s", Waiting(delegated(choice=choice)))
     kept.put("a", scope="t")
-    assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0, 1]
+    assert [waiting.call.announced.choice for waiting in kept.store.look("s", "a")] == [0, 1]
     assert kept.store.maybe_take("s", "a", 1) is not None
-    assert [waiting.call.told.choice for waiting in kept.store.look("s", "a")] == [0]
+    assert [waiting.call.announced.choice for waiting in kept.store.look("s", "a")] == [0]
     assert len(kept.store.look("t", "a")) == 1
 
 
@@ -273,7 +273,7 @@ class Raced(MemoryStore):
     def look(self, scope: str, call_id: str) -> list[Waiting]:
         found = super().look(scope, call_id)
         for waiting in found:
-            self.maybe_take(scope, call_id, waiting.call.told.choice)
+            self.maybe_take(scope, call_id, waiting.call.announced.choice)
         return found
 
 

@@ -20,7 +20,7 @@ from lifecycle_proxy.config import checks
 from lifecycle_proxy.config.names import ENV_PREFIX
 from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
-from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.faults.rules import FaultSettings
 
 __all__ = ("ENV_PREFIX", "ConfigError", "Loaded", "Problem", "Settings", "load", "read")

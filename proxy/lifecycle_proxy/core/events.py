@@ -239,12 +239,12 @@ class DelegatedCall:
     """A call that the client runs now: its result comes with a later request.
 
     Attributes:
-        told: how it was announced.
+        announced: how.
         started: when, in seconds on the clock that the lifecycle was fed with.
         content: a ``followup.fingerprint``, for clients that rewrite ids.
     """
 
-    told: ToolRunning
+    announced: ToolRunning
     started: float
     content: str = ""
 
@@ -252,18 +252,18 @@ class DelegatedCall:
         self, now: float, *, outcome: Outcome = Outcome.UNKNOWN, reason: str | None = None
     ) -> ToolCompleted:
         """The end of it."""
-        told = self.told
+        announced = self.announced
         duration_ms = round((now - self.started) * 1000)
         return ToolCompleted(
-            told.id,
-            told.choice,
-            told.tool,
-            told.label,
-            told.emoji,
+            announced.id,
+            announced.choice,
+            announced.tool,
+            announced.label,
+            announced.emoji,
             outcome,
             duration_ms,
             reason,
-            repeat=told.repeat,
+            repeat=announced.repeat,
         )
 
 

@@ -1,34 +1,33 @@
-"""The state machine of the tool calls of one stream.
+"""The state machine of the tool calls of one stream: observations in, lifecycle events out.
 
-Per call there is one ``running`` and at most one ``completed`` after it, whatever the upstream
-repeats, reorders or forgets. The states of a call are in ``calls``.
+This module decides what an observation means for each call. ``calls`` holds the states and the
+table of their transitions; ``announcer`` moves calls through it and makes the events.
 
-A choice's ``finish_reason`` is where a tool starts as often as where it ends: an agent runs it
-between the finish and its next chunk. So a finished call is only ``FINISHING`` until something of
-substance follows.
+Strategy: a choice's ``finish_reason`` is where a tool starts as often as where it ends, since an
+agent runs it between the finish and its next chunk. So a finished call is only ``FINISHING``. It is
+completed by what follows: text, another call, an end; not by usage or a ping.
 
-What a call's time is depends on the span. ``call`` is the writing of it: from its name to its
-finish. ``execution`` is the running of it: from its last argument to its result. Where the client
-runs the tool, the result comes with its next request; the call is ``DELEGATED`` until then, and
-outlives the stream.
+What the pair of events stands for depends on the span. ``call``: the writing of the call, from its
+name to its finish. ``execution``: the running of the tool, from the last argument to the result.
+Where the client runs it, the result comes with its next request. The call is ``DELEGATED`` until
+then, and outlives the stream.
+
+Rules:
+
+1. For each choice and id: ``running completed running completed ...``, at most one open.
+2. Behind the end of the stream nothing is open but, in the span ``execution``, what is pending.
+3. The first completion of a call counts. An error beats a finish for what is still open.
+4. Results of unknown ids and second results are counted, and have no events.
+
+Warning: ``needs_full_parse`` is read for every chunk; while it is False, text does not come here.
 """
 
 from collections.abc import Callable
 from typing import assert_never
 
-from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.calls import (
-    AFFECTED_BY_TEXT,
-    BEING_WRITTEN,
-    DEFAULT_CONTEXT,
-    ENDED,
-    Call,
-    Presenter,
-    Signal,
-    State,
-    StreamContext,
-    StreamPending,
-)
+from lifecycle_proxy.core.announcer import Announcer
+from lifecycle_proxy.core.calls import AFFECTED_BY_TEXT, BEING_WRITTEN, ENDED, Call, Signal, State
+from lifecycle_proxy.core.context import DEFAULT_CONTEXT, Presenter, StreamContext, StreamPending
 from lifecycle_proxy.core.events import (
     Activity,
     CallDelta,
@@ -38,19 +37,15 @@ from lifecycle_proxy.core.events import (
     ChoiceFinished,
     ChoiceFinishing,
     Counts,
-    DelegatedCall,
     LifecycleEvent,
     NativeProgress,
     Observation,
     Outcome,
     StreamEnded,
     Text,
-    ToolCompleted,
-    ToolRunning,
     UnknownResult,
 )
 from lifecycle_proxy.core.finish import judge_finish
-from lifecycle_proxy.core.followup import fingerprint
 
 
 class Lifecycle:
@@ -59,12 +54,12 @@ class Lifecycle:
     Args:
         presenter: labels and emojis.
         make_id: makes an id, unique beyond this stream, for a call that never gets one.
-        internal_prefix: tools whose names start so are never told (Hermes' rule); "" for none.
+        internal_prefix: tools whose names start so have no events (Hermes' rule); "" for none.
         counts: where dropped input is counted.
         infer: what follows a call in its choice ends it: for agents that say no more of it.
         whole_arguments: a call is announced when its arguments are complete, or must not be waited
             for any longer.
-        context: what this stream has of its own.
+        context: what is known of this stream.
     """
 
     def __init__(
@@ -78,53 +73,51 @@ class Lifecycle:
         whole_arguments: bool = False,
         context: StreamContext = DEFAULT_CONTEXT,
     ) -> None:
-        self._presenter = presenter
-        self._mint = make_id
-        self._internal_prefix = internal_prefix
         self._counts = counts
         self._delegates = context.span == "execution"
         self._infer = infer
         self._waits_for_arguments = whole_arguments
-        self._affected_by_text = (
-            AFFECTED_BY_TEXT if self._delegates or infer else (State.NEW,) * whole_arguments
-        )
+        waiting = (State.NEW,) * whole_arguments
+        self._affected_by_text = AFFECTED_BY_TEXT if self._delegates or infer else waiting
         self._client_tools = context.client_tools
-        self._pending = StreamPending() if context.pending is None else context.pending
+        pending = StreamPending() if context.pending is None else context.pending
+        self._announcer = Announcer(
+            presenter=presenter,
+            make_id=make_id,
+            internal_prefix=internal_prefix,
+            pending=pending if self._delegates else None,
+        )
         self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
         self._ended: set[int] = set()
-        self._ids: dict[tuple[int, str], Call] = {}  # the latest told call of a choice and id
-        self._finishing = 0
-        self._stale = False  # a call in _calls has ended
         self._native_key = 0
-        self._presents = True
 
     @property
     def open(self) -> bool:
-        """Whether a completed, or both, may still have to be told."""
+        """Whether there may still have to be a completed, or both events, of a call."""
         return any(call.name for call in self._calls.values())
-
-    def freeze_labels(self) -> None:
-        """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
-        self._presents = False
-
-    def announced_from_deltas(self, call_id: str) -> bool:
-        """Whether a call of this id was announced from the stream's own deltas."""
-        call = self._ids.get((0, call_id))
-        return call is not None and not call.native
 
     @property
     def needs_full_parse(self) -> bool:
-        """Whether the next text may change something: then every event has to be looked at."""
-        if self._finishing:
+        """Whether the next text may change something: then every event has to be decoded."""
+        if self._announcer.finishing:
             return True
         if not (self._calls and self._affected_by_text):
             return False
         return any(call.state in self._affected_by_text for call in self._calls.values())
 
+    def freeze_labels(self) -> None:
+        """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
+        self._announcer.freeze_labels()
+
+    def announced_from_deltas(self, call_id: str) -> bool:
+        """Whether a call of this id was announced from the stream's own deltas."""
+        call = self._announcer.maybe_announced(0, call_id)
+        return call is not None and not call.native
+
     def feed(  # noqa: C901, PLR0912  one arm for each observation
         self, seen: Observation, now: float
     ) -> list[LifecycleEvent]:
-        """Take one observation; return what clients are to be told, in order.
+        """Take one observation; return the events that follow from it, in order.
 
         Args:
             seen: the observation.
@@ -132,105 +125,104 @@ class Lifecycle:
         """
         match seen:
             case Activity():
-                if not self._finishing:
+                if not self._announcer.finishing:
                     return []
-                told = self._flush(now)
+                events = self._complete_finished(now)
             case Text(choice):
-                told = self._flush(now) + self._complete_server_run(choice, now)
-                told += self._close_written(choice, now, infer=self._infer)
-                told += self._stop_waiting(choice, now)
+                events = self._complete_finished(now) + self._complete_server_run(choice, now)
+                events += self._close_written(choice, now, infer=self._infer)
+                events += self._stop_waiting(choice, now)
             case CallWritten(key, reason):
-                told = self._written(key, reason, now)
+                events = self._written(key, reason, now)
             case CallDelta():
-                told = self._delta(seen, now)
+                events = self._delta(seen, now)
             case CallResult(key):
-                told = self._result(self._calls.get(key), seen, now)
+                events = self._result(self._calls.get(key), seen, now)
             case CallResumed(key):
-                told = self._resume(key)
+                events = self._resume(key)
             case NativeProgress():
-                told = self._native(seen, now)
+                events = self._native(seen, now)
             case ChoiceFinishing(choice):
-                told = self._stop_waiting(choice, now)
+                events = self._stop_waiting(choice, now)
             case ChoiceFinished(choice, reason):
-                told = self._finish(choice, reason, now)
+                events = self._finish(choice, reason, now)
             case StreamEnded():
-                told = self._end(seen, now)
+                events = self._end(seen, now)
             case UnknownResult():
-                told = self._result(None, None, now)
+                events = self._result(None, None, now)
             case _:
                 assert_never(seen)
-        if self._stale:
+        if self._announcer.has_ended_calls:
             self._forget_ended()
-        return told
+        return events
 
     # --- inputs ---------------------------------------------------------------------------------
 
     def _delta(self, seen: CallDelta, now: float) -> list[LifecycleEvent]:
         if seen.key in self._ended:
             return []
-        told: list[LifecycleEvent] = []
+        events: list[LifecycleEvent] = []
         call = self._calls.get(seen.key)
         if call is None:
             infer = self._infer and seen.reused
-            told = self._close_written(seen.choice, now, infer=infer, by_call=True)
+            events = self._close_written(seen.choice, now, infer=infer, by_call=True)
             call = Call(seen.choice, seen.arguments, hosted=seen.hosted)
             self._calls[seen.key] = call
         if call.state is State.NEW:
             call.id = call.id or seen.id or ""
             call.name = call.name or seen.name or ""
-            if call.name and self._client_tools is not None and call.name not in self._client_tools:
-                call.hosted = True
-                waits = not call.arguments.are_settled  # its card shows them
-            else:
-                waits = self._delegates and not call.hosted  # for the last of its arguments
-                waits = waits or (self._waits_for_arguments and not call.arguments.are_settled)
+            waits = self._waits(call)
             if (call.id or call.arguments or seen.settled) and not waits:
-                told += self._start(call, now)
-        return told
+                events += self._announcer.start(call, now)
+        return events
+
+    def _waits(self, call: Call) -> bool:
+        """Whether a new call is announced only when more of its arguments have come."""
+        if call.name and self._client_tools is not None and call.name not in self._client_tools:
+            call.hosted = True
+            return not call.arguments.are_settled  # its card shows them
+        if self._delegates and not call.hosted:
+            return True  # the tool starts behind the last of them
+        return self._waits_for_arguments and not call.arguments.are_settled
 
     def _complete_server_run(self, choice: int, now: float) -> list[LifecycleEvent]:
-        """Words behind a finish: the upstream ran the choice's tools after all, not the client."""
-        told: list[LifecycleEvent] = []
+        """Text behind a finish means that the upstream ran the choice's tools, not the client."""
+        events: list[LifecycleEvent] = []
         for call in self._calls.values():
             if call.choice == choice and call.state is State.DELEGATED:
                 call.outcome, call.reason = Outcome.UNKNOWN, None
-                told += self._complete(call, now)
-        return told
+                events += self._announcer.complete(call, now)
+        return events
 
     def _close_written(
-        self,
-        choice: int,
-        now: float,
-        *,
-        infer: bool,
-        by_call: bool = False,
+        self, choice: int, now: float, *, infer: bool, by_call: bool = False
     ) -> list[LifecycleEvent]:
         """The choice goes on with something else: what it had begun is written.
 
         Args:
             by_call: with another call; an empty object may then still be a placeholder.
         """
-        told: list[LifecycleEvent] = []
+        events: list[LifecycleEvent] = []
         if not (self._delegates or infer):
-            return told
+            return events
         for call in self._calls.values():
             if call.choice != choice or call.state not in BEING_WRITTEN or call.native:
                 continue
             is_written = call.arguments.are_settled if by_call else call.arguments.complete
             if infer or is_written:
-                told += self._start(call, now)
+                events += self._announcer.start(call, now)
             if infer:
                 call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
-                told += self._complete(call, now)
-        return told
+                events += self._announcer.complete(call, now)
+        return events
 
     def _stop_waiting(self, choice: int, now: float) -> list[LifecycleEvent]:
-        """The choice goes on with words: no more arguments will come, whatever they look like."""
-        told: list[LifecycleEvent] = []
-        for call in self._calls.values() if self._waits_for_arguments else ():
-            if call.choice == choice:
-                told += self._start(call, now)
-        return told
+        """The choice goes on with text: no more arguments will come, whatever they look like."""
+        return self._start_all(choice, now) if self._waits_for_arguments else []
+
+    def _start_all(self, choice: int, now: float) -> list[LifecycleEvent]:
+        calls = [call for call in self._calls.values() if call.choice == choice]
+        return [event for call in calls for event in self._announcer.start(call, now)]
 
     def _result(
         self, call: Call | None, seen: CallResult | None, now: float
@@ -239,77 +231,53 @@ class Lifecycle:
             self._counts.dropped += 1
             return []
         call.outcome, call.reason = seen.outcome, seen.reason
-        return self._start(call, now) + self._complete(call, now, seen.output)
+        events = self._announcer.start(call, now)
+        return events + self._announcer.complete(call, now, seen.output)
 
     def _resume(self, key: int) -> list[LifecycleEvent]:
         """Arguments that a finish cut, as it seemed, go on; so may those of other calls."""
         if resumed := self._calls.get(key):
             for call in self._calls.values():
                 if call.choice == resumed.choice and call.outcome is Outcome.CUT:
-                    self._move(call, Signal.RESUME)
+                    self._announcer.move(call, Signal.RESUME)
         return []
 
     def _native(self, seen: NativeProgress, now: float) -> list[LifecycleEvent]:
-        call = self._ids.get((0, seen.id))
+        call = self._announcer.maybe_announced(0, seen.id)
         if seen.outcome is not None:
             return self._result(call, CallResult(0, seen.outcome), now)
         if call is not None and not (call.native and call.state is State.DONE):
-            # Told already, from its deltas: one pair. But now it really runs.
+            # Announced already, from its deltas: one pair. But now it really runs.
             self._counts.dropped += 1
-            self._take_back(call)
+            self._announcer.take_back(call)
             return []
         self._native_key -= 1
-        call = Call(0, Arguments(), seen.id, seen.tool, hosted=True, native=True)
-        # Hermes redacts nothing, and its labels may be of any length.
-        call.label = self._presenter.shown(seen.label) if seen.label else None
-        call.emoji = seen.emoji
-        self._calls[self._native_key] = call
-        return self._start(call, now)
-
-    def _take_back(self, call: Call) -> None:
-        """The upstream runs a finished call: no client does, unless its result is known already."""
-        handed = call.state is State.DELEGATED
-        is_over = handed and self._pending.maybe_take(call.id, call.choice) is None
-        self._move(call, Signal.END if is_over else Signal.RESUME)
+        call = self._calls[self._native_key] = self._announcer.native_call(seen)
+        return self._announcer.start(call, now)
 
     def _finish(self, choice: int, reason: str, now: float) -> list[LifecycleEvent]:
-        told: list[LifecycleEvent] = []
-        for call in self._calls.values():
-            if call.choice == choice:
-                told += self._start(call, now)
+        events = self._start_all(choice, now)
         for call in self._calls.values():
             if call.choice == choice and not call.native:
-                self._end_writing(call, *judge_finish(reason, call.arguments))
-        return told
-
-    def _end_writing(self, call: Call, outcome: Outcome, reason: str | None) -> None:
-        """The call is finished. If all is well with it, somebody runs it now."""
-        hands = self._delegates and not (call.hosted or call.generated_id) and reason is None
-        if self._move(call, Signal.DELEGATE if hands else Signal.FINISH):
-            call.outcome, call.reason = outcome, reason
-            if hands:
-                content = fingerprint(call.name, str(call.arguments))
-                self._pending.put(DelegatedCall(call.told(), call.started, content))
+                self._announcer.end_writing(call, *judge_finish(reason, call.arguments))
+        return events
 
     def _written(self, key: int, reason: str, now: float) -> list[LifecycleEvent]:
         call = self._calls.get(key)
         if call is None:
             return []
-        told = self._start(call, now)
-        self._end_writing(call, *judge_finish(reason, call.arguments))
-        return told
+        events = self._announcer.start(call, now)
+        self._announcer.end_writing(call, *judge_finish(reason, call.arguments))
+        return events
 
-    def _flush(self, now: float) -> list[LifecycleEvent]:
-        told: list[LifecycleEvent] = []
-        for call in self._calls.values():
-            if call.state is State.FINISHING:
-                told += self._complete(call, now)
-        return told
+    def _complete_finished(self, now: float) -> list[LifecycleEvent]:
+        finished = [call for call in self._calls.values() if call.state is State.FINISHING]
+        return [event for call in finished for event in self._announcer.complete(call, now)]
 
     def _end(self, seen: StreamEnded, now: float) -> list[LifecycleEvent]:
-        told = [] if seen.beats_finish else self._flush(now)
+        events = [] if seen.beats_finish else self._complete_finished(now)
         for call in self._calls.values():
-            told += self._start(call, now)
+            events += self._announcer.start(call, now)
         for call in self._calls.values():
             if call.state is State.DELEGATED and not seen.beats_finish:
                 continue
@@ -318,98 +286,15 @@ class Lifecycle:
                 if call.arguments.unfinished:
                     call.outcome, call.reason = Outcome.CUT, "no_finish"
                 else:
-                    self._end_writing(call, seen.outcome, None)
+                    self._announcer.end_writing(call, seen.outcome, None)
             if call.state is not State.DELEGATED or seen.reason is not None:
-                told += self._complete(call, now)
+                events += self._announcer.complete(call, now)
         self._ended.update(self._calls)  # those that never had a name, too
         self._calls.clear()
-        return told
-
-    # --- what is told ---------------------------------------------------------------------------
-
-    def _start(self, call: Call, now: float) -> list[LifecycleEvent]:
-        if call.state is not State.NEW or not call.name or not self._presents:
-            return []
-        if not call.id:
-            call.id, call.generated_id = self._mint(), True
-        twin = self._ids.get((call.choice, call.id))
-        told = self._supersede(call, twin, now) if self._delegates else []
-        if twin is not None and twin.state is State.FINISHING and twin.native == call.native:
-            told += self._complete(twin, now)  # one id for two calls, one behind the other
-        if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):
-            self._move(call, Signal.SUPPRESS)
-            return told
-        label, emoji = self._present(call)
-        self._move(call, Signal.START)
-        self._ids[call.choice, call.id] = call
-        call.repeat = 0 if twin is None else twin.repeat + 1
-        call.started = now
-        shown = self._presenter.arguments(str(call.arguments)) if call.hosted else ""
-        running = ToolRunning(
-            call.id, call.choice, call.name, label, emoji, call.hosted, call.repeat, shown
-        )
-        return [*told, running]
-
-    def _supersede(self, call: Call, twin: Call | None, now: float) -> list[LifecycleEvent]:
-        """An id is announced again while its call, of this stream or an earlier, is handed over."""
-        earlier = self._pending.maybe_take(call.id, call.choice)
-        if twin is not None and twin.state is State.DELEGATED:
-            self._move(twin, Signal.END)
-        return [] if earlier is None else [earlier.completed(now, reason="superseded")]
-
-    def _complete(self, call: Call, now: float, output: str | None = None) -> list[LifecycleEvent]:
-        handed = call.state is State.DELEGATED
-        if not self._move(call, Signal.END):
-            return []
-        if handed and self._pending.maybe_take(call.id, call.choice) is None:
-            return []  # its end has been told elsewhere
-        label, emoji = self._present(call)
-        duration_ms = round((now - call.started) * 1000)
-        return [
-            ToolCompleted(
-                call.id,
-                call.choice,
-                call.name,
-                label,
-                emoji,
-                call.outcome,
-                duration_ms,
-                call.reason,
-                output,
-                call.hosted,
-                call.repeat,
-            )
-        ]
-
-    def _present(self, call: Call) -> tuple[str, str]:
-        if self._presents:
-            label = call.label or self._presenter.label(call.name, str(call.arguments))
-            call.shown = label, call.emoji or self._presenter.emoji(call.name)
-        return call.shown
-
-    def _is_internal(self, name: str) -> bool:
-        return bool(self._internal_prefix) and name.startswith(self._internal_prefix)
-
-    def _move(self, call: Call, signal: Signal) -> bool:
-        """Follow the table, and keep count."""
-        before = call.state
-        if not call.move(signal):
-            return False
-        self._finishing += (call.state is State.FINISHING) - (before is State.FINISHING)
-        self._stale = self._stale or call.state in ENDED
-        return True
+        return events
 
     def _forget_ended(self) -> None:
-        self._stale = False
+        self._announcer.has_ended_calls = False
         for key in [k for k, c in self._calls.items() if c.state in ENDED]:
             del self._calls[key]
             self._ended.add(key)
-
-
-def _may_follow(call: Call, earlier: Call) -> bool:
-    """Whether a call may be told although its id was told before in this choice.
-
-    Ids repeat over the rounds of an agent (Kimi, TGI's "0"): a new pair, once the old is closed.
-    But a call that the upstream told natively and sends as deltas too is one call.
-    """
-    return earlier.state is State.DONE and earlier.native == call.native

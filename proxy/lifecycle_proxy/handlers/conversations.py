@@ -9,11 +9,11 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core import followup
 from lifecycle_proxy.core.apis import Api
-from lifecycle_proxy.core.calls import StreamContext
+from lifecycle_proxy.core.context import PipelineOptions, StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.core.labels import Labels
-from lifecycle_proxy.core.pipeline import Pipeline, PipelineOptions
+from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.content_coding import coding

@@ -18,7 +18,7 @@ from typing import Final
 
 from lifecycle_proxy.config.model import ClientRule
 from lifecycle_proxy.core.apis import CHAT, Api
-from lifecycle_proxy.core.calls import Span
+from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.errors import ProxyError
 

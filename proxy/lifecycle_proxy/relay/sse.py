@@ -6,7 +6,8 @@ from typing import Final
 from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
-from lifecycle_proxy.core.pipeline import Pipeline, Step
+from lifecycle_proxy.core.output import Step
+from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.ends import ENDS, ended_by
 from lifecycle_proxy.exchange.errors import ProxyError

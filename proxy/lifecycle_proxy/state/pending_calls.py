@@ -85,7 +85,7 @@ class MemoryStore:
         return len(self._calls)
 
     def put(self, scope: str, call: Waiting) -> None:
-        told = call.call.told
+        told = call.call.announced
         key = (scope, told.id, told.choice)
         if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
             self._end(key, "superseded")
@@ -158,7 +158,7 @@ class ConversationCalls:
                 self._by_content.setdefault(call.content, []).append(call)
 
     def put(self, call: DelegatedCall) -> None:
-        earlier = EarlierCalls.of(self._by_id.get(call.told.id, ()))
+        earlier = EarlierCalls.of(self._by_id.get(call.announced.id, ()))
         alike = EarlierCalls.of(self._by_content.get(call.content, ()))
         self._store.put(self._scope, Waiting(call, earlier, alike))
 
@@ -187,14 +187,14 @@ class ConversationCalls:
         waiting = [
             one
             for one in self._store.look_alike(self._scope, content)
-            if one.call.told.id not in self._by_id and one.alike.is_news(seen)
+            if one.call.announced.id not in self._by_id and one.alike.is_news(seen)
         ]
         for one, call in zip(reversed(waiting), reversed(seen), strict=False):
             told += self._end(one.call, call, now)
         return told
 
     def _end(self, call: DelegatedCall, seen: TrailingCall, now: float) -> list[ToolCompleted]:
-        if self.maybe_take(call.told.id, call.told.choice) is None:
+        if self.maybe_take(call.announced.id, call.announced.choice) is None:
             return []  # another request was faster
         if not seen.result:
             return [call.completed(now, reason="abandoned")]

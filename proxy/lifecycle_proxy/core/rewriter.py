@@ -1,0 +1,68 @@
+"""Takes out of the upstream's events what a client must not see.
+
+The one place where the core removes bytes. It joins ``hosted_calls`` (calls that the client cannot
+run), ``rounds`` (finishes behind which the answer goes on) and ``without_results`` (results that a
+page would show as text), in this order: a chunk is stripped before its finish is judged.
+"""
+
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.context import StreamContext
+from lifecycle_proxy.core.hosted_calls import HostedCallFilter, without_results
+from lifecycle_proxy.core.rounds import FinishMerger
+
+
+class Rewriter:
+    """What is left of the events of one stream.
+
+    Attributes:
+        is_active: an event may have to be changed or kept back.
+        merges_rounds: finishes may be kept back.
+
+    Args:
+        context: what is known of this stream.
+        hides_results: deltas of ``role: "tool"`` are taken out.
+    """
+
+    def __init__(self, context: StreamContext, *, hides_results: bool) -> None:
+        tools = context.client_tools
+        self._rounds = FinishMerger() if context.merge_rounds else None
+        self._hosted_calls = None if tools is None else HostedCallFilter(tools)
+        self._hides_results = hides_results
+        self.merges_rounds = context.merge_rounds
+        self.is_active = context.merge_rounds or hides_results
+
+    @property
+    def needs_full_parse(self) -> bool:
+        """Whether the next event has to pass through ``edit``, whatever is in it."""
+        rounds, calls = self._rounds, self._hosted_calls
+        return rounds is not None and (rounds.holds or (calls is not None and calls.is_active))
+
+    def edit(self, event: sse.Event) -> bytes:
+        """What is left of an event, behind what had been kept back for it.
+
+        The same object as ``event.raw`` where nothing is changed.
+        """
+        left = without_results(event) if self._hides_results else event
+        if left is not None and self._hosted_calls is not None:
+            left = self._hosted_calls.strip(left)
+        if self._rounds is None:
+            return b"" if left is None else left.raw
+        if left is None:
+            return self._rounds.pass_on(event).removesuffix(event.raw)
+        return self._rounds.pass_on(left)
+
+    def left_out(self) -> bytes:
+        """Finishes that were left out and turned out to be the last: they stand at the end."""
+        return b"" if self._rounds is None else self._rounds.left_out()
+
+    def release(self) -> bytes:
+        """All that is kept back, as it came."""
+        return b"" if self._rounds is None else self._rounds.release()
+
+    def unfinished(self, rest: bytes) -> bytes:
+        """What a client may see of an event that broke off.
+
+        Clients that read by line take a whole line of it, without a blank line, for an event: a
+        call in it could be one that they are not to see.
+        """
+        return b"" if self._hosted_calls is not None and b"tool" in rest else rest

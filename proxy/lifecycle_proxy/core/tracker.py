@@ -1,0 +1,200 @@
+"""Follows the tool calls of one stream: from its events to the frames that belong between them.
+
+Joins observer, lifecycle and the dialect's writer, and outlives the failure of any of them. Where
+the frames stand, and what becomes of the events themselves, is decided in ``pipeline``.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.apis import Api
+from lifecycle_proxy.core.context import PipelineOptions, StreamContext
+from lifecycle_proxy.core.dialects.writer import Writer
+from lifecycle_proxy.core.events import (
+    ACTIVITY_TYPES,
+    Counts,
+    Envelope,
+    LifecycleEvent,
+    NativeProgress,
+    Observation,
+    StreamEnded,
+)
+from lifecycle_proxy.core.frames import FrameWriter
+from lifecycle_proxy.core.lifecycle import Lifecycle
+from lifecycle_proxy.core.output import Output
+from lifecycle_proxy.core.rewriter import Rewriter
+
+
+class Tracker:
+    """The calls of one stream.
+
+    Attributes:
+        counts: what was passed over.
+        is_off: something of ours failed; nothing is looked at any more.
+        is_done: behind ``[DONE]``.
+        has_ended: behind the end of an answer; another may follow.
+
+    Args:
+        api: of the stream.
+        writer: of the client's dialect.
+        envelope: stands for the upstream's id, created and model until its first chunk has come.
+        options: those of the proxy.
+        context: what is known of this stream.
+        output: where frames go.
+        rewriter: may have to see every event, too.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        writer: Writer,
+        envelope: Envelope,
+        options: PipelineOptions,
+        context: StreamContext,
+        *,
+        output: Output,
+        rewriter: Rewriter,
+    ) -> None:
+        self.counts = Counts()
+        self.is_off = False
+        self.is_done = False
+        self.has_ended = False
+        self._observer = api.observer(self.counts)
+        self._writer = writer
+        self._lifecycle = Lifecycle(
+            presenter=options.presenter,
+            make_id=options.make_id,
+            internal_prefix=options.internal_prefix,
+            counts=self.counts,
+            infer=options.infer,
+            whole_arguments=writer.whole_arguments,
+            context=context,
+        )
+        preview = options.result_preview
+        self._frames = FrameWriter(writer, self._observer, envelope, output, result_preview=preview)
+        self._carried_over = context.carried_over
+        self._rewriter = rewriter
+        self._max_event_bytes = options.max_event_bytes
+        self._may_skim = not writer.needs_full_parse  # as far as is known here
+
+    @property
+    def envelope(self) -> Envelope:
+        """What the upstream's latest chunk says of its answer."""
+        return self._frames.envelope()
+
+    @property
+    def has_carried_over(self) -> bool:
+        """Whether events of earlier streams have still to be written."""
+        return bool(self._carried_over)
+
+    @property
+    def has_open_calls(self) -> bool:
+        """Whether there may still have to be a frame in front of the end."""
+        return self._lifecycle.open
+
+    def skim(self, raw: bytes) -> bool:
+        """Whether an event, not decoded as a whole, says nothing that leads to a frame.
+
+        If so it has been taken in. This is the way of nearly every chunk.
+        """
+        if not self._may_skim or self._lifecycle.needs_full_parse:
+            return False
+        if self._rewriter.merges_rounds and self._rewriter.needs_full_parse:
+            return False
+        if len(raw) > self._max_event_bytes:
+            return False
+        try:
+            return self._observer.skim(raw)
+        except Exception as failure:  # ``observe`` may do better
+            self._note(failure)
+            return False
+
+    def observe(self, event: sse.Event) -> Sequence[Observation]:
+        """What an event says, for ``apply``; nothing where no frame can follow from it."""
+        seen = self._observer.observe(event)
+        if seen:
+            last = seen[-1]
+            self.has_ended = isinstance(last, StreamEnded) and last.reason is None
+            self.is_done = isinstance(last, StreamEnded) and last.is_last
+        self.write_carried_over()
+        is_activity = len(seen) == 1 and isinstance(seen[0], ACTIVITY_TYPES)
+        if is_activity and not (self._lifecycle.open or self._writer.needs_full_parse):
+            return ()
+        return seen
+
+    def decide_skim(self) -> None:
+        """Behind an event that was decoded: whether the next one has to be."""
+        is_over = self.is_off or self.is_done or self.has_ended
+        self._may_skim = not (is_over or self._writer.needs_full_parse)
+
+    def apply(self, seen: Sequence[Observation], now: float) -> None:
+        """Write the frames that follow from these observations.
+
+        Args:
+            seen: what ``observe`` gave, or a part of it.
+            now: seconds on a monotonic clock.
+        """
+        for observation in seen:
+            if events := self._lifecycle.feed(observation, now):
+                self._frames.write(events)
+
+    def apply_native(self, native: NativeProgress, now: float) -> tuple[list[LifecycleEvent], bool]:
+        """Take the upstream's own lifecycle event; nothing is written.
+
+        Args:
+            native: the event.
+            now: seconds on a monotonic clock.
+
+        Returns:
+            The events that follow, and whether the call was announced from its deltas already.
+        """
+        events = self._lifecycle.feed(native, now)
+        return events, self._lifecycle.announced_from_deltas(native.id)
+
+    def write(self, events: Sequence[LifecycleEvent]) -> None:
+        """Write the frames of these events."""
+        self._frames.write(events)
+
+    def write_before(self, seen: Sequence[Observation]) -> None:
+        """Write what the dialect must have in front of an event, or of the end."""
+        self._frames.write_before(seen)
+
+    def write_carried_over(self) -> None:
+        """Write what earlier streams left open, in front of anything else."""
+        events, self._carried_over = self._carried_over, ()
+        if events:
+            self._frames.write(events)
+
+    def close(self, ended: StreamEnded, now: float) -> None:
+        """Complete what is open. Behind ``[DONE]`` nothing is.
+
+        Args:
+            ended: how the stream ended.
+            now: seconds on a monotonic clock.
+        """
+        try:
+            self.write_carried_over()
+            if not self.is_done:
+                self.apply((ended,), now)
+                self.write_before((ended,))
+        except Exception as failure:  # see switch_off
+            self.switch_off(failure, now)
+
+    def switch_off(self, failure: Exception, now: float) -> None:
+        """Something of ours failed: the chat goes on without us, and nothing may stay running.
+
+        Args:
+            failure: what was raised.
+            now: seconds on a monotonic clock.
+        """
+        self.is_off = True
+        self._note(failure)
+        self._lifecycle.freeze_labels()
+        with suppress(Exception):  # whatever failed may well fail again
+            self.write_carried_over()
+            self.apply((StreamEnded("proxy_error", beats_finish=True),), now)
+
+    def _note(self, failure: Exception) -> None:
+        self.counts.observer_failures += 1
+        self.counts.failure = failure
