@@ -315,6 +315,13 @@ def test_the_end_is_known_from_its_type(observer: type[ChatObserver]) -> None:
     assert not pipeline.between_events
 
 
+def test_the_envelope_is_that_of_the_latest_chunk() -> None:
+    pipeline = make(Frames())
+    assert pipeline.envelope.id == "id"
+    pipeline.feed(text(), 0.0)
+    assert (pipeline.envelope.id, pipeline.envelope.created) == ("chatcmpl-1", 7)
+
+
 # --- when something of ours breaks ----------------------------------------------------------------
 
 

@@ -102,7 +102,7 @@ class Announcer:
         if not call.id:
             call.id, call.has_made_id = self._make_id(), True
         twin = self._by_id.get((call.choice, call.id))
-        events = self._supersede(call, twin, now)
+        events = [] if self._pending is None else self._supersede(call, twin, now)
         if twin is not None and twin.state is State.FINISHING and twin.native == call.native:
             events += self.complete(twin, now)  # one id for two calls, one behind the other
         if self._is_internal(call.name) or (twin is not None and not _may_follow(call, twin)):

@@ -99,11 +99,10 @@ class Lifecycle:
     @property
     def needs_full_parse(self) -> bool:
         """Whether the next text may change something: then every event has to be decoded."""
-        if self._announcer.finishing:
-            return True
-        if not (self._calls and self._affected_by_text):
-            return False
-        return any(call.state in self._affected_by_text for call in self._calls.values())
+        if not self._calls or self._announcer.finishing:
+            return bool(self._calls)
+        affected = self._affected_by_text
+        return bool(affected) and any(call.state in affected for call in self._calls.values())
 
     def freeze_labels(self) -> None:
         """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""

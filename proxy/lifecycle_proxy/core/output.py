@@ -6,7 +6,6 @@ without blank lines between them). ``gap`` is what is missing then, and is writt
 """
 
 import itertools
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lifecycle_proxy.core.events import LifecycleEvent
@@ -36,10 +35,11 @@ class Output:
     Attributes:
         gap: what must be written to close the client's last event.
         has_ids: an event of the upstream had an ``id`` field.
+        events: the lifecycle events of this input, for all other listeners.
         changed: something was added to this input, or taken out of it.
     """
 
-    __slots__ = ("_added", "_events", "_frames", "_pieces", "changed", "gap", "has_ids")
+    __slots__ = ("_added", "_frames", "_pieces", "changed", "events", "gap", "has_ids")
 
     def __init__(self) -> None:
         self.gap = b""
@@ -50,7 +50,7 @@ class Output:
         self.changed = False
         self._pieces: list[bytes] = []
         self._added: list[int] = []  # which pieces are of ours
-        self._events: list[LifecycleEvent] = []
+        self.events: list[LifecycleEvent] = []
         self._frames = 0
 
     def pass_on(self, raw: bytes, gap: bytes) -> None:
@@ -83,10 +83,6 @@ class Output:
         self._frames += bool(frame)
         self.write(self.comment(frame) if frame.startswith(b":") else frame)
 
-    def note(self, events: Sequence[LifecycleEvent]) -> None:
-        """Lifecycle events, for all listeners but the client."""
-        self._events += events
-
     def comment(self, frame: bytes) -> bytes:
         """A comment of ours, with a blank line behind it, as this stream takes it.
 
@@ -102,13 +98,13 @@ class Output:
         Args:
             unchanged: the input, if it was passed on whole unless something ``changed``.
         """
-        pieces, added = self._pieces, self._added
-        if unchanged is not None and not self.changed:
-            step = Step(unchanged, tuple(self._events))
-        else:
-            offsets = [0, *itertools.accumulate(map(len, pieces))] if added else []
-            ours = tuple((offsets[number], offsets[number + 1]) for number in added)
-            step = Step(b"".join(pieces), tuple(self._events), ours, self._frames)
+        if unchanged is not None and not self.changed and not self.events:
+            self._pieces.clear()
+            return Step(unchanged)
+        data = b"".join(self._pieces) if self.changed or unchanged is None else unchanged
+        offsets = [0, *itertools.accumulate(map(len, self._pieces))] if self._added else []
+        added = [(offsets[number], offsets[number + 1]) for number in self._added]
+        step = Step(data, tuple(self.events), tuple(added), self._frames)
         self._begin()
         return step
 

@@ -68,6 +68,7 @@ class Pipeline:
         self._parser = sse.Parser(options.max_event_bytes)
         self._output = Output()
         self._rewriter = Rewriter(context, hides_results=writer.hides_results)
+        self._rewrites = self._rewriter.is_active
         self._tracker = Tracker(
             api, writer, envelope, options, context, output=self._output, rewriter=self._rewriter
         )
@@ -199,14 +200,13 @@ class Pipeline:
         """Pass on an event, with the frames that belong in front of it and behind it."""
         self._is_due = True
         tracker = self._tracker
-        if event.data is not None and event.raw.startswith(_BOM) and tracker.has_carried_over:
+        if tracker.carried_over and event.data is not None and event.raw.startswith(_BOM):
             event = self._behind_mark(event)
         if not (event.data is None or tracker.is_off or tracker.is_done):
             try:
                 self._pass_observed(event, now)
             except Exception as failure:  # rule 5
                 tracker.switch_off(failure, now)
-            tracker.decide_skim()
         if self._is_due:
             self._pass_raw(event)
 
@@ -219,17 +219,23 @@ class Pipeline:
 
     def _pass_observed(self, event: sse.Event, now: float) -> None:
         tracker = self._tracker
-        seen = tracker.observe(event)
+        seen = tracker.maybe_observe(event)
+        if seen is None:
+            return
         if seen and isinstance(seen[0], NativeProgress):
             self._replace_native(event, seen[0], now)
+            tracker.decide_skim()
             return
         # Of an event that is partly with the client nothing can come in front any more.
         split = 0 if self._passed else _leading(seen)
-        tracker.apply(seen[:split], now)
+        if split:
+            tracker.apply(seen[:split], now)
         if not self._passed:
             tracker.write_before(seen)
         self._pass_raw(event)
-        tracker.apply(seen[split:], now)
+        if behind := seen[split:]:
+            tracker.apply(behind, now)
+        tracker.decide_skim()
 
     def _pass_raw(self, event: sse.Event, *, is_skimmed: bool = False) -> None:
         self._is_due = False
@@ -241,7 +247,7 @@ class Pipeline:
             return
         self._passed = max(0, passed - len(event.raw))  # pieces of a large event overlap
         raw = event.raw[passed:]
-        if self._rewriter.is_active and not (passed or is_skimmed):
+        if self._rewrites and not (passed or is_skimmed):
             raw = self._rewriter.edit(event)
             if not raw.endswith(event.raw):
                 output.rewrite(raw)
@@ -253,7 +259,7 @@ class Pipeline:
         """Write ours in the place of the upstream's own lifecycle event, or pass it (rule 4)."""
         events, is_known = self._tracker.apply_native(native, now)
         if self._passed or (self._keeps_native and (self._is_silent or not is_known)):
-            self._output.note(events)
+            self._output.events += events
             self._pass_raw(event)
             return
         self._output.changed, self._is_due = True, False
@@ -263,12 +269,12 @@ class Pipeline:
         """Whether an unfinished event has to stay here (rule 3)."""
         if self._parser.skipping:
             return False
-        if self._rewriter.is_active:
+        if self._rewrites:
             return True
         if self._is_silent:
             return not self._keeps_native and _may_be_native(tail)
         tracker = self._tracker
-        return tracker.has_carried_over or tracker.has_open_calls or _may_be_native(tail)
+        return bool(tracker.carried_over) or tracker.has_open_calls or _may_be_native(tail)
 
 
 def _leading(seen: Sequence[Observation]) -> int:

@@ -6,6 +6,7 @@ the frames stand, and what becomes of the events themselves, is decided in ``pip
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api
@@ -19,8 +20,8 @@ from lifecycle_proxy.core.events import (
     NativeProgress,
     Observation,
     StreamEnded,
+    ToolCompleted,
 )
-from lifecycle_proxy.core.frames import FrameWriter
 from lifecycle_proxy.core.lifecycle import Lifecycle
 from lifecycle_proxy.core.output import Output
 from lifecycle_proxy.core.rewriter import Rewriter
@@ -31,6 +32,7 @@ class Tracker:
 
     Attributes:
         counts: what was passed over.
+        carried_over: events of earlier streams that have still to be written.
         is_off: something of ours failed; nothing is looked at any more.
         is_done: behind ``[DONE]``.
         has_ended: behind the end of an answer; another may follow.
@@ -71,22 +73,19 @@ class Tracker:
             whole_arguments=writer.whole_arguments,
             context=context,
         )
-        preview = options.result_preview
-        self._frames = FrameWriter(writer, self._observer, envelope, output, result_preview=preview)
-        self._carried_over = context.carried_over
-        self._rewriter = rewriter
+        self._envelope = envelope
+        self._output = output
+        self._result_preview = options.result_preview
+        self.carried_over = context.carried_over
+        self._merger = rewriter if rewriter.merges_rounds else None
         self._max_event_bytes = options.max_event_bytes
         self._may_skim = not writer.needs_full_parse  # as far as is known here
 
     @property
     def envelope(self) -> Envelope:
         """What the upstream's latest chunk says of its answer."""
-        return self._frames.envelope()
-
-    @property
-    def has_carried_over(self) -> bool:
-        """Whether events of earlier streams have still to be written."""
-        return bool(self._carried_over)
+        self._observer.update(self._envelope)
+        return self._envelope
 
     @property
     def has_open_calls(self) -> bool:
@@ -100,31 +99,33 @@ class Tracker:
         """
         if not self._may_skim or self._lifecycle.needs_full_parse:
             return False
-        if self._rewriter.merges_rounds and self._rewriter.needs_full_parse:
+        if self._merger is not None and self._merger.needs_full_parse:
             return False
         if len(raw) > self._max_event_bytes:
             return False
         try:
             return self._observer.skim(raw)
-        except Exception as failure:  # ``observe`` may do better
+        except Exception as failure:  # ``maybe_observe`` may do better
             self._note(failure)
             return False
 
-    def observe(self, event: sse.Event) -> Sequence[Observation]:
-        """What an event says, for ``apply``; nothing where no frame can follow from it."""
+    def maybe_observe(self, event: sse.Event) -> Sequence[Observation] | None:
+        """What an event says, for ``apply``; None where no frame can follow from it."""
         seen = self._observer.observe(event)
         if seen:
             last = seen[-1]
             self.has_ended = isinstance(last, StreamEnded) and last.reason is None
             self.is_done = isinstance(last, StreamEnded) and last.is_last
-        self.write_carried_over()
+        if self.carried_over:
+            self.write_carried_over()
         is_activity = len(seen) == 1 and isinstance(seen[0], ACTIVITY_TYPES)
         if is_activity and not (self._lifecycle.open or self._writer.needs_full_parse):
-            return ()
+            self._may_skim = True
+            return None
         return seen
 
     def decide_skim(self) -> None:
-        """Behind an event that was decoded: whether the next one has to be."""
+        """Decide, behind the frames of an event, whether the next one has to be decoded."""
         is_over = self.is_off or self.is_done or self.has_ended
         self._may_skim = not (is_over or self._writer.needs_full_parse)
 
@@ -132,12 +133,12 @@ class Tracker:
         """Write the frames that follow from these observations.
 
         Args:
-            seen: what ``observe`` gave, or a part of it.
+            seen: what ``maybe_observe`` gave, or a part of it.
             now: seconds on a monotonic clock.
         """
         for observation in seen:
             if events := self._lifecycle.feed(observation, now):
-                self._frames.write(events)
+                self.write(events)
 
     def apply_native(self, native: NativeProgress, now: float) -> tuple[list[LifecycleEvent], bool]:
         """Take the upstream's own lifecycle event; nothing is written.
@@ -154,17 +155,24 @@ class Tracker:
 
     def write(self, events: Sequence[LifecycleEvent]) -> None:
         """Write the frames of these events."""
-        self._frames.write(events)
+        output, envelope = self._output, self.envelope
+        for event in events:
+            if isinstance(event, ToolCompleted) and event.output is not None:
+                preview = event.output[: self._result_preview] or None
+                event = replace(event, output=preview)  # noqa: PLW2901
+            output.events.append(event)
+            output.write_lifecycle(self._writer.write(event, envelope))
 
     def write_before(self, seen: Sequence[Observation]) -> None:
         """Write what the dialect must have in front of an event, or of the end."""
-        self._frames.write_before(seen)
+        if self._writer.needs_full_parse:
+            self._output.write(self._writer.before(seen, self.envelope))
 
     def write_carried_over(self) -> None:
         """Write what earlier streams left open, in front of anything else."""
-        events, self._carried_over = self._carried_over, ()
+        events, self.carried_over = self.carried_over, ()
         if events:
-            self._frames.write(events)
+            self.write(events)
 
     def close(self, ended: StreamEnded, now: float) -> None:
         """Complete what is open. Behind ``[DONE]`` nothing is.
@@ -189,6 +197,7 @@ class Tracker:
             now: seconds on a monotonic clock.
         """
         self.is_off = True
+        self._may_skim = False
         self._note(failure)
         self._lifecycle.freeze_labels()
         with suppress(Exception):  # whatever failed may well fail again

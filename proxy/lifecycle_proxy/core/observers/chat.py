@@ -193,7 +193,8 @@ class ChatObserver:
         for entry in choices:
             if isinstance(entry, dict):
                 self._observe_choice(entry, chunk, seen)
-        seen += results.outputs(chunk, self._identities)
+        if "tool_outputs" in chunk:
+            seen += results.outputs(chunk, self._identities)
         if any(isinstance(observation, CallResult) for observation in seen):
             # Tools that run behind the upstream end one by one; the others go on.
             seen.remove(ACTIVITY)
@@ -250,8 +251,9 @@ class ChatObserver:
             calls = [entry for entry in calls if maybe_present(entry.get("id"))]
         for entry in calls:
             self._call(choice, entry, chunk, seen, whole=whole)
-        for entry in hosted_calls_in(delta):
-            self._call(choice, entry, chunk, seen, whole=whole, hosted=True)
+        if "provider_specific_fields" in delta:
+            for entry in hosted_calls_in(delta):
+                self._call(choice, entry, chunk, seen, whole=whole, hosted=True)
 
     def _call(
         self,

@@ -4,10 +4,17 @@ The result itself is nobody's business but the configured preview's; that it is 
 call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from lifecycle_proxy.core.events import CallDelta, CallResult, Observation, Outcome, UnknownResult
+from lifecycle_proxy.core.events import (
+    NOTHING,
+    CallDelta,
+    CallResult,
+    Observation,
+    Outcome,
+    UnknownResult,
+)
 from lifecycle_proxy.core.observers.identity import ChatCall, Choice, Identities, maybe_id
 from lifecycle_proxy.core.observers.json import dumps
 
@@ -53,16 +60,22 @@ def outputs(holder: _Json, identities: Identities) -> Iterator[Observation]:
         yield _result(call_id, entry, identities)
 
 
-def of_call(call: ChatCall, body: _Json, entry: _Json) -> Iterator[Observation]:
-    """A result inside the entry of the call itself (Zhipu's all-tools: ``outputs``)."""
+def of_call(call: ChatCall, body: _Json, entry: _Json) -> Sequence[Observation]:
+    """A result inside the entry of the call itself (Zhipu's all-tools: ``outputs``).
+
+    Args:
+        call: that the entry belongs to.
+        body: the part of the entry with name and arguments.
+        entry: of ``tool_calls``.
+    """
     if _ANY_IN_CALL.isdisjoint(body) and _ANY_IN_CALL.isdisjoint(entry):
-        return
+        return NOTHING
     for holder in (body, entry):
         for key in _IN_CALL:
             if holder.get(key) is not None:
                 call.answered = True
-                yield CallResult(call.key, _outcome(holder), _text(holder[key]))
-                return
+                return (CallResult(call.key, _outcome(holder), _text(holder[key])),)
+    return NOTHING
 
 
 def _executed(
