@@ -1,6 +1,6 @@
 """The arguments of one tool call: pieces of JSON, mostly, that add up.
 
-Backends tell them in three more ways: as snapshots, each with all there is so far; with an empty
+Backends send them in three more ways: as snapshots, each with all there is so far; with an empty
 object in front, as a placeholder; and whole, a second time. ``take`` sorts these out.
 
 Whether arguments are whole is judged by their strings, braces and brackets alone. That is enough to

@@ -17,7 +17,7 @@ class Presenter(Protocol):
     """How a call is shown to people. Pure: the same answer for the same call."""
 
     def label(self, tool: str, arguments: str) -> str:
-        """One line that tells what a call does.
+        """One line that says what a call does.
 
         Args:
             tool: its name.

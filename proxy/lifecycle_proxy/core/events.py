@@ -1,4 +1,4 @@
-"""The vocabulary: what an observer saw (observations) and what a client is told (lifecycle events).
+"""What passes between the parts: observations (of an observer) and lifecycle events (for clients).
 
 An observer turns one upstream event into observations. The lifecycle turns observations into
 ``ToolRunning`` and ``ToolCompleted``. A dialect turns those into bytes. Nothing else passes between
@@ -33,11 +33,11 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """A piece of a tool call. ``key`` tells the calls of one stream apart; ``id`` need not.
+    """A piece of a tool call. ``key`` identifies it in its stream; ``id`` need not.
 
     Attributes:
         settled: no more of its identity will come; without an id there will never be one.
-        hosted: it runs behind the upstream; nobody asks the client to run it.
+        hosted: it runs behind the upstream, not in the client.
         reused: its place in the stream was an earlier call's, so that one is written.
     """
 
@@ -134,7 +134,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The model goes on with words, or thoughts: the calls before them are written."""
+    """The model goes on with text, or reasoning: the calls before them are written."""
 
     choice: int
     before: ClassVar[bool] = True
@@ -146,7 +146,7 @@ class StreamEnded:
 
     Attributes:
         reason: None at a proper end.
-        beats_finish: what was finished, but not yet told, ends for this reason too.
+        beats_finish: what was finished, but not yet completed, ends for this reason too.
         is_last: nothing follows that a client would read: ``[DONE]``.
     """
 
@@ -190,8 +190,8 @@ class ToolRunning:
     """A tool call has begun.
 
     Attributes:
-        hosted: it runs behind the upstream; nobody asks the client to run it.
-        repeat: how often its id was told before in this choice: ids may come again.
+        hosted: it runs behind the upstream, not in the client.
+        repeat: how often its id was announced before in this choice: ids may come again.
         arguments: JSON, redacted; "" where they are not known by then, or not wanted.
     """
 

@@ -51,7 +51,7 @@ class EarlierCalls:
         return cls(len(seen), frozenset(seen[-_MAX_EARLIER:]))
 
     def is_news(self, seen: Sequence[TrailingCall]) -> bool:
-        """Whether a later request tells of one more. The same request may come twice."""
+        """Whether a later request holds one more. The same request may come twice."""
         return len(seen) > self.count or seen[-1] not in self.last
 
 

@@ -1,4 +1,4 @@
-"""How a call is shown to people: one line that tells what it does, and an emoji.
+"""How a call is shown to people: one line that says what it does, and an emoji.
 
 The rules are Hermes Agent's own (``agent/display.py``, ``build_tool_preview`` and
 ``get_tool_emoji`` of hermes-agent 0.19), so that a card looks the same whether Hermes or this
@@ -86,7 +86,7 @@ class Labels:
         self._name = lru_cache(_TOOLS_KEPT)(self.shown)
 
     def label(self, tool: str, arguments: str) -> str:
-        """One line: the most telling argument, else the name of the tool."""
+        """One line: the most informative argument, else the name of the tool."""
         return (arguments and self.shown(preview(tool, arguments))) or self._name(tool)
 
     def shown(self, text: str) -> str:
@@ -119,7 +119,7 @@ class Labels:
 
 
 def preview(tool: str, arguments: str) -> str:
-    """The most telling argument of a call; "" where they are not known, or tell nothing."""
+    """The most informative argument of a call; "" where they are not known, or say nothing."""
     try:
         args = orjson.loads(arguments)
     except orjson.JSONDecodeError:
@@ -141,7 +141,7 @@ def _one_line(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    """A plain value, or the first of a list of such; other structures tell nothing in one line."""
+    """A plain value, or the first of a list of such; other structures say nothing in one line."""
     if isinstance(value, list):
         value = value[0] if value else None
     return str(value) if isinstance(value, str | int | float) else ""

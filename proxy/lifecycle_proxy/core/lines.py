@@ -4,7 +4,7 @@ Such a line is text of the answer for every page, so it comes back with the hist
 a request: messages of the three APIs, parts of them, titles and summaries of a conversation, words
 of a user who quotes the answer. The model must never see it, or it begins to write such lines.
 
-A line carries a mark that nobody sees: U+2063, twice in front and once behind, so that a start is
+A line carries an invisible mark: U+2063, twice in front and once behind, so that a start is
 known from an end where one of them is lost. A whole line goes with the line ends around it that it
 came with, and the text is again what the model wrote. Where a page has wrapped, cut or joined the
 text, what is left of a line goes, and every line end that is not surely its own stays.

@@ -73,7 +73,7 @@ class Parser:
     """An incremental parser for one stream.
 
     Args:
-        max_event_bytes: an event that grows beyond this is handed out in unparsed pieces as it
+        max_event_bytes: an event that grows beyond this is returned in unparsed pieces as it
             arrives, so that neither memory nor the stream waits for its end.
     """
 

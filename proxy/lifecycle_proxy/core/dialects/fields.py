@@ -16,7 +16,7 @@ def lifecycle_fields(event: LifecycleEvent) -> dict[str, Any]:
     """The flat fields of an event.
 
     The status of a failed tool is ``completed``, too: strict clients (Swift enums, Next.js) drop
-    any other value and their card spins for ever. ``isError`` tells the two apart. Never a key
+    any other value and their card spins for ever. ``isError`` is the difference. Never a key
     ``error``: every SDK raises on it.
     """
     fields: dict[str, Any] = {

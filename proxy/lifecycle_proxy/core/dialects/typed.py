@@ -15,7 +15,7 @@ from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 def responses_plain(event: LifecycleEvent, envelope: Envelope) -> bytes:
     """Without the event line: openai-python < 1.98 and openai-node < 5.11 wrap any named event.
 
-    Loops compare the sequence number; repeating the last one harms nobody.
+    Loops compare the sequence number; repeating the last one does no harm.
     """
     payload: dict[str, Any] = {
         "type": "keepalive",
@@ -32,6 +32,6 @@ def responses(event: LifecycleEvent, envelope: Envelope) -> bytes:
 
 
 def messages(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """For all clients of Anthropic's API; with ``event: ping`` its SDKs would show it to nobody."""
+    """For all clients of Anthropic's API; with ``event: ping`` its SDKs would drop it."""
     payload = {"type": "ping", "event": EVENT_NAME, **lifecycle_fields(event)}
     return EVENT_LINE + b"data: " + dumps(payload) + b"\n\n"

@@ -15,7 +15,10 @@ class Observer(Protocol):
         ...
 
     def skim(self, raw: bytes) -> bool:
-        """A quicker look at one whole event: True where ``observe`` would find only substance."""
+        """Whether one whole event holds text or known arguments only, without decoding all of it.
+
+        If so it has been taken in; ``observe`` would have reported activity and nothing else.
+        """
         ...
 
     def update(self, envelope: Envelope) -> None:

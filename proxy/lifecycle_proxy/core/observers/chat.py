@@ -1,8 +1,8 @@
-"""OpenAI chat completions streams, as the backends of the field really write them.
+"""OpenAI chat completions streams, as real backends write them.
 
 An observation is made of what is there; what is missing, null or of another type than documented is
-passed over. Tool calls are told apart by ``identity``; results of tools that ran behind the
-upstream by ``results``.
+passed over. Which call a piece belongs to is decided in ``identity``. Results of tools that ran
+behind the upstream are read in ``results``.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,30 @@
 """Which call does a delta belong to?
 
 Neither ``index`` nor ``id`` alone is an identity on the wire of real backends: Ollama numbers every
-call 0, LM Studio sends a fresh id with every delta, Mistral sends no index, vLLM no id. The eight
-rules below are tried in order, per choice; each names a backend that needs it.
+call 0, LM Studio sends a fresh id with every delta, Mistral sends no index, vLLM no id.
+
+Strategy: each choice remembers its calls by id and by slot (the index), and which one was touched
+last. A delta is resolved by what it has: with an id in ``_by_id``, without one in ``_by_place``.
+Where that leaves two readings, the arguments decide: nothing can follow a whole JSON object, so
+what comes behind one is another call.
+
+Rules, per choice, in the order in which they are tried; the code names them where they apply:
+
+1. null, "", "null" and a missing key mean that a part is absent (``chat_fields.maybe_present``).
+2. A known id is the known call, whatever the index is (LibreChat with Bedrock).
+3. An unknown id opens a call in a free slot, or is the late id of the call that waits in the slot.
+4. In a taken slot an unknown id with a name is another call (Ollama, Gemini: index 0 for all);
+   without a name it is the same call (LM Studio: a fresh id on every delta).
+5. Without an id the slot decides; a new name behind whole arguments is another call.
+6. Without id and index the call touched last decides (Mistral).
+7. Arguments at an index that never had a name belong to the call touched last (SGLang, MiniMax).
+8. Behind the choice's finish its slots and ids are free (Kimi: ids begin anew every turn), unless
+   the finish cut a call whose arguments go on (Gemini via LiteLLM).
+
+Warnings: ids and indexes repeat over the rounds of an agent, in one stream. Two places with one id
+may be one call that is repeated (LocalAI) or two (gateways): see ``Echo``. Whenever a delta might
+resolve to another call than before, ``version`` must change, or ``chunk_templates`` go on with the
+old one.
 """
 
 from collections import deque
@@ -29,7 +51,7 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class ChatCall:
-    """One tool call, as the observer tells them apart."""
+    """One tool call, as the observer knows it."""
 
     key: int
     choice: int
@@ -58,7 +80,7 @@ class Echo(NamedTuple):
     """A head under a known id and name, in a place of its own.
 
     It may be the known call again (LocalAI), or another one (gateways that give all calls of an
-    answer one id). Its arguments tell, once they are whole.
+    answer one id). Its arguments decide, once they are whole.
     """
 
     call: ChatCall

@@ -52,7 +52,7 @@ _CUT: Final = {
     "model_context_window_exceeded": Outcome.CUT,
     "refusal": Outcome.CANCELLED,
 }
-# The model has said its last word: nothing will answer a tool of the server any more. Behind others
+# The model has ended its answer: no result of a hosted tool will come any more. Behind others
 # (``pause_turn``) the next request may go on with it.
 _FINAL: Final = ("end_turn", "stop_sequence")
 
@@ -85,7 +85,7 @@ class MessagesObserver:
         self._told: list[_MessagesCall] = []
 
     def skim(self, raw: bytes) -> bool:
-        """Whether the event is a piece of a block. It has been taken in then."""
+        """Whether the event is a piece of a block. If so it has been taken in."""
         payload = maybe_payload(raw)
         if payload is None or payload.get("type") != "content_block_delta":
             return False

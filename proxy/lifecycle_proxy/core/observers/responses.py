@@ -1,7 +1,7 @@
 """OpenAI Responses streams: every output item that is a tool call, whoever runs it.
 
 The events are those of openai-python 3.52 (``openai.types.responses``). A call is what
-``response.output_item.added`` and ``.done`` say of its item; the finer events only tell its
+``response.output_item.added`` and ``.done`` say of its item; the finer events only have its
 arguments, or how it goes on. A call that the client can answer (``function_call`` and the like) is
 over when it is written. What runs behind the upstream is over when its result is known.
 
@@ -10,7 +10,7 @@ anew. The last event of an answer has all of its items once more; what was left 
 is found there.
 
 A new call does not end those written before it: agents announce all of a round's calls, then run
-them, and tell their outputs as items (Hermes Agent). Words, thoughts and other items do.
+them, and send their outputs as items (Hermes Agent). Text, reasoning and other items do.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class ResponsesObserver:
         self._has_ended = False  # the latest answer
 
     def skim(self, raw: bytes) -> bool:
-        """Whether the event is text, a piece of arguments or mere progress. It is taken in then."""
+        """Whether the event is text, arguments or progress. If so it has been taken in."""
         payload = maybe_payload(raw)
         kind = payload.get("type") if payload is not None else None
         if payload is None or type(kind) is not str or kind in self._REACTIONS:
@@ -113,7 +113,7 @@ class ResponsesObserver:
             self._response = {key: response.get(key) for key in ("id", "model", "created_at")}
         state = kind.rpartition(".")[2]
         if state in ("completed", "done"):
-            # Servers that know one way to end only tell in the status how it really was.
+            # Some servers always end with this event; how it really ended is in the status.
             status = response.get("status")
             state = status if isinstance(status, str) and status in _ENDS else "completed"
         if state == "created" and (self._has_ended or before not in (None, response.get("id"))):
@@ -262,7 +262,7 @@ def _ending(call: ResponsesCall, item: Json) -> Observations:
         if call.kind in items.ANSWERED:
             return NOTHING  # its output item follows
     elif item.get("status") == "incomplete" and not call.hosted:
-        return NOTHING  # how the response ends tells why
+        return NOTHING  # the end of the response has the reason
     call.is_answered = True
     return (CallResult(call.key, outcome, output, before=not call.hosted),)
 

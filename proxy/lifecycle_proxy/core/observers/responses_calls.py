@@ -115,7 +115,7 @@ class ResponsesCalls:
     def maybe_known(self, item: Json, place: int | None, *, done: bool) -> ResponsesCall | None:
         """The call that an item belongs to.
 
-        Where call ids are sent, they tell calls apart, unless item id, place and name agree. Ids
+        Where call ids are sent they are the identity, unless item id, place and name agree. Ids
         may come again, in another place, once their call is over.
 
         Args:

@@ -1,7 +1,6 @@
 """Results of tools that ran behind the upstream, in all the places where servers put them.
 
-The result itself is nobody's business but the configured preview's; that it is there completes the
-call.
+That a result is there completes the call. The result itself is used for the preview only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +37,7 @@ _FAILED_STATUS: Final = ("failed", "error", "incomplete")
 def of_delta(
     delta: _Json, chunk: _Json, choice: Choice, identities: Identities
 ) -> Iterator[Observation]:
-    """The results that a delta holds, whatever its dress."""
+    """Tool results in a delta, in any of the known vendor formats."""
     if delta.get("role") == "tool":
         # Agent servers: PageSpace with tool_call_id, Hugging Face's tiny-agents with the call's id
         # as the id of the chunk.

@@ -1,4 +1,4 @@
-"""Snapshots: a whole answer, told again behind its events, or instead of them.
+"""Snapshots: a whole answer, repeated behind its events, or instead of them.
 
 Bridges change ids between the events and the snapshot, leave calls out of either, and count places
 differently. So an item of a snapshot is a call that was streamed if an id says so, else if kind and
@@ -50,7 +50,7 @@ _Call = TypeVar("_Call", bound=Known)
 
 
 def match(calls: Sequence[_Call], items: Sequence[SnapshotItem]) -> list[_Call | None]:
-    """For each item the call that it tells again, or None. Each call is found once at most."""
+    """For each item the call that it repeats, or None. Each call is found once at most."""
     found: list[_Call | None] = [None] * len(items)
     taken: set[int] = set()
     for keys in (_ids, _place, _content):

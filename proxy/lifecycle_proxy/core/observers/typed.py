@@ -1,4 +1,4 @@
-"""What the vocabularies share whose events say in ``data`` what they are."""
+"""What Responses and Messages share: events that have their type in ``data``."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
 class ReplaceableArguments(Arguments):
-    """Arguments that may be told as a whole besides their pieces. What came last counts."""
+    """Arguments that come in pieces and also as a whole. What came last counts."""
 
     __slots__ = ("_is_whole",)
 
@@ -38,7 +38,7 @@ class ReplaceableArguments(Arguments):
         self._is_whole = False
 
     def piece(self, text: str) -> None:
-        """Behind a whole the pieces begin anew: Kimi tells the input at the start and again."""
+        """Behind a whole the pieces begin anew: Kimi sends the input at the start and again."""
         if text:
             if self._is_whole:
                 self.clear()
@@ -56,7 +56,7 @@ class ReplaceableArguments(Arguments):
 def read(
     event: sse.Event, counts: Counts, react: Callable[[str, Json], Observations]
 ) -> Observations:
-    """What an event says, whose ``data.type`` tells what it is, else its name.
+    """What an event says, whose type is in ``data.type``, else in its name.
 
     Args:
         event: any event.
@@ -92,8 +92,8 @@ def read(
 def maybe_payload(raw: bytes) -> Json | None:
     """The payload of an event in the usual form: one line of data, a name in front of it or none.
 
-    None for anything else, and for errors: those want a proper look. Decoding costs less than all
-    that a proper look does besides, and bytes that were not decoded may say anything.
+    None for unusual framing and for errors: ``read`` takes those. The JSON is always decoded: that
+    is cheap compared with the rest, and bytes that were not decoded cannot be trusted.
     """
     found = _USUAL.fullmatch(raw)
     if found is None or _CR in raw:  # a line end for the one, white space for JSON
