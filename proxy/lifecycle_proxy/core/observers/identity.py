@@ -13,13 +13,14 @@ Rules, per choice, in the order in which they are tried; the code names them whe
 1. null, "", "null" and a missing key mean that a part is absent (``chat_fields.maybe_present``).
 2. A known id is the known call, whatever the index is (LibreChat with Bedrock).
 3. An unknown id opens a call in a free slot, or is the late id of the call that waits in the slot.
-4. In a taken slot an unknown id with a name is another call (Ollama, Gemini: index 0 for all);
-   without a name it is the same call (LM Studio: a fresh id on every delta).
-5. Without an id the slot decides; a new name behind whole arguments is another call.
-6. Without id and index the call touched last decides (Mistral).
+4. In a taken slot an unknown id with a name is another call (Ollama, Gemini: index 0 for all), but
+   for the same name before whole arguments (mlx-openai-server). Without a name it is the same call.
+5. Without an id the slot decides; a name behind whole arguments is another call.
+6. Without id and index a name is another call; else it is the call touched last (Mistral).
 7. Arguments at an index that never had a name belong to the call touched last (SGLang, MiniMax).
-8. Behind the choice's finish its slots and ids are free (Kimi: ids begin anew every turn), unless
-   the finish cut a call whose arguments go on (Gemini via LiteLLM).
+8. Behind the choice's finish its slots are free. A finished id that comes again with a name is
+   another call only under another chunk id, or behind its result (Kimi). A finish that cut
+   arguments which go on was none (Gemini via LiteLLM).
 
 Warnings: ids and indexes repeat over the rounds of an agent, in one stream. Two places with one id
 may be one call that is repeated (LocalAI) or two (gateways): see ``Echo``. Whenever a delta might
