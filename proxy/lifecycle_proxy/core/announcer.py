@@ -9,7 +9,7 @@ Rules:
   event. So a second start, result or end of a call has none.
 - An id may come again in a choice once its call is completed. While that is open, the second call
   is suppressed, unless the first is delegated to the client: then it is completed as superseded.
-- A call that a client runs belongs to ``PendingCalls`` as well, and whoever takes it from there
+- A call that a client runs belongs to ``PendingCalls`` as well, and what takes it from there
   announces its end: this stream, a later request, or a timeout.
 """
 

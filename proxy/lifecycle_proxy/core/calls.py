@@ -65,7 +65,7 @@ class Call:
     state: State = State.NEW
     hosted: bool = False
     repeat: int = 0
-    has_made_id: bool = False  # the id is ours: no client can answer it
+    has_made_id: bool = False  # the id is made up: no client can answer it
     native: bool = False  # announced by the upstream's own lifecycle event
     label: str | None = None
     emoji: str | None = None

@@ -46,7 +46,7 @@ class PendingCalls(Protocol):
         ...
 
     def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
-        """The call of this id, if its result has not come yet. Whoever takes it announces its end.
+        """The call of this id, if its result has not come yet. What takes it announces its end.
 
         Args:
             call_id: as it was announced.
@@ -65,6 +65,12 @@ class StreamPending:
         self._calls[call.announced.id, call.announced.choice] = call
 
     def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
+        """See ``PendingCalls``.
+
+        Args:
+            call_id: as it was announced.
+            choice: the index of its choice.
+        """
         return self._calls.pop((call_id, choice), None)
 
 

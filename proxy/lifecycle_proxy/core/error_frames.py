@@ -1,7 +1,7 @@
 """An error as an event, in the form in which clients of each API expect one.
 
-These are the only frames of ours with a top-level ``error``: OpenAI's and Anthropic's SDKs raise on
-it. A Responses stream ends with ``response.failed`` instead; Codex passes over anything else.
+These are the only added frames with a top-level ``error``: OpenAI's and Anthropic's SDKs raise on
+it. A Responses stream ends with ``response.failed`` instead; Codex ignores anything else.
 """
 
 import json

@@ -251,7 +251,13 @@ class DelegatedCall:
     def completed(
         self, now: float, *, outcome: Outcome = Outcome.UNKNOWN, reason: str | None = None
     ) -> ToolCompleted:
-        """The end of it."""
+        """The end of it.
+
+        Args:
+            now: seconds on the clock of ``started``.
+            outcome: of the call.
+            reason: why it ended, where that is not its result.
+        """
         announced = self.announced
         duration_ms = round((now - self.started) * 1000)
         return ToolCompleted(
@@ -269,7 +275,7 @@ class DelegatedCall:
 
 @dataclass(slots=True)
 class Envelope:
-    """What a frame of ours copies from the upstream's chunks.
+    """What a added frame copies from the upstream's chunks.
 
     Attributes:
         created: Unix time in seconds.
@@ -286,9 +292,9 @@ class Envelope:
 
 @dataclass(slots=True)
 class Counts:
-    """What an observer and the lifecycle passed over in one stream."""
+    """What an observer and the lifecycle ignored in one stream."""
 
-    undecodable: int = 0  # data that is no JSON
+    undecodable: int = 0  # data that is not JSON
     dropped: int = 0  # results of unknown ids, second results, repeated events
     observer_failures: int = 0
     failure: BaseException | None = field(default=None, repr=False)

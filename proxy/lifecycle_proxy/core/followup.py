@@ -59,7 +59,12 @@ NO_CALLS: Final = EarlierCalls()
 
 
 def fingerprint(name: str, arguments: str) -> str:
-    """The same for calls of one tool with the same arguments, however those are written."""
+    """The same for calls of one tool with the same arguments, however those are written.
+
+    Args:
+        name: of the tool.
+        arguments: JSON, in any form.
+    """
     return _hash(f"{name}\0{canonical(arguments)}")
 
 

@@ -20,7 +20,7 @@ from lifecycle_proxy.core.lines import may_hold_lines, without_lines
 
 PREFIX: Final = "htp_"
 
-# Numbers are only passed over. As floats they cannot fail; Python refuses very long integers.
+# Numbers are only ignored. As floats they cannot fail; Python refuses very long integers.
 _DECODER: Final = json.JSONDecoder(parse_int=float)
 _BETWEEN: Final = re.compile(r"[ \t\n\r]*[,:]?[ \t\n\r]*")
 # What a message may carry and still be joined to the one before it without a loss.

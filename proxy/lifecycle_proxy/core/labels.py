@@ -86,7 +86,12 @@ class Labels:
         self._name = lru_cache(_TOOLS_KEPT)(self.shown)
 
     def label(self, tool: str, arguments: str) -> str:
-        """One line: the most informative argument, else the name of the tool."""
+        """One line: the most informative argument, else the name of the tool.
+
+        Args:
+            tool: its name.
+            arguments: JSON, as far as it has come.
+        """
         return (arguments and self.shown(preview(tool, arguments))) or self._name(tool)
 
     def shown(self, text: str) -> str:
@@ -119,7 +124,12 @@ class Labels:
 
 
 def preview(tool: str, arguments: str) -> str:
-    """The most informative argument of a call; "" where they are not known, or say nothing."""
+    """The most informative argument of a call; "" where they are not known, or say nothing.
+
+    Args:
+        tool: its name.
+        arguments: JSON, as far as it has come.
+    """
     try:
         args = orjson.loads(arguments)
     except orjson.JSONDecodeError:

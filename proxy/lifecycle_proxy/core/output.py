@@ -1,4 +1,4 @@
-"""What the client gets: pieces of the upstream's bytes, and frames of ours between them.
+"""What the client gets: pieces of the upstream's bytes, and added frames between them.
 
 A frame may stand only where the event before it is closed by a blank line, or a parser would read
 the two as one. Upstreams close some events late or never (servers that write ``data:`` lines
@@ -19,7 +19,7 @@ class Step(NamedTuple):
     Attributes:
         data: the bytes to send to the client now, maybe none.
         events: the lifecycle events that became known, in order, for all other listeners.
-        added: where in ``data`` frames of ours stand, as (start, stop).
+        added: where in ``data`` added frames stand, as (start, stop).
         frames: how many of them are lifecycle frames. A dialect may write none for an event.
     """
 
@@ -49,7 +49,7 @@ class Output:
     def _begin(self) -> None:
         self.changed = False
         self._pieces: list[bytes] = []
-        self._added: list[int] = []  # which pieces are of ours
+        self._added: list[int] = []  # which pieces are frames
         self.events: list[LifecycleEvent] = []
         self._frames = 0
 
@@ -71,7 +71,7 @@ class Output:
             self.gap = b"" if raw.endswith(_BLANK_LINES) else gap_after(raw)
 
     def write(self, frame: bytes) -> None:
-        """A frame of ours, or none."""
+        """An added frame, or none."""
         if frame:
             self.changed = True
             self._added.append(len(self._pieces))
@@ -84,7 +84,7 @@ class Output:
         self.write(self.comment(frame) if frame.startswith(b":") else frame)
 
     def comment(self, frame: bytes) -> bytes:
-        """A comment of ours, with a blank line behind it, as this stream takes it.
+        """A comment, with a blank line behind it, as this stream takes it.
 
         Behind an ``id`` the blank line would be an event without data for readers that remember
         ids: openai-python fails to decode it as JSON. In a stream without ids it stays, for readers

@@ -102,7 +102,7 @@ class Pipeline:
         return self._parser.oversized
 
     def comment(self, frame: bytes) -> bytes:
-        """A comment of ours, as this stream takes it: see ``Output.comment``."""
+        """A comment, as this stream takes it: see ``Output.comment``."""
         return self._output.comment(frame)
 
     # --- inputs ---------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Pipeline:
         output.pass_on(raw, b"" if event.closed else gap_after(event.raw))
 
     def _replace_native(self, event: sse.Event, native: NativeProgress, now: float) -> None:
-        """Write ours in the place of the upstream's own lifecycle event, or pass it (rule 4)."""
+        """Write a frame in the place of the upstream's own lifecycle event, or pass it (rule 4)."""
         events, is_known = self._tracker.apply_native(native, now)
         if self._passed or (self._keeps_native and (self._is_silent or not is_known)):
             self._output.events += events

@@ -171,7 +171,7 @@ class Parser:
 
         Some hand-written servers write ``data: {...}`` lines with no blank line between them, and
         clients that read line by line do not mind. By the standard such lines are one event whose
-        joined data is no JSON, so nobody who follows the standard loses anything by the cut.
+        joined data is not JSON, so nobody who follows the standard loses anything by the cut.
         """
         if self.skipping:
             return 0

@@ -31,9 +31,9 @@ class Tracker:
     """The calls of one stream.
 
     Attributes:
-        counts: what was passed over.
+        counts: what was ignored.
         carried_over: events of earlier streams that have still to be written.
-        is_off: something of ours failed; nothing is looked at any more.
+        is_off: an observer, presenter or dialect failed; nothing is looked at any more.
         is_done: behind ``[DONE]``.
         has_ended: behind the end of an answer; another may follow.
 
@@ -190,7 +190,7 @@ class Tracker:
             self.switch_off(failure, now)
 
     def switch_off(self, failure: Exception, now: float) -> None:
-        """Something of ours failed: the chat goes on without us, and nothing may stay running.
+        """Observer, presenter or dialect failed: the chat goes on, and no call may stay running.
 
         Args:
             failure: what was raised.

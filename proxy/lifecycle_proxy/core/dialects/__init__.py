@@ -26,7 +26,12 @@ _MESSAGES: Final = stateless(messages)
 
 
 def nothing(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """No frame."""
+    """No frame.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     return b""
 
 

@@ -8,7 +8,12 @@ from lifecycle_proxy.core.events import Envelope, LifecycleEvent, ToolRunning
 
 
 def bare(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """Running with label and emoji, completed without; ASCII JSON, as Python's json writes it."""
+    """Running with label and emoji, completed without; ASCII JSON, as Python's json writes it.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     payload: dict[str, Any] = {"tool": event.tool, "toolCallId": event.id, "status": "completed"}
     if isinstance(event, ToolRunning):
         payload = {

@@ -9,10 +9,20 @@ from lifecycle_proxy.core.events import Envelope, LifecycleEvent
 
 
 def plain(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """Without the event line: openai-python < 1.98 and openai-node < 5.11 wrap any named event."""
+    """Without the event line: openai-python < 1.98 and openai-node < 5.11 wrap any named event.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     return b"data: " + dumps(chunk_fields(event, envelope)) + b"\n\n"
 
 
 def chunk(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """The default: safe for everybody else, and found by readers of Hermes' event name."""
+    """The default: safe for everybody else, and found by readers of Hermes' event name.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     return EVENT_LINE + plain(event, envelope)

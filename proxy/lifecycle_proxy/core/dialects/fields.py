@@ -51,14 +51,25 @@ def text_of(event: LifecycleEvent) -> str:
 
 
 def chunk_fields(event: LifecycleEvent, envelope: Envelope) -> dict[str, Any]:
-    """A legal chunk with one choice that changes nothing, and the fields of the event."""
+    """A legal chunk with one choice that changes nothing, and the fields of the event.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     return chunk_of(_NO_OP, envelope, lifecycle_fields(event))
 
 
 def chunk_of(
     choice: dict[str, Any], envelope: Envelope, fields: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A chunk with one choice, as the upstream would send it, and maybe more fields."""
+    """A chunk with one choice, as the upstream would send it, and maybe more fields.
+
+    Args:
+        choice: the only one.
+        envelope: as the upstream's latest chunk has it.
+        fields: besides.
+    """
     payload: dict[str, Any] = {
         "id": envelope.id,
         "object": "chat.completion.chunk",
@@ -68,7 +79,7 @@ def chunk_of(
         **(fields or {}),
     }
     if envelope.system_fingerprint is not None:
-        # openai's accumulating helper takes it from the latest chunk, be it ours.
+        # openai's accumulating helper takes it from the latest chunk, be it an added one.
         payload["system_fingerprint"] = envelope.system_fingerprint
     return payload
 

@@ -33,6 +33,10 @@ def openwebui(event: LifecycleEvent, envelope: Envelope) -> bytes:
     For calls that are in the stream as ``delta.tool_calls`` Open WebUI draws a card of its own and
     runs the tool: those get plain chunks. Of the others each card must get its output before the
     stream ends, or Open WebUI runs the tool itself.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
     """
     payload = chunk_fields(event, envelope)
     if event.hosted:
@@ -43,7 +47,12 @@ def openwebui(event: LifecycleEvent, envelope: Envelope) -> bytes:
 
 
 def openwebui_status(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """A status line: for Open WebUI before 0.8, which knows no cards, or by taste."""
+    """A status line: for Open WebUI before 0.8, which knows no cards, or by taste.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     payload = chunk_fields(event, envelope)
     done = isinstance(event, ToolCompleted)
     text = text_of(event)

@@ -16,6 +16,10 @@ def responses_plain(event: LifecycleEvent, envelope: Envelope) -> bytes:
     """Without the event line: openai-python < 1.98 and openai-node < 5.11 wrap any named event.
 
     Loops compare the sequence number; repeating the last one does no harm.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
     """
     payload: dict[str, Any] = {
         "type": "keepalive",
@@ -27,11 +31,21 @@ def responses_plain(event: LifecycleEvent, envelope: Envelope) -> bytes:
 
 
 def responses(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """For everybody else."""
+    """For everybody else.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     return EVENT_LINE + responses_plain(event, envelope)
 
 
 def messages(event: LifecycleEvent, envelope: Envelope) -> bytes:
-    """For all clients of Anthropic's API; with ``event: ping`` its SDKs would drop it."""
+    """For all clients of Anthropic's API; with ``event: ping`` its SDKs would drop it.
+
+    Args:
+        event: to write.
+        envelope: as the upstream's latest chunk has it.
+    """
     payload = {"type": "ping", "event": EVENT_NAME, **lifecycle_fields(event)}
     return EVENT_LINE + b"data: " + dumps(payload) + b"\n\n"

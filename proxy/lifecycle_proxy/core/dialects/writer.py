@@ -53,7 +53,13 @@ def stateless(encode: Encoder) -> MakeWriter:
 
 
 def delta_chunk(choice: int, envelope: Envelope, **delta: Any) -> bytes:
-    """A chunk as the upstream would send it, with this delta in this choice."""
+    """A chunk as the upstream would send it, with this delta in this choice.
+
+    Args:
+        choice: its index.
+        envelope: as the upstream's latest chunk has it.
+        delta: the content of the choice.
+    """
     entry = {"index": choice, "delta": delta, "finish_reason": None}
     return b"data: " + dumps(chunk_of(entry, envelope)) + b"\n\n"
 

@@ -22,5 +22,5 @@ class Observer(Protocol):
         ...
 
     def update(self, envelope: Envelope) -> None:
-        """Copy what frames of ours must carry from the latest chunk."""
+        """Copy what added frames must carry from the latest chunk."""
         ...

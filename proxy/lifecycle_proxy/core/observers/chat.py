@@ -1,7 +1,7 @@
 """OpenAI chat completions streams, as real backends write them.
 
 An observation is made of what is there; what is missing, null or of another type than documented is
-passed over. Which call a piece belongs to is decided in ``identity``. Results of tools that ran
+ignored. Which call a piece belongs to is decided in ``identity``. Results of tools that ran
 behind the upstream are read in ``results``.
 """
 
@@ -31,6 +31,7 @@ from lifecycle_proxy.core.events import (
     Text,
 )
 from lifecycle_proxy.core.observers import hermes, results
+from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice, Delta, maybe_id
 from lifecycle_proxy.core.observers.chat_fields import (
     LEGACY,
     Json,
@@ -47,7 +48,7 @@ from lifecycle_proxy.core.observers.chat_fields import (
     maybe_text_choice,
 )
 from lifecycle_proxy.core.observers.chunk_templates import ChunkTemplate, ChunkTemplates
-from lifecycle_proxy.core.observers.identity import ChatCall, Choice, Delta, Identities, maybe_id
+from lifecycle_proxy.core.observers.identity import Identities
 from lifecycle_proxy.core.observers.json import is_error, loads
 
 
@@ -218,7 +219,7 @@ class ChatObserver:
         """Pings are ignored; any other event counts as activity.
 
         A usage chunk does, too: SDKs take usage and fingerprint from the last chunk they see, which
-        must not be one of ours.
+        must not be an added one.
         """
         if seen := list(results.outputs(chunk, self._identities)):
             return seen

@@ -8,7 +8,7 @@ in ``chat``.
 from typing import Any, Final
 
 from lifecycle_proxy.core.observers import results
-from lifecycle_proxy.core.observers.identity import Index
+from lifecycle_proxy.core.observers.chat_calls import Index
 from lifecycle_proxy.core.observers.json import dumps
 
 Json = dict[str, Any]

@@ -25,8 +25,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice
 from lifecycle_proxy.core.observers.chat_fields import Json, maybe_index
-from lifecycle_proxy.core.observers.identity import ChatCall, Choice
 
 _MAX_BYTES: Final = 4096
 _MAX_TEMPLATES: Final = 8

@@ -29,82 +29,9 @@ old one.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from lifecycle_proxy.core.arguments import Arguments
-
-# A label, not a position. Calls that come under a key of their own have slots of their own.
-Index = int | str | tuple[str, int]
-
-
-class Delta(NamedTuple):
-    """What a delta says of its call. Absent parts (null, "", "null", no such key) are None."""
-
-    slot: Index | None
-    id: str | None
-    name: str | None
-    arguments: str
-    chunk_id: str | None
-    whole: bool = False  # of a message that sums up what was streamed
-    is_free_form: bool = False  # the arguments are a text of any kind
-
-
-@dataclass(slots=True, eq=False)
-class ChatCall:
-    """One tool call, as the observer knows it."""
-
-    key: int
-    choice: int
-    chunk_id: str | None
-    id: str | None = None
-    name: str | None = None
-    arguments: Arguments = field(default_factory=Arguments)
-    finished: bool = False  # its choice has had a finish_reason
-    answered: bool = False  # its result was in the stream
-    reused: bool = False  # its slot was an earlier call's
-    shares_id: bool = False  # its id is that of another call that is open, too
-    ends: "ChatCall | None" = None  # that other call, if it is written by now
-    resumed: bool = False  # its arguments go on behind a finish
-
-    @property
-    def over(self) -> bool:
-        return self.finished or self.answered
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether a finish came in the middle of its arguments. They may go on all the same."""
-        return self.finished and not self.answered and self.arguments.unfinished
-
-
-class Echo(NamedTuple):
-    """A head under a known id and name, in a place of its own.
-
-    It may be the known call again (LocalAI), or another one (gateways that give all calls of an
-    answer one id). Its arguments decide, once they are whole.
-    """
-
-    call: ChatCall
-    arguments: Arguments
-
-
-@dataclass(slots=True)
-class Choice:
-    """The calls of one choice."""
-
-    index: int
-    by_id: dict[str, ChatCall] = field(default_factory=dict)
-    twins: dict[str, deque[ChatCall]] = field(default_factory=dict)  # more calls of an id
-    slots: dict[Index, ChatCall] = field(default_factory=dict)
-    echoes: dict[Index, Echo] = field(default_factory=dict)
-    touched: ChatCall | None = None
-    calls: list[ChatCall] = field(default_factory=list)  # since the last finish
-
-
-def maybe_id(chunk: object) -> str | None:
-    """The id of a chunk."""
-    chunk_id = chunk.get("id") if isinstance(chunk, dict) else None
-    return chunk_id if isinstance(chunk_id, str) else None
+from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice, Delta, Echo, Index
 
 
 class Identities:
@@ -153,7 +80,12 @@ class Identities:
         return broken
 
     def resolve(self, choice: Choice, delta: Delta) -> ChatCall | None:
-        """The call that a delta belongs to, new or known; None where there is nothing to show."""
+        """The call that a delta belongs to, new or known; None where there is nothing to show.
+
+        Args:
+            choice: of the delta.
+            delta: what it says of its call.
+        """
         echo = self._maybe_echo(choice, delta)
         if echo is not None:
             choice.touched = self._echoed(choice, echo, delta)
@@ -178,7 +110,13 @@ class Identities:
         return call
 
     def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> ChatCall:
-        """A new call, in its slot if it has one."""
+        """A new call, in its slot if it has one.
+
+        Args:
+            choice: that it belongs to.
+            index: of its slot, if it has one.
+            chunk_id: of the chunk that opens it.
+        """
         self.version += 1
         self._keys += 1
         call = ChatCall(self._keys, choice.index, chunk_id)

@@ -10,7 +10,7 @@ def loads(data: bytes) -> Any:
     """Decode, forgiving what Python servers get wrong: NaN, lone surrogates, invalid UTF-8.
 
     Raises:
-        ValueError: it is no JSON at all, or nested beyond reason.
+        ValueError: it is not JSON at all, or nested beyond reason.
     """
     try:
         return orjson.loads(data)

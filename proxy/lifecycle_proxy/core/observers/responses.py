@@ -1,4 +1,4 @@
-"""OpenAI Responses streams: every output item that is a tool call, whoever runs it.
+"""OpenAI Responses streams: every output item that is a tool call, hosted or the client's.
 
 The events are those of openai-python 3.52 (``openai.types.responses``). A call is what
 ``response.output_item.added`` and ``.done`` say of its item; the finer events only have its

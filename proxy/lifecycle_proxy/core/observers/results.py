@@ -14,7 +14,8 @@ from lifecycle_proxy.core.events import (
     Outcome,
     UnknownResult,
 )
-from lifecycle_proxy.core.observers.identity import ChatCall, Choice, Identities, maybe_id
+from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice, maybe_id
+from lifecycle_proxy.core.observers.identity import Identities
 from lifecycle_proxy.core.observers.json import dumps
 
 _Json = dict[str, Any]
@@ -37,7 +38,14 @@ _FAILED_STATUS: Final = ("failed", "error", "incomplete")
 def of_delta(
     delta: _Json, chunk: _Json, choice: Choice, identities: Identities
 ) -> Iterator[Observation]:
-    """Tool results in a delta, in any of the known vendor formats."""
+    """Tool results in a delta, in any of the known vendor formats.
+
+    Args:
+        delta: of the choice.
+        chunk: that holds it.
+        choice: that it belongs to.
+        identities: the calls of the stream.
+    """
     if delta.get("role") == "tool":
         # Agent servers: PageSpace with tool_call_id, Hugging Face's tiny-agents with the call's id
         # as the id of the chunk.
@@ -53,7 +61,12 @@ def of_delta(
 
 
 def outputs(holder: _Json, identities: Identities) -> Iterator[Observation]:
-    """``tool_outputs``: beside the choices, in a choice or in a delta."""
+    """``tool_outputs``: beside the choices, in a choice or in a delta.
+
+    Args:
+        holder: a chunk, a choice or a delta.
+        identities: the calls of the stream.
+    """
     for entry in _entries(holder, "tool_outputs"):
         call_id = entry.get("tool_call_id") or entry.get("call_id") or entry.get("id")
         yield _result(call_id, entry, identities)

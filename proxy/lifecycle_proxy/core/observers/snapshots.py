@@ -50,7 +50,12 @@ _Call = TypeVar("_Call", bound=Known)
 
 
 def match(calls: Sequence[_Call], items: Sequence[SnapshotItem]) -> list[_Call | None]:
-    """For each item the call that it repeats, or None. Each call is found once at most."""
+    """For each item the call that it repeats, or None. Each call is found once at most.
+
+    Args:
+        calls: that were announced.
+        items: of the snapshot.
+    """
     found: list[_Call | None] = [None] * len(items)
     taken: set[int] = set()
     for keys in (_ids, _place, _content):

@@ -60,7 +60,7 @@ def read(
 
     Args:
         event: any event.
-        counts: where data that is no JSON is counted.
+        counts: where data that is not JSON is counted.
         react: says what a payload of this type means.
     """
     if event.data is None:
