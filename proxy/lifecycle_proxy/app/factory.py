@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> web.Application:
     own = AdminEndpoints(settings, upstream, gateway, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
-    # 404 of its own, and any path that is not ours belongs to the upstream.
+    # 404 of its own, and any path but the own ones belongs to the upstream.
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await gateway.dispatch(request, own.handle, forwarder.handle)

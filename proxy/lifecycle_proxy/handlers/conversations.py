@@ -143,7 +143,7 @@ class Conversations:
     ) -> web.StreamResponse:
         if head is not None and head.prepared:
             patience_s = self._settings.upstream.stall_timeout_s
-            await early_response.tell_refusal(request, head, begun, patience_s)
+            await early_response.send_upstream_error(request, head, begun, patience_s)
             return head
         return await self._sender.relay(plain(request, begun.answer, begun.start))
 

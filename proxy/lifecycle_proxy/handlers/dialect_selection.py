@@ -112,6 +112,10 @@ class DialectSelector:
 def span(headers: Mapping[str, str], default: Span) -> Span:
     """The span that a request asks for.
 
+    Args:
+        headers: the request's, case-insensitive.
+        default: the configured one.
+
     Raises:
         ProxyError: ``bad_request`` for a name that is not known.
     """

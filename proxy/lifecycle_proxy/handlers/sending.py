@@ -24,13 +24,24 @@ class Recordings(Protocol):
     """Records exchanges, and answers with recordings."""
 
     def begin(self, request: web.Request, data: RequestBody, sent: CIMultiDict[str]) -> None:
-        """Record this exchange, if that is wanted; ``sent`` are the headers for the upstream."""
+        """Record this exchange, if that is wanted.
+
+        Args:
+            request: the client's.
+            data: its body, as it came.
+            sent: the headers for the upstream, which may be changed.
+        """
         ...
 
     async def maybe_replay(
         self, request: web.Request, wanted: UpstreamRequest
     ) -> UpstreamResponse | None:
-        """A recording's response, if the upstream is not to be asked."""
+        """A recording's response, if the upstream is not to be asked.
+
+        Args:
+            request: the client's.
+            wanted: what the upstream would be sent.
+        """
         ...
 
 

@@ -46,7 +46,12 @@ class Body(Protocol):
         ...
 
     def abort(self, failure: ProxyError, now: float) -> bytes:
-        """The last bytes, before the connection breaks."""
+        """The last bytes, before the connection breaks.
+
+        Args:
+            failure: why it breaks.
+            now: seconds on the monotonic clock.
+        """
         ...
 
     def client_gone(self, now: float) -> None:
@@ -65,6 +70,7 @@ class PlainBody:
     ends_after_error = False
 
     def feed(self, data: bytes, now: float) -> bytes:
+        """See ``Body``."""
         return data
 
     def check_end(self) -> None:
@@ -74,6 +80,7 @@ class PlainBody:
         return b""
 
     def abort(self, failure: ProxyError, now: float) -> bytes:
+        """See ``Body``."""
         return b""
 
     def client_gone(self, now: float) -> None:

@@ -1,6 +1,6 @@
-"""Signs of life before the upstream has answered (``server.heartbeat_before_first_byte``).
+"""Heartbeats before the upstream has answered (``server.heartbeat_before_first_byte``).
 
-The status 200 is then sent early, so an upstream's error can only follow as an error frame.
+The status 200 is sent with the first one, so an error of the upstream can only follow as an event.
 """
 
 import asyncio
@@ -30,22 +30,25 @@ async def open_with_heartbeats(
     head: web.StreamResponse,
     interval_s: float,
 ) -> Begun | None:
-    """Wait for the upstream's head; after each interval of silence send the client a comment.
+    """Wait for the upstream's headers; after each interval of silence send the client a comment.
 
     Args:
-        head: sent with the first comment.
+        request: the client's.
+        opening: gets the response.
+        head: response headers of the proxy's own, sent with the first comment.
         interval_s: seconds of silence.
 
     Returns:
-        The answer, or None where it failed behind the head; the client has been told then.
+        The response, or None if it failed after the headers were sent; the client has got an error
+        event then.
 
     Raises:
-        ProxyError: it failed before the head went out.
+        ProxyError: it failed before the headers were sent.
     """
     task = asyncio.ensure_future(opening)
     try:
         while not (await asyncio.wait({task}, timeout=interval_s))[0]:
-            await _say(request, head, HEARTBEAT)
+            await _write(request, head, HEARTBEAT)
         return task.result()
     except ProxyError as failure:
         if not head.prepared:
@@ -53,24 +56,27 @@ async def open_with_heartbeats(
         await _fail(request, head, failure)
         return None
     except asyncio.CancelledError:
-        if not (head.prepared and await _told_of_drain(request, head)):
+        if not (head.prepared and await _ended_by_drain(request, head)):
             raise  # the client is gone, or has got nothing yet
         return None
     finally:
         task.cancel()
 
 
-async def tell_refusal(
+async def send_upstream_error(
     request: web.Request,
     head: web.StreamResponse,
     begun: Begun,
     patience_s: float,
 ) -> None:
-    """The upstream refused, but a 200 is out: its error object as a frame, then the stream ends.
+    """The upstream answered with an error, but a 200 has been sent: send the error as an event, and
+    end the stream.
 
     Args:
-        begun: what it answered.
-        patience_s: seconds that the error may take to come; 0 for no limit.
+        request: the client's.
+        head: the response headers that were sent.
+        begun: the upstream's response.
+        patience_s: seconds that the error's body may take to come; 0 for no limit.
     """
     exchange, answer = request[EXCHANGE], begun.answer
     exchange.ended = "upstream_error"
@@ -83,10 +89,10 @@ async def tell_refusal(
         body += rest.data
         end = "eof" if rest.is_complete else "gone" if rest.failure is None else "cut"
     except TimeoutError:
-        pass  # what its status says is told all the same
+        pass  # its status is reported all the same
     except asyncio.CancelledError:
         end = "gone"
-        if not await _told_of_drain(request, head):
+        if not await _ended_by_drain(request, head):
             raise
         return
     finally:
@@ -95,11 +101,11 @@ async def tell_refusal(
             exchange.listeners.on_chunk(exchange, body, b"", (), time.monotonic())
         exchange.listeners.on_side_end(exchange, "upstream", end)
     error = _refusal(answer.status, body)
-    await _tell(request, head, error)
+    await _write_and_abort(request, head, error)
 
 
-async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool:
-    """Whether a wait was cancelled because the proxy ends. The client has been told then."""
+async def _ended_by_drain(request: web.Request, head: web.StreamResponse) -> bool:
+    """Whether a wait was cancelled by the drain. The client has got an error event then."""
     current = asyncio.current_task()
     if request.transport is None or current is None:
         return False
@@ -109,34 +115,36 @@ async def _told_of_drain(request: web.Request, head: web.StreamResponse) -> bool
 
 
 def _refusal(status: int, body: bytes) -> dict[str, Any]:
-    """The error object of an answer, or one of ours."""
+    """The error object of a response, or one of the proxy's."""
     try:
         error = orjson.loads(body).get("error")
     except (orjson.JSONDecodeError, AttributeError):
         error = None
     if not error:
         error = ProxyError("upstream_protocol", _NO_STREAM.format(status)).object()
-    told = error if isinstance(error, dict) else {"message": str(error)}
-    return {**told, "status": status}
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    return {**fields, "status": status}
 
 
 async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
     request[EXCHANGE].fail(failure.code, failure.for_log())
-    await _tell(request, head, failure.object())
+    await _write_and_abort(request, head, failure.object())
 
 
-async def _tell(request: web.Request, head: web.StreamResponse, error: dict[str, Any]) -> None:
+async def _write_and_abort(
+    request: web.Request, head: web.StreamResponse, error: dict[str, Any]
+) -> None:
     exchange = request[EXCHANGE]
     frame = exchange.api.error_frame(error, exchange.envelope(), is_first=True)
-    await _say(request, head, frame)
+    await _write(request, head, frame)
     if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
         await end_properly(request, head)
     else:
         break_connection(request, delimited=request.version >= HttpVersion11)
 
 
-async def _say(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
-    """Something of ours, the head in front of the first."""
+async def _write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+    """Write bytes of the proxy's own; the first ones behind the headers."""
     exchange = request[EXCHANGE]
     if not head.prepared:
         await head.prepare(request)

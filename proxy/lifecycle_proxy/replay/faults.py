@@ -14,6 +14,10 @@ def apply(plan: FaultPlan, schedule: Schedule) -> Schedule:
     """The schedule as these faults leave it. Faults of the body hit an error answer, too.
 
     The times of faults are real ones: change the pace of a schedule before.
+
+    Args:
+        plan: what goes wrong.
+        schedule: the response as it would be played.
     """
     late = plan.latency_ms
     head_ms = schedule.head_ms + late

@@ -96,6 +96,10 @@ class PlayedUpstream:
     async def play(self, request: UpstreamRequest, exchange: Exchange) -> "PlayedResponse":
         """A recording's response, once its headers are due.
 
+        Args:
+            request: what is asked.
+            exchange: the recording that ``find`` gave.
+
         Raises:
             ProxyError: as the recorded upstream failed.
         """

@@ -53,7 +53,7 @@ class StreamingProtocol(ResponseHandler):
     received_bytes = 0
     _on_arrival: Callable[[], None] | None = None
     _on_chunk: Callable[[bytes, bytes], None] | None = None
-    was_lost = False  # it is told with the last that came; the transport closes before
+    was_lost = False  # the transport is closing some time before
     was_reset = False  # where the end of the connection ends a body, this is no proper end
     loss: BaseException | None = None  # why
     _between_chunks = False
