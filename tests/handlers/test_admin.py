@@ -83,6 +83,24 @@ async def test_many_probes_are_one_for_the_upstream(upstream: Upstream, proxy: s
     assert len(upstream.requests) == 1
 
 
+async def test_probes_at_the_same_time_share_one(upstream: Upstream, proxy: str) -> None:
+    goes_on = asyncio.Event()
+
+    async def script(request: Request, wire: Wire) -> None:
+        await goes_on.wait()
+        await wire.answer()
+
+    upstream.script = script
+    async with Client(proxy) as first:
+        await first.send("GET", "/-/ready")
+        waiting = [asyncio.create_task(ask(proxy, "GET", "/-/ready")) for _ in range(20)]
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.05)  # the one that asked first has left
+    goes_on.set()
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    assert len(upstream.requests) == 1
+
+
 async def test_while_draining_it_is_healthy_and_not_ready(
     upstream: Upstream, proxy: str, runners: list[serve.Runner]
 ) -> None:
@@ -107,6 +125,30 @@ async def test_the_settings_in_force_are_shown(upstream: Upstream, start_proxy: 
     assert shown["server"]["heartbeat_s"] == 7
     assert shown["upstream"]["url"] == f"{upstream.origin}/v1"
     assert shown["upstream"]["stall_timeout_s"] == 300
+
+
+async def test_no_secret_of_the_settings_is_shown(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    rules = [
+        {"header": "Authorization", "match": "Bearer sesame-1", "dialect": "off"},
+        {"header": "x-api-key", "match": "sesame-2", "dialect": "off"},
+        {"header": "X-Own", "match": "sesame-3", "dialect": "off"},
+        {"header": "User-Agent", "match": "Reader/*", "dialect": "off"},
+        {"header": "Cookie", "match": "*", "dialect": "plain"},
+    ]
+    settings = {
+        "lifecycle.clients": rules,
+        "recording.redact_patterns": ["sesame-4"],
+        "recording.redact_headers": ["x-own"],
+    }
+    answer = await ask(await start_proxy(settings), "GET", "/-/config")
+    assert b"sesame" not in answer.body
+    shown = answer.json()
+    assert [rule["match"] for rule in shown["lifecycle"]["clients"]] == [
+        *("***", "***", "***", "Reader/*", "*")
+    ]
+    assert shown["recording"]["redact_patterns"] == ["***"]
 
 
 @pytest.mark.parametrize("path", ["/-/nothing", "/-/metrics/", "/-/asx/plain/v1/models", "/-/as"])

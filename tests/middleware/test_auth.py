@@ -115,13 +115,36 @@ async def test_a_preflight_needs_no_key_and_the_request_behind_it_does(
     assert upstream.wires == []
 
 
-async def test_a_preflight_is_the_upstreams_where_no_origins_are_configured(
-    upstream: Upstream, start_proxy: StartProxy
+@pytest.mark.parametrize("target", [CHAT, "/-/config", "/-/metrics", "/-/as/plain/v1/models"])
+async def test_a_preflight_needs_a_key_where_no_origins_are_configured(
+    upstream: Upstream, start_proxy: StartProxy, target: str
 ) -> None:
-    url = await start_proxy(KEYS)
+    url = await start_proxy({**KEYS, "upstream.api_key": "theirs-1"})
     asks = ("Origin: https://a.example", "Access-Control-Request-Method: POST")
-    assert (await ask(url, "OPTIONS", CHAT, *asks)).status == 200
-    assert upstream.requests[0].method == "OPTIONS"
+    assert_refused(await ask(url, "OPTIONS", target, *asks, body=b"hi"))
+    assert upstream.wires == []
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/-/config", "/-/metrics"])
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "DELETE", "QUERY"])
+async def test_paths_of_ours_are_only_read(
+    upstream: Upstream, start_proxy: StartProxy, path: str, method: str
+) -> None:
+    asks = ("Origin: https://a.example", "Access-Control-Request-Method: GET")
+    answer = await ask(await start_proxy(KEYS), method, path, OURS, *asks)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+    assert upstream.wires == []
+
+
+async def test_paths_of_ours_in_absolute_form(upstream: Upstream, start_proxy: StartProxy) -> None:
+    url = await start_proxy(KEYS)
+    assert (await ask(url, "GET", f"{url}/-/healthy")).json() == {"status": "ok"}
+    assert (await ask(url, "HEAD", f"{url}/-/healthy")).status == 200
+    assert_refused(await ask(url, "GET", f"{url}/-/config"))
+    assert "server" in (await ask(url, "GET", f"{url}/-/config", OURS)).json()
+    assert (await ask(url, "GET", "http://elsewhere/-/healthy")).status == 400
+    assert upstream.wires == []
 
 
 async def test_a_mere_options_is_no_preflight(upstream: Upstream, start_proxy: StartProxy) -> None:

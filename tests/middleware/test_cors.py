@@ -40,6 +40,12 @@ def varies(answer: Answer) -> set[str]:
     return {value.strip().lower() for value in values.split(",")}
 
 
+def assert_refused(answer: Answer) -> None:
+    assert (answer.status, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
+    assert "server.cors_origins" in answer.json()["error"]["message"]
+    assert cors(answer) == {}
+
+
 def assert_readable(answer: Answer, origin: str = PAGE) -> None:
     assert answer.headers.getall("Access-Control-Allow-Origin") == [origin]
     exposed = {one.strip() for one in answer.headers["Access-Control-Expose-Headers"].split(",")}
@@ -100,6 +106,25 @@ async def test_a_preflight_leaves_the_connection_in_order(
         await (await client.head()).read()
         answer = await (await client.chat(FROM_PAGE)).read()
     assert answer.body == text("hi") + DONE
+
+
+async def test_a_preflight_of_another_origin_is_refused_here(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    for settings in (CORS, {**CORS, "server.api_keys": ["ours-1"]}):
+        url = await start_proxy(settings)
+        assert_refused(await ask(url, "OPTIONS", CHAT, FROM_ELSEWHERE, WANTS_POST))
+    assert upstream.wires == []
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_page_of_the_internet_may_ask_for_the_private_network(
+    upstream: Upstream, start_proxy: StartProxy, asks: bool
+) -> None:
+    lines = ["Access-Control-Request-Private-Network: true"] * asks
+    answer = await ask(await start_proxy(CORS), "OPTIONS", CHAT, FROM_PAGE, WANTS_POST, *lines)
+    told = cors(answer).get("access-control-allow-private-network")
+    assert told == ("true" if asks else None)
 
 
 async def test_an_options_that_is_no_preflight_is_the_upstreams(
@@ -185,6 +210,21 @@ async def test_the_upstreams_own_word_is_replaced(
     assert varies(answer) == {"accept", "origin"}
 
 
+@pytest.mark.parametrize("theirs", ["X-Theirs, x-request-id", "*", ""])
+async def test_what_the_upstream_exposes_stays_exposed(
+    upstream: Upstream, start_proxy: StartProxy, theirs: str
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.answer(b"{}", "200 OK", JSON, f"Access-Control-Expose-Headers: {theirs}")
+
+    upstream.script = script
+    answer = await ask(await start_proxy(CORS), "GET", "/v1/models", FROM_PAGE)
+    assert_readable(answer)
+    exposed = answer.headers["Access-Control-Expose-Headers"].lower().split(", ")
+    assert set(exposed) >= {one.strip().lower() for one in theirs.split(",") if one}
+    assert len(exposed) == len(set(exposed))
+
+
 async def test_a_star_lets_every_origin_in(upstream: Upstream, start_proxy: StartProxy) -> None:
     url = await start_proxy(ANY)
     for line in (FROM_PAGE, FROM_ELSEWHERE, "Origin: null"):
@@ -211,9 +251,100 @@ async def test_other_origins_get_nothing(
     upstream: Upstream, start_proxy: StartProxy, line: str
 ) -> None:
     url = await start_proxy(CORS)
-    assert cors(await ask(url, "GET", "/v1/models", line)) == {}
-    assert cors(await ask(url, "OPTIONS", CHAT, line, WANTS_POST)) == {}
-    assert cors(await ask(url, "GET", "/-/nothing", line)) == {}
+    for target in ("/v1/models", "/-/config"):
+        assert_refused(await ask(url, "GET", target, line))
+    assert_refused(await ask(url, "OPTIONS", CHAT, line, WANTS_POST))
+    assert_refused(await ask(url, "POST", CHAT, line, "Content-Type: text/plain", body=b"{}"))
+    assert upstream.wires == []
+
+
+async def test_with_a_key_another_origin_may_ask_and_not_read(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    url = await start_proxy({**CORS, "server.api_keys": ["ours-1"]})
+    lines = (FROM_ELSEWHERE, "Authorization: Bearer ours-1")
+    answer = await ask(url, "GET", "/v1/models", *lines)
+    assert (answer.status, cors(answer)) == (200, {})
+
+
+async def test_a_page_that_came_through_the_proxy_may_use_it(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    url = await start_proxy(CORS)
+    for origin in (url, url.replace("http:", "https:")):  # TLS may end in front of the proxy
+        answer = await ask(url, "POST", CHAT, f"Origin: {origin}", body=b"{}")
+        assert (answer.status, cors(answer)) == (200, {})
+
+
+FOREIGN = "Sec-Fetch-Site: cross-site"
+
+
+@pytest.mark.parametrize(
+    ("method", "lines", "is_refused"),
+    [
+        ("POST", (FOREIGN, "Sec-Fetch-Mode: cors", "Content-Type: text/plain"), True),
+        ("POST", (FOREIGN, "Sec-Fetch-Mode: navigate", "Content-Type: text/plain;x=1"), True),
+        ("POST", (FOREIGN, "Sec-Fetch-Mode: no-cors"), True),
+        ("GET", (FOREIGN, "Sec-Fetch-Mode: no-cors"), True),
+        ("GET", (FOREIGN, "Sec-Fetch-Mode: websocket"), True),
+        ("GET", (FOREIGN, "Sec-Fetch-Mode: navigate"), False),
+        ("GET", (FOREIGN, "Sec-Fetch-Mode: cors"), False),
+        ("POST", (FOREIGN, "Sec-Fetch-Mode: cors", JSON), False),
+        ("POST", (FOREIGN, "Sec-Fetch-Mode: cors", "Authorization: Bearer x"), False),
+        ("OPTIONS", (FOREIGN, "Sec-Fetch-Mode: cors", WANTS_POST), False),
+        ("POST", ("Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: cors"), False),
+        ("POST", ("Sec-Fetch-Site: same-site", "Content-Type: text/plain"), False),
+        ("POST", ("Content-Type: text/plain",), False),
+    ],
+)
+async def test_what_another_site_asks_blindly_is_refused_where_no_key_is_needed(
+    upstream: Upstream,
+    start_proxy: StartProxy,
+    method: str,
+    lines: tuple[str, ...],
+    is_refused: bool,
+) -> None:
+    keys = {"server.api_keys": ["ours-1"]}
+    answer = await ask(await start_proxy(), method, "/v1/x", FROM_ELSEWHERE, *lines)
+    assert answer.status == (403 if is_refused else 200)
+    assert len(upstream.requests) == (not is_refused)
+    given = [line for line in lines if "Authorization" not in line]
+    key = "Authorization: Bearer ours-1"
+    assert (await ask(await start_proxy(keys), method, "/v1/x", key, *given)).status == 200
+    if is_refused:
+        assert (await ask(await start_proxy(ANY), method, "/v1/x", FROM_PAGE, *lines)).status == 200
+
+
+PATTERNS = [
+    ("https://*.example", "https://a.example", True),
+    ("https://*.example", "https://a.b.example", True),
+    ("https://*.example", "https://example", False),
+    ("https://*.example", "https://a.example.evil", False),
+    ("https://*.example", "http://a.example", False),
+    ("https://*.example", "https://a.example:8443", False),
+    ("chrome-extension://*", "chrome-extension://gfnkjppnnkcicmmnfpmhmcjplpfdecfn", True),
+    ("http://localhost:*", "http://localhost:3000", True),
+    ("http://localhost:*", "http://localhost.evil:3000", False),
+    ("https://Chat.Example", "https://chat.example", True),
+    ("https://chat.example:443", "https://chat.example", True),
+    ("HTTP://chat.example:80/", "http://chat.example", True),
+    ("https://m\u00fcnchen.example", "https://xn--mnchen-3ya.example", True),
+    ("https://a.example", "https://aXexample", False),
+    ("app://obsidian.md", "app://obsidian.md", True),
+    ("null", "null", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "origin", "is_allowed"), PATTERNS)
+async def test_origins_may_be_patterns(
+    upstream: Upstream, start_proxy: StartProxy, pattern: str, origin: str, is_allowed: bool
+) -> None:
+    url = await start_proxy({"server.cors_origins": ["https://other.example", pattern]})
+    answer = await ask(url, "GET", "/v1/models", f"Origin: {origin}")
+    if is_allowed:
+        assert_readable(answer, origin)
+    else:
+        assert_refused(answer)
 
 
 async def test_where_origins_are_configured_the_upstream_lets_in_no_others(

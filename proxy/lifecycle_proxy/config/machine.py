@@ -32,6 +32,12 @@ def is_open(settings: "Settings") -> bool:
     return host != "localhost" and not host.endswith(".localhost")
 
 
+def is_for_this_machine(settings: "Settings") -> bool:
+    """Whether only programs of this machine are to be served, and none of them needs a key."""
+    is_loopback = settings.listen_socket is None and not is_open(settings)
+    return is_loopback and not settings.server.api_keys
+
+
 # --- an upstream that is the proxy itself -------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     drain_timeout_s: Seconds = 30
     heartbeat_s: Seconds = 15
     heartbeat_before_first_byte: bool = False
+    hosts: list[str] = []
     cors_origins: list[str] = []
     api_keys: list[str] = []
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536

@@ -4,7 +4,6 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from lifecycle_proxy.config.plain import hint, quoted
 from lifecycle_proxy.core.dialects import DIALECTS
@@ -16,35 +15,6 @@ Found = Iterator[tuple[str, str]]  # keys and texts
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _REGULAR: Final = re.compile(r"^\^|\$$|\\[.dws]|\.\*\?|\(\?")
-_PORTS: Final = {"http": 80, "https": 443}
-
-
-def origins(given: Sequence[str]) -> Found:
-    """Origins that no browser sends (HTML standard, 7.1.1)."""
-    for number, text in enumerate(given):
-        if text not in ("*", "null") and (why := _no_origin(text)):
-            yield f"server.cors_origins[{number}]", f"{quoted(text)} can never match: {why}"
-
-
-def _no_origin(text: str) -> str:
-    """Why, or "" for one that a browser may send."""
-    example = "it is not an origin, such as https://chat.example"
-    if "*" in text:
-        return 'write exact origins, or "*" alone for all'
-    try:
-        url = urlsplit(text.strip())
-        host, port = (url.hostname or "").encode("idna").decode(), url.port
-    except ValueError:  # UnicodeError, too
-        return example
-    if "://" not in text:
-        right = quoted(f"https://{text.strip()}")
-        return f"an origin begins with its scheme; write {right}" if text.strip() else example
-    if not host or re.search(r"[\s,]", host):
-        return example
-    where = f"[{host}]" if ":" in host else host
-    has_port = port is not None and port != _PORTS.get(url.scheme)
-    right = f"{url.scheme}://{where}{f':{port}' if has_port else ''}"
-    return "" if text.rstrip("/") == right else f"browsers send {quoted(right)}"
 
 
 def header_names(given: Sequence[str], key: str) -> Found:

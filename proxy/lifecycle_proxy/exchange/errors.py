@@ -10,7 +10,10 @@ from lifecycle_proxy.core.events import Envelope
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
     "invalid_api_key": 401,
+    "host_not_allowed": 403,
+    "origin_not_allowed": 403,
     "not_found": 404,
+    "method_not_allowed": 405,
     "header_too_large": 431,
     "internal": 500,
     "upstream_unreachable": 502,

@@ -39,6 +39,8 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
         response.force_close()  # the next bytes may still belong to the invalid request
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
+    if failure.code == "method_not_allowed":
+        response.headers["Allow"] = "GET, HEAD"
     if failure.code == "invalid_api_key":
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -11,12 +11,47 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from lifecycle_proxy.core.apis import APIS, RESPONSES, Api
+from lifecycle_proxy.exchange.errors import ProxyError
 
+OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
 _RESPONSE: Final = re.compile(r"/responses/[^/]+\Z")
+
+
+def target(request: web.Request) -> str:
+    """Raw path and query of the request line, also of one in absolute form (RFC 9112, 3.2.2).
+
+    Raises:
+        ProxyError: ``bad_request`` for a target that this proxy must not forward.
+    """
+    if request.method == "CONNECT":
+        message = "CONNECT is not supported: the proxy forwards to its upstream only"
+        raise ProxyError("bad_request", message)
+    authority, path = split_absolute(request.raw_path)
+    if authority is not None and authority.lower() != request.headers.get("Host", "").lower():
+        message = "the request line names another host than the Host header"
+        raise ProxyError("bad_request", message)
+    if not path.startswith("/") or not path.isascii() or not path.isprintable():
+        raise ProxyError("bad_request", "the request line has no path that can be forwarded")
+    return path
+
+
+def split_absolute(raw: str) -> tuple[str | None, str]:
+    """``http://HOST/x`` as HOST and ``/x``; any other target as it is."""
+    if not raw.startswith(("http://", "https://")):
+        return None, raw
+    rest = raw.partition("://")[2]
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    return authority, path if path.startswith("/") else "/" + path
+
+
+def is_own(path: str) -> bool:
+    """Whether a path is answered by the proxy itself. Profiles are the upstream's in disguise."""
+    return path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX)
 
 
 def maybe_api(method: str, target: str) -> Api | None:

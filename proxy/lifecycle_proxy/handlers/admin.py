@@ -1,5 +1,7 @@
 """The proxy's own paths, all under ``/-/``."""
 
+import asyncio
+import re
 import time
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from lifecycle_proxy.upstream.connection import StreamingProtocol
 # Probes come every few seconds from several sides; the upstream need not hear of each.
 _PROBE_FRESH_S: Final = 2.0
 _HIDDEN: Final = "***"
+_SECRET_HEADER: Final = re.compile("auth|key|token|secret|cookie|password|session")
 
 
 class AdminEndpoints:
@@ -42,6 +45,7 @@ class AdminEndpoints:
         self._metrics = metrics
         self._probed_at = float("-inf")
         self._problem = ""
+        self._probe: asyncio.Task[None] | None = None
         self._handlers: dict[str, Handler] = {
             "/-/healthy": self.healthy,
             "/-/ready": self.ready,
@@ -51,7 +55,11 @@ class AdminEndpoints:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request to a path of ours."""
-        return await self._handlers.get(request[EXCHANGE].path, self.nothing)(request)
+        path = request[EXCHANGE].path
+        handler = self._handlers.get(path, self.nothing)
+        if path in self._handlers and request.method not in ("GET", "HEAD"):
+            raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")
+        return await handler(request)
 
     async def healthy(self, request: web.Request) -> web.StreamResponse:
         """The process answers: for a liveness probe."""
@@ -61,13 +69,22 @@ class AdminEndpoints:
         """Requests are welcome: the upstream takes connections, and no drain is on."""
         if self._gateway.draining:
             return web.json_response({"status": "draining"}, status=503)
-        if time.monotonic() - self._probed_at > _PROBE_FRESH_S:
-            self._problem = await self._upstream.probe()
-            self._probed_at = time.monotonic()
+        await self._probed()
         if self._problem:
             body = {"status": "upstream_unreachable", "message": self._problem}
             return web.json_response(body, status=503)
         return web.json_response({"status": "ok"})
+
+    async def _probed(self) -> None:
+        """Know how the upstream is. All who ask at the same time wait for the same probe."""
+        if time.monotonic() - self._probed_at > _PROBE_FRESH_S:
+            if self._probe is None or self._probe.done():
+                self._probe = asyncio.create_task(self._ask_upstream())
+            await asyncio.shield(self._probe)  # one who leaves does not stop it for the others
+
+    async def _ask_upstream(self) -> None:
+        self._problem = await self._upstream.probe()
+        self._probed_at = time.monotonic()
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
@@ -89,4 +106,10 @@ def redacted(settings: Settings) -> dict[str, Any]:
     tree: dict[str, Any] = msgspec.to_builtins(settings)
     tree["server"]["api_keys"] = [_HIDDEN for _ in settings.server.api_keys]
     tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
+    tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
+    secret = {name.lower() for name in settings.recording.redact_headers}
+    for rule in tree["lifecycle"]["clients"]:
+        name = rule["header"].lower()
+        if rule["match"] != "*" and (name in secret or _SECRET_HEADER.search(name)):
+            rule["match"] = _HIDDEN
     return tree

@@ -2,14 +2,12 @@
 
 import asyncio
 import itertools
-import re
 
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.exchange import routes
-from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.faults.live import PLAN, response_of
 from lifecycle_proxy.faults.plan import FaultPolicy
@@ -38,7 +36,7 @@ class Forwarder:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request but those for the proxy's own paths."""
-        profile, path = routes.split_profile(_target(request))
+        profile, path = routes.split_profile(routes.target(request))
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
         route = request[EXCHANGE].route
@@ -66,27 +64,3 @@ def selector(settings: Settings) -> DialectSelector:
     """What chooses a dialect, by the settings."""
     own = settings.lifecycle
     return DialectSelector(own.clients, own.dialect, builtin=own.builtin_clients)
-
-
-def _target(request: web.Request) -> str:
-    """Raw path and query of the request line.
-
-    Raises:
-        ProxyError: ``bad_request`` for a target that this proxy must not forward.
-    """
-    target = request.raw_path
-    if request.method == "CONNECT":
-        raise ProxyError(
-            "bad_request", "CONNECT is not supported: the proxy forwards to its upstream only"
-        )
-    if target.startswith(("http://", "https://")):
-        host = re.split("[/?]", target.partition("://")[2], maxsplit=1)[0]
-        if host.lower() != request.headers.get("Host", "").lower():
-            raise ProxyError(
-                "bad_request", "the request line names another host than the Host header"
-            )
-        target = target[target.index("://") + 3 + len(host) :]
-        target = target if target.startswith("/") else "/" + target
-    if not target.startswith("/") or not target.isascii() or not target.isprintable():
-        raise ProxyError("bad_request", "the request line has no path that can be forwarded")
-    return target

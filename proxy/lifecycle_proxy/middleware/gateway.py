@@ -1,4 +1,4 @@
-"""What every request passes first and last: drain, CORS, keys; errors, metrics, the access log."""
+"""What every request passes first and last: hosts, CORS, drain, keys; errors, the access log."""
 
 import asyncio
 import logging
@@ -10,28 +10,28 @@ from typing import Any, Final
 
 from aiohttp import HttpVersion11, web
 
+from lifecycle_proxy.config.machine import is_for_this_machine
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.exchange import responses
+from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
-from lifecycle_proxy.exchange.routes import PROFILE_PREFIX, is_upgrade, maybe_api
 from lifecycle_proxy.middleware.auth import ApiKeys
-from lifecycle_proxy.middleware.cors import Cors, is_preflight
+from lifecycle_proxy.middleware.cors import Cors
+from lifecycle_proxy.middleware.hosts import Hosts
 
 log = logging.getLogger("proxy.middleware")
 
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/healthy", "/-/ready")
-OWN_PREFIX: Final = "/-/"
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class GatewayMiddleware:
-    """aiohttp middleware around every handler: drain, keys, CORS, errors.
+    """aiohttp middleware around every handler: hosts, CORS, drain, keys, errors.
 
     Args:
-        settings: ``[server]``: which browsers may call, and whether exchanges are logged.
+        settings: ``[server]``: for whom the proxy is there.
         keys: who is let in.
         listeners: follow every exchange.
         failed: called with one that raised.
@@ -49,7 +49,10 @@ class GatewayMiddleware:
         self._active: dict[asyncio.Task[Any], Exchange] = {}
         self._idle = asyncio.Event()
         self._keys = keys
-        self._cors = Cors(settings.server.cors_origins)
+        own = settings.server
+        self._hosts = Hosts(own.hosts, restricted=is_for_this_machine(settings))
+        self._is_socket = settings.listen_socket is not None
+        self._cors = Cors(own.cors_origins, has_keys=bool(own.api_keys))
         self.listeners = list(listeners)
         self._failed = failed
 
@@ -64,9 +67,8 @@ class GatewayMiddleware:
         assert task is not None
         self._active[task] = exchange
         try:
-            response = self._cors.maybe_preflight(request) or await self._let_in(
-                request, own if exchange.route == "own" else forward
-            )
+            handler = own if exchange.route == "own" else forward
+            response = self._maybe_answer(request) or await handler(request)
             exchange.status = response.status
             return await _taped(request, response)
         except ProxyError as failure:
@@ -119,17 +121,28 @@ class GatewayMiddleware:
         """A signal handler, for every head that goes out."""
         self._cors.mark(request, response.headers)
 
-    async def _let_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def _maybe_answer(self, request: web.Request) -> web.Response | None:
+        """Let a request in; the answer, where a preflight needs nobody else's.
+
+        Raises:
+            ProxyError: it is refused. Nothing reaches the upstream then.
+        """
         coding = request.headers.get("Transfer-Encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
             raise ProxyError("bad_request", "a transfer coding other than chunked")
-        if request[EXCHANGE].path not in _OPEN:
+        routes.target(request)
+        if not self._is_socket:
+            self._hosts.check(request)
+        if (preflight := self._cors.maybe_preflight(request)) is not None:
+            return preflight
+        exchange = request[EXCHANGE]
+        if exchange.path not in _OPEN:
             if self.draining:
                 raise ProxyError("draining", "the proxy is shutting down; try again")
-            if not is_preflight(request):  # browsers send no key with it
-                self._keys.check(request.headers)
-        return await handler(request)
+            self._keys.check(request.headers)
+        self._cors.check(request)
+        return None
 
 
 async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:
@@ -156,7 +169,8 @@ async def _taped(request: web.Request, response: web.StreamResponse) -> web.Stre
 
 
 def _exchange(request: web.Request) -> Exchange:
-    token, path = secrets.token_hex(12), request.raw_path.partition("?")[0]
+    token = secrets.token_hex(12)
+    path = routes.split_absolute(request.raw_path)[1].partition("?")[0]
     return Exchange(
         token=token,
         request_id=_request_id(request, token),
@@ -168,12 +182,12 @@ def _exchange(request: web.Request) -> Exchange:
 
 
 def _route(request: web.Request, path: str) -> Route:
-    """What kind of request it is. Dialect profiles are the upstream's paths in disguise."""
-    if path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX):
+    """What kind of request it is."""
+    if routes.is_own(path):
         return "own"
-    if is_upgrade(request):
+    if routes.is_upgrade(request):
         return "websocket"
-    api = maybe_api(request.method, request.raw_path)
+    api = routes.maybe_api(request.method, request.raw_path)
     return "other" if api is None else api.name
 
 
