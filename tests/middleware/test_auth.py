@@ -1,6 +1,8 @@
 """Keys: who is let in, which key the upstream gets, and that none is ever shown."""
 
+import base64
 import logging
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from lifecycle_proxy.app import serve
@@ -41,6 +43,9 @@ def assert_refused(answer: Answer) -> None:
         "Authorization: Bearer ours-2",
         "authorization: bearer   ours-2",
         "Authorization: Bearer schl\xc3\xbcssel",  # UTF-8, on the wire
+        "X-Api-Key: ours-1",  # Anthropic's SDKs
+        "Api-Key: ours-2",  # Azure's
+        "X-Goog-Api-Key: ours-1",
     ],
 )
 async def test_any_of_the_keys_lets_a_client_in(
@@ -195,6 +200,101 @@ async def test_the_upstreams_key_replaces_the_clients(
     await ask(url, "POST", target, JSON, *sent, body=b'{"stream": true}')
     assert upstream.request.headers.getall("Authorization") == ["Bearer theirs-1"]
     assert b"sk-user" not in upstream.request.raw
+
+
+LONG = "sk-ours-0123456789"
+EVERYWHERE = (
+    f"Authorization: Bearer {LONG}",
+    f"X-Api-Key: {LONG}",
+    f"Api-Key: {LONG}",
+    f"X-Goog-Api-Key: {LONG}",
+    f"X-LiteLLM-Api-Key: Bearer {LONG}",
+    f"X-Else: token={LONG}; x=1",
+    f"Proxy-Auth: Basic {base64.b64encode(f'me:{LONG}'.encode()).decode()}",
+    f"Referer: http://localhost/?key={LONG}&x=1",
+    f"X-Quoted: {LONG.replace('-', '%2D')}",
+    f"Cookie: a=1; token={LONG}; b=2",
+    f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{LONG}",
+)
+
+
+@pytest.mark.parametrize("theirs", ["", "theirs-1"])
+@pytest.mark.parametrize("target", [CHAT, "/v1/messages", "/v1/files", "/api/tags"])
+async def test_no_key_of_ours_reaches_the_upstream(
+    upstream: Upstream, start_proxy: StartProxy, target: str, theirs: str
+) -> None:
+    url = await start_proxy({"server.api_keys": [LONG, "k"], "upstream.api_key": theirs})
+    query = f"?a=%20b&key={LONG}&c&api-key={LONG.replace('-', '%2d')}&d=+{LONG}&e=k&k=e"
+    lines = (*EVERYWHERE, "X-Short: k", "X-Word: ok", "User-Agent: k/1")
+    answer = await ask(url, "POST", target + query, JSON, *lines, body=b'{"stream": true}')
+    sent = upstream.request
+    assert answer.status == 200
+    assert LONG.encode() not in unquote_to_bytes(sent.raw)
+    assert sent.target == f"{target}?a=%20b&c&k=e"
+    assert "X-Short" not in sent.headers
+    assert sent.headers["Cookie"].replace(" ", "") == "a=1;b=2"
+    assert sent.headers["Sec-WebSocket-Protocol"] == "realtime"
+    assert (sent.headers["X-Word"], sent.headers["User-Agent"]) == ("ok", "k/1")
+
+
+@pytest.mark.parametrize("query", ["?key=ours-1", "?key=ours-1&key=ours-2"])
+async def test_a_query_of_keys_only_is_left_out(
+    upstream: Upstream, start_proxy: StartProxy, query: str
+) -> None:
+    url = await start_proxy(KEYS)
+    await ask(url, "GET", f"/v1/models{query}", OURS)
+    await ask(url, "GET", "/v1/models?&x=%41&&", OURS)
+    await ask(url, "GET", "/v1/models?", OURS)
+    targets = [request.target for request in upstream.requests]
+    assert targets[:2] == ["/v1/models", "/v1/models?&x=%41&&"]
+
+
+async def test_a_key_of_ours_may_come_beside_the_upstreams(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    lines = ("X-Api-Key: ours-1", "Authorization: Bearer sk-user", "X-Goog-Api-Key: g-user")
+    await ask(await start_proxy(KEYS), "GET", "/v1/models", *lines)
+    sent = upstream.request.headers
+    assert (sent["Authorization"], sent["X-Goog-Api-Key"]) == ("Bearer sk-user", "g-user")
+    assert "X-Api-Key" not in sent
+
+
+CREDENTIALS = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
+BEARER = {"Authorization": "Bearer theirs-1"}
+BOTH = {**BEARER, "X-Api-Key": "theirs-1"}
+
+
+@pytest.mark.parametrize(
+    ("target", "header", "lines", "wanted"),
+    [
+        (CHAT, "", (), BEARER),
+        ("/v1/messages", "", (), BOTH),
+        ("/messages?beta=true", "", (), BOTH),
+        ("/v1/messages/count_tokens", "", (), BOTH),
+        ("/v1/models", "", ("anthropic-version: 2023-06-01",), BOTH),
+        ("/v1/threads/t_1/messages", "", (), BEARER),
+        (CHAT, "Authorization", (), BEARER),
+        (CHAT, "api-key", (), {"Api-Key": "theirs-1"}),
+        ("/v1/messages", "x-api-key", (), {"X-Api-Key": "theirs-1"}),
+        (CHAT, "X-Else", (), {"X-Else": "theirs-1"}),
+    ],
+)
+async def test_the_upstreams_key_goes_where_its_api_expects_it(
+    upstream: Upstream,
+    start_proxy: StartProxy,
+    target: str,
+    header: str,
+    lines: tuple[str, ...],
+    wanted: dict[str, str],
+) -> None:
+    url = await start_proxy({"upstream.api_key": "theirs-1", "upstream.api_key_header": header})
+    own = [f"{name}: sk-user" for name in CREDENTIALS]
+    own.append("Sec-WebSocket-Protocol: openai-insecure-api-key.sk-user")
+    await ask(url, "POST", target, JSON, *own, *lines, body=b"{}")
+    sent = upstream.request
+    names = {*CREDENTIALS, "X-Else"}
+    assert {name: sent.headers[name] for name in names if name in sent.headers} == wanted
+    assert b"sk-user" not in sent.raw
 
 
 async def test_both_keys_together(upstream: Upstream, start_proxy: StartProxy) -> None:

@@ -38,7 +38,8 @@ def create_app(settings: Settings) -> web.Application:
 
     Serve it with ``lifecycle_proxy.app.serve``: a reverse proxy needs a runner of its own.
     """
-    keys = ApiKeys(settings.server.api_keys, settings.upstream.api_key)
+    own = settings.upstream
+    keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
     metrics = Metrics()
     recording_mode = RecordingMode(settings, metrics.recording_lost)
     upstream = recording_mode.upstream()
@@ -49,13 +50,13 @@ def create_app(settings: Settings) -> web.Application:
     sender = Sender(upstream, recording_mode, keys, watch)
     conversations = Conversations(settings, sender, selector(settings), store)
     forwarder = Forwarder(settings, sender, conversations)
-    own = AdminEndpoints(settings, upstream, gateway, metrics)
+    admin = AdminEndpoints(settings, upstream, gateway, metrics)
 
     # Every request comes this way, whatever the router thinks: it would answer some targets with a
     # 404 of its own, and any path but the own ones belongs to the upstream.
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await gateway.dispatch(request, own.handle, forwarder.handle)
+        return await gateway.dispatch(request, admin.handle, forwarder.handle)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:

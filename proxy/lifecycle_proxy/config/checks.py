@@ -72,6 +72,8 @@ def warnings(settings: "Settings") -> Iterator[Warned]:
     if server.heartbeat_before_first_byte and not server.heartbeat_s:
         text = "has no effect: server.heartbeat_s is 0"
         yield Warned("server.heartbeat_before_first_byte", text)
+    if upstream.api_key_header and not upstream.api_key:
+        yield Warned("upstream.api_key_header", "has no effect: upstream.api_key is not set")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
         yield Warned("server.cors_origins", 'has "*", so the others have no effect')
     for key, text in patterns.doubtful(settings.lifecycle.clients):
@@ -157,6 +159,8 @@ def _keys(settings: "Settings") -> Found:
             yield key, f'would be used as it stands; to read a variable, write "env:{found[1]}"'
     if "" in settings.server.api_keys:
         yield "server.api_keys", "a key must not be empty"
+    if header := settings.upstream.api_key_header:
+        yield from patterns.header_name(header, "upstream.api_key_header")
 
 
 def _tls(settings: "Settings") -> Found:

@@ -65,6 +65,7 @@ class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     server_name: str = ""
     use_proxy_env: bool = False
     api_key: str = ""
+    api_key_header: str = ""
 
 
 class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -20,8 +20,13 @@ _REGULAR: Final = re.compile(r"^\^|\$$|\\[.dws]|\.\*\?|\(\?")
 def header_names(given: Sequence[str], key: str) -> Found:
     """Names that no header can have."""
     for number, name in enumerate(given):
-        if problem := _no_header(name):
-            yield f"{key}[{number}]", problem
+        yield from header_name(name, f"{key}[{number}]")
+
+
+def header_name(name: str, key: str) -> Found:
+    """A name that no header can have."""
+    if problem := _no_header(name):
+        yield key, problem
 
 
 def dialect(name: str, key: str) -> Found:

@@ -71,6 +71,12 @@ def maybe_api(method: str, target: str) -> Api | None:
     return None
 
 
+def is_messages(target: str) -> bool:
+    """Whether a target is one of Anthropic's Messages API: messages, batches, counting tokens."""
+    path = target.partition("?")[0]
+    return "/messages" in path and not _THREAD.search(path)
+
+
 def is_upgrade(request: web.Request) -> bool:
     """Whether the client asks for a WebSocket."""
     headers = request.headers

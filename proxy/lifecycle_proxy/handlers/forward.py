@@ -31,12 +31,13 @@ class Forwarder:
         self._faults = FaultPolicy(settings.faults.rules, settings.faults.seed)
         self._numbers = itertools.count(1)
         self._conversations = conversations
+        self._keys = sender.keys
         self._passthrough = Passthrough(sender, settings.upstream.websocket_idle_s)
         self._selector = selector(settings)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request but those for the proxy's own paths."""
-        profile, path = routes.split_profile(routes.target(request))
+        profile, path = routes.split_profile(self._keys.without_keys(routes.target(request)))
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
         route = request[EXCHANGE].route

@@ -5,7 +5,7 @@ from typing import Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers
+from lifecycle_proxy.exchange import headers, routes
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import (
     RequestBody,
@@ -64,7 +64,7 @@ class Sender:
     ) -> None:
         self._upstream = upstream
         self._recordings = recordings
-        self._keys = keys
+        self.keys = keys
         self._watchdog = watchdog
 
     def headers(self, request: web.Request, data: RequestBody) -> CIMultiDict[str]:
@@ -77,8 +77,8 @@ class Sender:
         kept = headers.for_upstream(request.headers)
         length = request.headers.get("Content-Length")
         if length is not None and data is not None and not isinstance(data, bytes):
-            kept["Content-Length"] = length  # streamed on as it comes, still of this length
-        self._keys.exchange(kept)
+            kept["Content-Length"] = str(int(length))  # streamed on, still of this length
+        self.keys.exchange(kept, routes.target(request))
         return kept
 
     async def open(

@@ -1,16 +1,25 @@
 """Who may use the proxy, and with which key the upstream is asked."""
 
+import base64
+import binascii
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import unquote, unquote_plus
 
 from multidict import CIMultiDict, MultiMapping
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.headers import CREDENTIALS
+from lifecycle_proxy.exchange.routes import is_messages
 
 # How browsers send a key with a WebSocket, since they can set no header (OpenAI's own clients).
 _SUBPROTOCOL_KEY: Final = "openai-insecure-api-key."
 _SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
+# Keys of this length are found within a value, too; a shorter one may be an ordinary word.
+_UNMISTAKABLE: Final = 8
+_AUTHORIZATION: Final = "Authorization"
 
 Headers = MultiMapping[str]
 
@@ -21,11 +30,16 @@ class ApiKeys:
     Args:
         accepted: keys that clients must send one of; empty lets everybody in.
         upstream: replaces whatever key the client sent; "" leaves it.
+        header: where the upstream's goes; "" where its API expects it.
     """
 
-    def __init__(self, accepted: Sequence[str], upstream: str) -> None:
+    def __init__(self, accepted: Sequence[str], upstream: str, header: str = "") -> None:
         self._accepted = [key.encode() for key in accepted]
+        self._ours = frozenset(accepted)
+        words = "|".join(re.escape(key) for key in accepted if len(key) >= _UNMISTAKABLE)
+        self._within = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if words else None
         self._upstream = upstream
+        self._header = header
 
     def check(self, headers: Headers) -> None:
         """Let a request in, or not.
@@ -35,25 +49,91 @@ class ApiKeys:
         """
         if not self._accepted:
             return
-        sent = _bearer(headers) or _from_subprotocol(headers)
-        given = sent.encode("utf-8", "surrogateescape")
+        sent = [_bearer(headers), *(headers.get(name, "").strip() for name in CREDENTIALS[1:])]
+        given = [key.encode("utf-8", "surrogateescape") for key in (*sent, _subprotocol(headers))]
         # All are compared, in constant time: how long it takes tells nothing.
-        if not sum(hmac.compare_digest(given, key) for key in self._accepted):
-            message = "a valid API key of this proxy is needed, as a bearer token"
+        if not sum(hmac.compare_digest(one, key) for one in given for key in self._accepted):
+            message = "a valid API key of this proxy is needed, as bearer token or in x-api-key"
             raise ProxyError("invalid_api_key", message)
 
-    def exchange(self, headers: CIMultiDict[str]) -> None:
-        """Take a key of ours out of a request, and put the upstream's in."""
+    def exchange(self, headers: CIMultiDict[str], path: str) -> None:
+        """Take keys of ours out of a request's headers, and put the upstream's in.
+
+        Args:
+            headers: for the upstream.
+            path: raw path and query. Anthropic's API has a header of its own for the key.
+        """
         if self._accepted:
-            headers.popall("Authorization", None)
-            _drop_subprotocol_key(headers)
-        if self._upstream:
-            headers["Authorization"] = f"Bearer {self._upstream}"
+            self._drop_ours(headers)
+        if not self._upstream:
+            return
+        for name in CREDENTIALS:
+            headers.popall(name, None)
+        _drop_subprotocol_key(headers)
+        if self._header.lower() in ("", "authorization"):
+            headers[_AUTHORIZATION] = f"Bearer {self._upstream}"
+        else:
+            headers[self._header] = self._upstream
+        if not self._header and (is_messages(path) or "Anthropic-Version" in headers):
+            headers["X-Api-Key"] = self._upstream
+
+    def without_keys(self, path: str) -> str:
+        """A target without those values of its query that are a key of ours.
+
+        Args:
+            path: raw path and query; what stays is not written anew.
+        """
+        if not self._accepted or "?" not in path:
+            return path
+        path, _, query = path.partition("?")
+        pairs = query.split("&")
+        kept = [one for one in pairs if not self._holds(unquote_plus(one.partition("=")[2]))]
+        if len(kept) < len(pairs):
+            query = "&".join(kept)
+        return f"{path}?{query}" if query else path
+
+    def _drop_ours(self, headers: CIMultiDict[str]) -> None:
+        _drop_subprotocol_key(headers)
+        for name in {name.lower() for name in headers}:
+            values = headers.getall(name)
+            if name == "cookie":
+                kept = list(filter(None, map(self._without_crumbs, values)))
+            else:
+                kept = [value for value in values if not self._holds(value)]
+            if kept != values:
+                headers.popall(name)
+                headers.extend((name, value) for value in kept)
+
+    def _without_crumbs(self, cookies: str) -> str:
+        crumbs = cookies.split(";")
+        kept = [one for one in crumbs if not self._holds(one.partition("=")[2])]
+        return cookies if len(kept) == len(crumbs) else ";".join(kept).strip()
+
+    def _holds(self, value: str) -> bool:
+        """Whether a value is a key of ours, or holds one."""
+        for text in (value, unquote(value), _basic(value)):
+            words = text.strip().strip('"')
+            if words in self._ours or words.rpartition(" ")[2] in self._ours:
+                return True
+            if self._within is not None and self._within.search(text):
+                return True
+        return any(part in self._ours for part in _basic(value).split(":"))
 
 
 def _bearer(headers: Headers) -> str:
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    scheme, _, token = headers.get(_AUTHORIZATION, "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _basic(value: str) -> str:
+    """User name and password of HTTP's basic authentication (RFC 7617); "" for other values."""
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(token.strip()).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def _subprotocols(headers: Headers) -> list[str]:
@@ -61,7 +141,7 @@ def _subprotocols(headers: Headers) -> list[str]:
     return [part.strip() for part in lines.split(",") if part.strip()]
 
 
-def _from_subprotocol(headers: Headers) -> str:
+def _subprotocol(headers: Headers) -> str:
     for name in _subprotocols(headers):
         if name.startswith(_SUBPROTOCOL_KEY):
             return name.removeprefix(_SUBPROTOCOL_KEY)
