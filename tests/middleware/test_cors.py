@@ -286,7 +286,6 @@ FOREIGN = "Sec-Fetch-Site: cross-site"
         ("POST", (FOREIGN, "Sec-Fetch-Mode: navigate", "Content-Type: text/plain;x=1"), True),
         ("POST", (FOREIGN, "Sec-Fetch-Mode: no-cors"), True),
         ("GET", (FOREIGN, "Sec-Fetch-Mode: no-cors"), True),
-        ("GET", (FOREIGN, "Sec-Fetch-Mode: websocket"), True),
         ("GET", (FOREIGN, "Sec-Fetch-Mode: navigate"), False),
         ("GET", (FOREIGN, "Sec-Fetch-Mode: cors"), False),
         ("POST", (FOREIGN, "Sec-Fetch-Mode: cors", JSON), False),
@@ -313,6 +312,34 @@ async def test_what_another_site_asks_blindly_is_refused_where_no_key_is_needed(
     assert (await ask(await start_proxy(keys), method, "/v1/x", key, *given)).status == 200
     if is_refused:
         assert (await ask(await start_proxy(ANY), method, "/v1/x", FROM_PAGE, *lines)).status == 200
+
+
+SOCKET = ("Connection: Upgrade", "Upgrade: websocket")
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_refused"),
+    [
+        ((FROM_ELSEWHERE,), True),
+        (("Origin: null",), True),
+        (("Origin: http://localhost.evil.example",), True),
+        (("Origin: http://localhost:3000",), False),
+        (("Origin: https://LOCALHOST",), False),
+        (("Origin: http://[::1]:3000",), False),
+        ((), False),
+    ],
+)
+async def test_a_web_socket_of_another_site_is_refused_where_no_key_is_needed(
+    upstream: Upstream, start_proxy: StartProxy, lines: tuple[str, ...], is_refused: bool
+) -> None:
+    """Browsers ask before no WebSocket, and let the page read all of it."""
+    keys = {"server.api_keys": ["ours-1"]}
+    key = "Sec-WebSocket-Protocol: openai-insecure-api-key.ours-1"
+    answer = await ask(await start_proxy(), "GET", "/v1/realtime", *SOCKET, *lines)
+    assert answer.status == (403 if is_refused else 200)
+    assert len(upstream.requests) == (not is_refused)
+    url = await start_proxy(keys)
+    assert (await ask(url, "GET", "/v1/realtime", key, *SOCKET, *lines)).status == 200
 
 
 PATTERNS = [

@@ -12,9 +12,10 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.config.origins import maybe_origin
+from lifecycle_proxy.config.origins import host_of, maybe_origin
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import CREDENTIALS
+from lifecycle_proxy.exchange.routes import is_upgrade
 
 _MAX_AGE_S: Final = 600
 _PREFIX: Final = "access-control-"
@@ -129,16 +130,25 @@ def _is_own(origin: str, request: web.Request) -> bool:
 def _is_blind(request: web.Request) -> bool:
     """A page of another site asks what needs no preflight, or what CORS does not cover.
 
-    Browsers say so to loopback addresses and over TLS (W3C Fetch Metadata).
+    Browsers say so to loopback addresses and over TLS (W3C Fetch Metadata), but for WebSockets.
     """
     headers = request.headers
+    if is_upgrade(request):
+        origin = headers.get("Origin")
+        return origin is not None and not _is_near(origin, request)
     if headers.get("Sec-Fetch-Site") != "cross-site":
         return False
-    if headers.get("Sec-Fetch-Mode") in ("no-cors", "websocket"):
+    if headers.get("Sec-Fetch-Mode") == "no-cors":
         return True
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_simple = kind in _SIMPLE_TYPES and not any(name in headers for name in CREDENTIALS)
     return is_simple and request.method not in _SAFE_METHODS
+
+
+def _is_near(origin: str, request: web.Request) -> bool:
+    """Whether a page is of the host that the request names, or of this machine."""
+    host = host_of(origin.rpartition("://")[2])
+    return host in ("localhost", "127.0.0.1", "::1", host_of(request.headers.get("Host", "")))
 
 
 def _is_own_preflight(request: web.Request, headers: CIMultiDict[str]) -> bool:
