@@ -44,6 +44,10 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cors_origins: list[str] = []
     api_keys: list[str] = []
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
+    max_head_bytes: Count = 262144
+    head_timeout_s: Seconds = 30
+    body_idle_s: Seconds = 300
+    keep_alive_s: Seconds = 75
     tls_cert: str = ""
     tls_key: str = ""
     log_format: typing.Literal["auto", "text", "json"] = "auto"

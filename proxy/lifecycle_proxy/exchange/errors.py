@@ -14,12 +14,15 @@ STATUS: Final[dict[str, int]] = {
     "origin_not_allowed": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "header_too_large": 431,
     "internal": 500,
     "upstream_unreachable": 502,
     "upstream_protocol": 502,
     "draining": 503,
     "upstream_timeout": 504,
+    "http_version_not_supported": 505,
+    "loop_detected": 508,
 }
 
 

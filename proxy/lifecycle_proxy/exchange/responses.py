@@ -17,8 +17,11 @@ _STREAM_HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 _LENGTH_AND_CODING: Final = ("Content-Length", "Content-Encoding")
+_SERVER: Final = "lifecycle-proxy"
 # aiohttp adds these if they are missing; a forwarded response must not get them.
 _ADDED: Final = ("Server", "Content-Type")
+# The next bytes may still belong to such a request.
+_CLOSING: Final = ("bad_request", "request_timeout", "http_version_not_supported")
 _RETRY_AFTER_S: Final = "5"
 _UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
@@ -35,8 +38,9 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     )
     if request_id is not None:
         response.headers["X-Request-Id"] = request_id
-    if failure.code == "bad_request":
-        response.force_close()  # the next bytes may still belong to the invalid request
+    response.headers["Server"] = _SERVER  # aiohttp would name itself, Python and their versions
+    if failure.code in _CLOSING:
+        response.force_close()
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
     if failure.code == "method_not_allowed":
@@ -44,6 +48,12 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     if failure.code == "invalid_api_key":
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def as_http11(request: web.BaseRequest) -> None:
+    """Answer in HTTP/1.1 what is in no version that the proxy knows, or cannot be read at all."""
+    request._version = HttpVersion11  # noqa: SLF001  it goes into the status line
+    request._cache.pop("version", None)  # noqa: SLF001  it may have been looked at
 
 
 def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
@@ -103,6 +113,8 @@ async def strip_default_headers(request: web.Request, response: web.StreamRespon
     """
     if request.version < HttpVersion11 and response.content_length is None:
         response.force_close()
+    if _UNSAID not in response:
+        response.headers["Server"] = _SERVER
     for name in response.get(_UNSAID, ()):
         response.headers.pop(name, None)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from lifecycle_proxy.config.machine import is_for_this_machine
 from lifecycle_proxy.config.model import Settings
@@ -73,7 +73,7 @@ class GatewayMiddleware:
             return await _taped(request, response)
         except ProxyError as failure:
             exchange.ended = exchange.ended or "refused"
-            return await _refused(request, failure)
+            return await _refused(request, _of_client(request) or failure)
         except asyncio.CancelledError:
             is_gone = not self._expired or request.transport is None
             exchange.ended = exchange.ended or ("client_gone" if is_gone else "drained")
@@ -127,6 +127,7 @@ class GatewayMiddleware:
         Raises:
             ProxyError: it is refused. Nothing reaches the upstream then.
         """
+        _check_version(request)
         coding = request.headers.get("Transfer-Encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
@@ -143,6 +144,23 @@ class GatewayMiddleware:
             self._keys.check(request.headers)
         self._cors.check(request)
         return None
+
+
+def _check_version(request: web.Request) -> None:
+    """Refuse what only looks like HTTP/1.1: its message could be read in two ways."""
+    version = request.version
+    if version in (HttpVersion10, HttpVersion11):
+        return
+    responses.as_http11(request)
+    if version < HttpVersion10:
+        raise ProxyError("bad_request", "a request without a version of HTTP")
+    raise ProxyError("http_version_not_supported", "only HTTP/1.1 and HTTP/1.0 are understood")
+
+
+def _of_client(request: web.Request) -> ProxyError | None:
+    """What went wrong with a body while it was streamed on: for the upstream a mere end."""
+    failure = request.content.exception()
+    return failure if isinstance(failure, ProxyError) else None
 
 
 async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:

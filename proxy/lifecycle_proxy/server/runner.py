@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.model import Server, Settings
 from lifecycle_proxy.server.listener import url
 from lifecycle_proxy.server.protocol import Protocol
 
@@ -22,20 +22,21 @@ class Runner(web.AppRunner):
 
     listener: asyncio.Server | None = None
 
-    def protocol(self, max_header_bytes: int) -> Protocol:
+    def protocol(self, own: Server) -> Protocol:
         """The protocol of one client connection.
 
         Args:
-            max_header_bytes: of the request line, and of each header.
+            own: the limits of ``[server]``.
         """
         assert self.server is not None, "set up"
         return Protocol(
             self.server,
+            own,
             loop=asyncio.get_running_loop(),
             auto_decompress=False,  # bodies pass, or are compared, as they were sent
-            access_log=None,  # type: ignore[arg-type]  # None turns it off
-            max_line_size=max_header_bytes,
-            max_field_size=max_header_bytes,
+            access_log=None,  # None turns it off
+            max_line_size=own.max_header_bytes,
+            max_field_size=own.max_header_bytes,
             max_headers=_MAX_HEADERS,
             logger=logging.getLogger("proxy.http"),
         )
@@ -75,9 +76,8 @@ async def start_runner(
         runner = Runner(app, handler_cancellation=True, shutdown_timeout=end_s)
         undo.push_async_callback(runner.cleanup)
         await runner.setup()
-        limit = settings.server.max_header_bytes
         runner.listener = await asyncio.get_running_loop().create_server(
-            lambda: runner.protocol(limit), sock=sock, backlog=_BACKLOG, ssl=tls
+            lambda: runner.protocol(settings.server), sock=sock, backlog=_BACKLOG, ssl=tls
         )
         undo.pop_all()
     return runner, url(sock, settings)
