@@ -15,13 +15,13 @@ from tests.fakes import (
     CHAT,
     DONE,
     JSON,
+    Answer,
     Client,
     Request,
     Script,
     Upstream,
     Wire,
     ask,
-    chat,
     delta,
     lifecycle,
     payloads,
@@ -29,6 +29,7 @@ from tests.fakes import (
     tool_call,
     without_frames,
 )
+from tests.fakes import chat as chat_of_nobody
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -58,6 +59,16 @@ def answer(call_id: str = "call_1", **more: Any) -> dict[str, Any]:
 
 
 FOLLOW_UP = [USER, asked("call_1"), answer()]
+_CALL = one("call_1", "terminal", '{"command":"ls"}')
+REPEATED = [USER, {**asked(), "tool_calls": [_CALL]}, answer()]
+
+
+SESSION = "X-Session-Id: s1"
+
+
+async def chat(url: str, *lines: str, **more: Any) -> Answer:
+    """One chat stream of a user who is told from others."""
+    return await chat_of_nobody(url, SESSION, *lines, **more)
 
 
 async def agent(request: Request, wire: Wire) -> None:
@@ -186,10 +197,40 @@ async def test_the_same_question_again_supersedes_the_call(url: str) -> None:
     ],
 )
 async def test_nobody_else_can_complete_a_call(url: str, mine: str, other: str) -> None:
-    await chat(url, mine)
-    assert lifecycle((await chat(url, other, messages=FOLLOW_UP)).body) == []
-    follow_up = await chat(url, mine, messages=FOLLOW_UP)
+    await chat_of_nobody(url, mine)
+    assert lifecycle((await chat_of_nobody(url, other, messages=REPEATED)).body) == []
+    follow_up = await chat_of_nobody(url, mine, messages=REPEATED)
     assert lifecycle(follow_up.body) == [("call_1", "completed", None)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ((), ()),
+        (("Authorization: Bearer shared",),) * 2,
+        (("X-Api-Key: shared",),) * 2,
+        (("Cookie: session=1",), ("Cookie: session=2",)),
+        (("Authorization: Bearer shared", "Cookie: a=1"), ("Authorization: Bearer shared",)),
+    ],
+)
+@pytest.mark.parametrize("is_forged", [True, False])
+async def test_a_guessed_id_tells_nothing_of_another_user(
+    backend: Upstream, url: str, lines: tuple[tuple[str, ...], ...], is_forged: bool
+) -> None:
+    mine, other = lines
+    await chat_of_nobody(url, *mine)
+    guess = FOLLOW_UP if is_forged else [USER]
+    got = await chat_of_nobody(url, *other, messages=guess)
+    told = [(i, status) for i, status, _ in lifecycle(got.body)]
+    assert ("call_1", "completed") not in told[:1]
+    # The user of a shared credential still learns how the call ended.
+    status = [("call_1", "completed", None)] if any("shared" in line for line in mine) else []
+    assert lifecycle((await chat_of_nobody(url, *mine, messages=REPEATED)).body) == status
+
+
+async def test_without_anything_that_tells_users_apart_the_span_is_the_call(url: str) -> None:
+    first = await chat_of_nobody(url)
+    assert [status for _, status, _ in lifecycle(first.body)] == ["running", "completed"]
 
 
 async def test_a_call_whose_result_never_comes_is_counted(
@@ -218,7 +259,7 @@ async def test_a_follow_up_that_is_no_stream_completes_the_call(
 
     upstream.script = script
     body = json.dumps({"model": "m", "messages": FOLLOW_UP}).encode()
-    plain = await ask(url, "POST", CHAT, JSON, body=body)
+    plain = await ask(url, "POST", CHAT, JSON, SESSION, body=body)
     assert plain.body == b'{"choices": []}'
     assert await calls_over(url) == {"ok": 1.0}
 
@@ -295,7 +336,7 @@ async def test_the_result_may_come_while_the_first_stream_is_still_open(
 
     upstream.script = slow
     async with Client(url) as client:
-        first = await (await client.chat()).until(b'"running"')
+        first = await (await client.chat(SESSION)).until(b'"running"')
         follow_up = await chat(url, messages=FOLLOW_UP)
         assert lifecycle(follow_up.body) == [("call_1", "completed", None)]
         over.set()
@@ -314,7 +355,7 @@ async def test_a_client_that_leaves_takes_only_finished_calls_with_it(
 
     upstream.script = stuck
     async with Client(url) as client:
-        await (await client.chat()).until(b'"running"')
+        await (await client.chat(SESSION)).until(b'"running"')
     async with asyncio.timeout(3):
         await upstream.wires[0].left()
     upstream.script = agent
@@ -339,7 +380,7 @@ async def test_an_upstream_that_dies_behind_the_finish(
 
     upstream.script = script
     async with Client(url) as client:
-        first = await (await client.chat()).until(b'"running"')
+        first = await (await client.chat(SESSION)).until(b'"running"')
         if elsewhere:
             await chat(url, messages=FOLLOW_UP)
         dies.set()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.followup import TrailingCall, fingerprint, last_calls
-from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.exchange.client_scope import Scope, maybe_scope, scope_of
 from lifecycle_proxy.state import pending_calls
 from lifecycle_proxy.state.pending_calls import ConversationCalls, MemoryStore, Waiting
 from multidict import CIMultiDict
@@ -36,7 +36,11 @@ class Kept:
             self.store.put(scope, Waiting(delegated(call_id)))
 
     def conversation(self, *messages: Any, scope: str = "s") -> ConversationCalls:
-        return ConversationCalls(self.store, scope, last_calls(list(messages)))
+        return ConversationCalls(self.store, Scope(scope, True), last_calls(list(messages)))
+
+    def stranger(self, *messages: Any) -> ConversationCalls:
+        """A request whose user nothing but a credential tells from others."""
+        return ConversationCalls(self.store, Scope("s", False), last_calls(list(messages)))
 
     @property
     def told(self) -> list[str]:
@@ -125,7 +129,21 @@ def test_above_the_cap_the_oldest_expire() -> None:
 def test_there_is_a_cap() -> None:
     kept = Kept()
     kept.put(*map(str, range(10_001)))
-    assert (len(kept.store), len(kept.expired)) == (10_000, 1)
+    assert (len(kept.store), len(kept.expired)) == (1_000, 9_001)
+    for scope in range(11):
+        kept.put(*map(str, range(1_000)), scope=f"t{scope}")
+    assert len(kept.store) == 10_000
+
+
+def test_one_user_does_not_push_out_the_calls_of_another() -> None:
+    kept = Kept(max_calls_of_scope=2)
+    kept.put("a", scope="t")
+    for content in ("x", "y", "z"):
+        kept.stranger().put(delegated(content, content=content))
+    assert kept.told == ["completed x f unknown:expired"]
+    assert len(kept.store.look("t", "a")) == 1
+    kept.put("b", "c", "d", scope="s")
+    assert (len(kept.store), len(kept.told)) == (3, 4)
 
 
 async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +298,8 @@ class Raced(MemoryStore):
 def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
     store.put("s", Waiting(delegated()))
-    assert ConversationCalls(store, "s", [TrailingCall("a", result="r")]).resume(1.0) == []
+    seen = [TrailingCall("a", result="r")]
+    assert ConversationCalls(store, Scope("s", True), seen).resume(1.0) == []
 
 
 def test_all_choices_of_an_id_and_the_longest_first() -> None:
@@ -294,6 +313,56 @@ def test_all_choices_of_an_id_and_the_longest_first() -> None:
         "completed a f ok",
         "completed a/1 f ok",
     ]
+
+
+# --- where a credential may be shared -------------------------------------------------------------
+
+CONTENT = fingerprint("f", '{"x": 1}')
+
+
+def test_a_guessed_id_tells_nothing() -> None:
+    kept = Kept()
+    kept.stranger().put(delegated("f:0", content=CONTENT))
+    for guess in (
+        [asked("f:0"), answer("f:0")],
+        [answer("f:0")],
+        said("f:0", '{"x": 2}'),
+        [asked("f:0")],
+    ):
+        assert kept.stranger(*guess).resume(1.0) == []
+    assert kept.stranger().maybe_take("f:0", 0) is None
+    (event,) = kept.stranger(*said("f:0", '{"x":1}')).resume(1.0)
+    assert told(event) == "completed f:0 f ok"
+    assert kept.stranger(*said("f:0", '{"x":1}')).resume(1.0) == []
+
+
+def test_the_same_id_of_two_users_is_two_calls() -> None:
+    kept = Kept()
+    other = fingerprint("f", '{"x": 2}')
+    mine, theirs = kept.stranger(), kept.stranger()
+    mine.put(delegated("f:0", content=CONTENT))
+    theirs.put(delegated("f:0", content=other))
+    assert kept.expired == []
+    (event,) = kept.stranger(*said("f:0", '{"x": 1}')).resume(1.0)
+    assert told(event) == "completed f:0 f ok"
+    assert theirs.maybe_take("f:0", 0) == delegated("f:0", content=other)
+    assert mine.maybe_take("f:0", 0) is None
+
+
+def test_an_id_that_was_given_twice_ends_as_its_own_call_did() -> None:
+    kept = Kept()
+    kept.stranger().put(delegated("f:0", content=CONTENT))
+    messages = said("f:0", '{"x": 1}', result=None) + said("f:0", '{"x": 2}')
+    (event,) = kept.stranger(*messages).resume(1.0)
+    assert told(event) == "completed f:0 f unknown:abandoned"
+
+
+def test_rewritten_ids_are_known_by_what_is_called() -> None:
+    kept = Kept()
+    kept.stranger().put(delegated("f:0", content=CONTENT))
+    assert kept.stranger(*said("f_0", '{"x": 2}')).resume(1.0) == []
+    (event,) = kept.stranger(*said("f_0", '{"x": 1}')).resume(1.0)
+    assert told(event) == "completed f:0 f ok"
 
 
 # --- whose they are -----------------------------------------------------------------------------
@@ -318,6 +387,27 @@ def test_calls_belong_to_a_credential_and_a_session(
     one: dict[str, str], other: dict[str, str], same: bool
 ) -> None:
     assert (scope_of(CIMultiDict(one)) == scope_of(CIMultiDict(other))) is same
+
+
+@pytest.mark.parametrize(
+    ("headers", "known"),
+    [
+        ({}, None),
+        ({"Cookie": "session=1", "X-Forwarded-For": "10.0.0.1", "X-Request-Id": "1"}, None),
+        ({"Authorization": " "}, None),
+        ({"Authorization": "Bearer a"}, False),
+        ({"X-Api-Key": "a"}, False),
+        ({"Api-Key": "a"}, False),
+        ({"X-Goog-Api-Key": "a"}, False),
+        ({"X-Session-Id": "1"}, True),
+        ({"Authorization": "Bearer a", "X-OpenWebUI-Chat-Id": "1"}, True),
+    ],
+)
+def test_who_is_told_apart(headers: dict[str, str], known: bool | None) -> None:
+    scope = maybe_scope(CIMultiDict(headers))
+    assert (None if scope is None else scope.has_session) is known
+    if scope is not None:
+        assert scope.key == scope_of(CIMultiDict(headers))
 
 
 def test_a_scope_holds_no_key() -> None:

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-_CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key")
+from lifecycle_proxy.exchange.headers import CREDENTIALS
+
 # What clients call a conversation: OpenCode, Codex, Claude Code, Open WebUI, Hermes.
 _SESSIONS: Final = (
     "X-Session-Id",
@@ -17,7 +18,31 @@ _SESSIONS: Final = (
 )
 
 
+class Scope(NamedTuple):
+    """Whose calls a request may speak of.
+
+    Attributes:
+        key: a hash: no credential is kept.
+        has_session: the client names a conversation. A credential may be shared by many users.
+    """
+
+    key: str
+    has_session: bool
+
+
 def scope_of(headers: Mapping[str, str]) -> str:
-    """Whose calls a request may speak of. A hash: no key is kept."""
-    parts = [headers.get(name, "") for name in (*_CREDENTIALS, *_SESSIONS)]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+    """What is the same for all requests of one user in one conversation."""
+    return _scope(headers).key
+
+
+def maybe_scope(headers: Mapping[str, str]) -> Scope | None:
+    """The scope of a request; None where nothing tells its user from others."""
+    scope = _scope(headers)
+    has_credential = any(headers.get(name, "").strip() for name in CREDENTIALS)
+    return scope if has_credential or scope.has_session else None
+
+
+def _scope(headers: Mapping[str, str]) -> Scope:
+    parts = [headers.get(name, "").strip() for name in (*CREDENTIALS, *_SESSIONS)]
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return Scope(hashlib.sha256(text).hexdigest(), any(parts[len(CREDENTIALS) :]))

@@ -15,7 +15,7 @@ from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import request_body, responses
-from lifecycle_proxy.exchange.client_scope import scope_of
+from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
@@ -80,9 +80,10 @@ class Conversations:
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
         conversation: ConversationCalls | None = None
-        if api.spans_requests and span == "execution":
+        scope = maybe_scope(request.headers)
+        if api.spans_requests and span == "execution" and scope is not None:
             seen = followup.last_calls(asked.messages)
-            conversation = ConversationCalls(self._store, scope_of(request.headers), seen)
+            conversation = ConversationCalls(self._store, scope, seen)
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
         may_be_early = asked.stream and not asked.is_unread

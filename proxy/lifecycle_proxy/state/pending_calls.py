@@ -5,6 +5,9 @@ every user. So a call is looked for only among those of the same credential and,
 names one, of the same session; and a result counts only if the end of the conversation tells of
 another call than it did when the call was announced. Some clients rewrite ids: their calls are
 known by name and arguments.
+
+Many users may share one credential. Where no session tells them apart, only a request that repeats
+a call's name and arguments is told of its end: what it is told, it knows.
 """
 
 import asyncio
@@ -17,8 +20,10 @@ from typing import Final, Protocol
 
 from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted
 from lifecycle_proxy.core.followup import NO_CALLS, EarlierCalls, TrailingCall
+from lifecycle_proxy.exchange.client_scope import Scope
 
 _MAX_CALLS: Final = 10_000
+_MAX_CALLS_OF_SCOPE: Final = 1_000
 _SWEEP_S: Final = 5.0
 
 
@@ -58,6 +63,9 @@ class Store(Protocol):
         ...
 
 
+_Key = tuple[str, str, int]
+
+
 class MemoryStore:
     """The calls of one process.
 
@@ -65,6 +73,7 @@ class MemoryStore:
         ttl_s: how long a result is waited for, in seconds; 0 for as long as there is room.
         expired: told of calls whose result never came.
         max_calls: above this many the oldest expire early.
+        max_calls_of_scope: the same for the calls of one scope.
     """
 
     def __init__(
@@ -72,14 +81,17 @@ class MemoryStore:
         ttl_s: float,
         expired: Callable[[ToolCompleted], None],
         max_calls: int = _MAX_CALLS,
+        max_calls_of_scope: int = _MAX_CALLS_OF_SCOPE,
     ) -> None:
         self._ttl_s = ttl_s or math.inf
         self._expired = expired
         self._max_calls = max_calls
+        self._max_calls_of_scope = max_calls_of_scope
         # In the order of their deadlines: all wait for the same time.
-        self._calls: OrderedDict[tuple[str, str, int], tuple[float, Waiting]] = OrderedDict()
+        self._calls: OrderedDict[_Key, tuple[float, Waiting]] = OrderedDict()
         self._choices: dict[tuple[str, str], set[int]] = {}
-        self._alike: dict[tuple[str, str], dict[tuple[str, str, int], None]] = {}
+        self._alike: dict[tuple[str, str], dict[_Key, None]] = {}
+        self._of_scope: dict[str, dict[_Key, None]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -92,7 +104,11 @@ class MemoryStore:
         self._calls[key] = (time.monotonic() + self._ttl_s, call)
         self._choices.setdefault(key[:2], set()).add(told.choice)
         self._alike.setdefault((scope, call.call.content), {})[key] = None
-        while len(self._calls) > self._max_calls:
+        own = self._of_scope.setdefault(_whole(scope), {})
+        own[key] = None
+        if len(own) > self._max_calls_of_scope:
+            self._end(next(iter(own)), "expired")
+        if len(self._calls) > self._max_calls:
             self._end(next(iter(self._calls)), "expired")
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
@@ -116,6 +132,10 @@ class MemoryStore:
         del alike[key]
         if not alike:
             del self._alike[scope, found[1].call.content]
+        own = self._of_scope[_whole(scope)]
+        del own[key]
+        if not own:
+            del self._of_scope[_whole(scope)]
         return found[1]
 
     async def run(self) -> None:
@@ -138,18 +158,24 @@ class MemoryStore:
         self._expired(waiting.call.completed(time.monotonic(), reason=reason))
 
 
+def _whole(scope: str) -> str:
+    return scope.partition("/")[0]
+
+
 class ConversationCalls:
     """The waiting calls of one scope, as one request and its stream see them.
 
     Args:
         store: of all scopes.
-        scope: who asks.
+        scope: who asks. Without a session it is divided further, by what is called: nobody finds a
+            call by its id who does not know the rest.
         seen: the calls at the end of the request's conversation.
     """
 
-    def __init__(self, store: Store, scope: str, seen: Sequence[TrailingCall]) -> None:
+    def __init__(self, store: Store, scope: Scope, seen: Sequence[TrailingCall]) -> None:
         self._store = store
         self._scope = scope
+        self._own: dict[tuple[str, int], str] = {}  # the contents of this stream's calls
         self._by_id: dict[str, list[TrailingCall]] = {}
         self._by_content: dict[str, list[TrailingCall]] = {}
         for call in seen:
@@ -160,10 +186,14 @@ class ConversationCalls:
     def put(self, call: DelegatedCall) -> None:
         earlier = EarlierCalls.of(self._by_id.get(call.announced.id, ()))
         alike = EarlierCalls.of(self._by_content.get(call.content, ()))
-        self._store.put(self._scope, Waiting(call, earlier, alike))
+        self._own[call.announced.id, call.announced.choice] = call.content
+        self._store.put(self._part(call.content), Waiting(call, earlier, alike))
 
     def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
-        waiting = self._store.maybe_take(self._scope, call_id, choice)
+        content = self._own.get((call_id, choice))
+        if content is None and not self._scope.has_session:
+            return None
+        waiting = self._store.maybe_take(self._part(content or ""), call_id, choice)
         return None if waiting is None else waiting.call
 
     def resume(self, now: float) -> list[ToolCompleted]:
@@ -174,9 +204,11 @@ class ConversationCalls:
         """
         told: list[ToolCompleted] = []
         for call_id, seen in self._by_id.items():
-            for waiting in self._store.look(self._scope, call_id):
-                if waiting.earlier.is_news(seen):
-                    told += self._end(waiting.call, seen[-1], now)
+            last = {self._part(one.content): one for one in seen}
+            for part, one in last.items():
+                for waiting in self._store.look(part, call_id):
+                    if waiting.earlier.is_news(seen):
+                        told += self._end(waiting.call, one, now)
         for content, seen in self._by_content.items():
             told += self._end_alike(content, seen, now)
         return sorted(told, key=lambda event: -event.duration_ms)
@@ -186,7 +218,7 @@ class ConversationCalls:
         told: list[ToolCompleted] = []
         waiting = [
             one
-            for one in self._store.look_alike(self._scope, content)
+            for one in self._store.look_alike(self._part(content), content)
             if one.call.announced.id not in self._by_id and one.alike.is_news(seen)
         ]
         for one, call in zip(reversed(waiting), reversed(seen), strict=False):
@@ -194,9 +226,14 @@ class ConversationCalls:
         return told
 
     def _end(self, call: DelegatedCall, seen: TrailingCall, now: float) -> list[ToolCompleted]:
-        if self.maybe_take(call.announced.id, call.announced.choice) is None:
+        part = self._part(call.content)
+        if self._store.maybe_take(part, call.announced.id, call.announced.choice) is None:
             return []  # another request was faster
         if not seen.result:
             return [call.completed(now, reason="abandoned")]
         outcome = Outcome.FAILED if seen.failed else Outcome.OK
         return [call.completed(now, outcome=outcome)]
+
+    def _part(self, content: str) -> str:
+        """The part of the scope in which calls with this content are kept."""
+        return self._scope.key if self._scope.has_session else f"{self._scope.key}/{content}"
