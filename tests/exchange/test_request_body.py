@@ -73,7 +73,7 @@ def agent(upstream: Upstream) -> Upstream:
 
 async def send(url: str, body: bytes, content_coding: str, target: str = CHAT) -> Answer:
     coding = f"Content-Encoding: {content_coding}"
-    return await ask(url, "POST", target, JSON, ACCEPTED, coding, body=body)
+    return await ask(url, "POST", target, JSON, ACCEPTED, coding, "X-Session-Id: s1", body=body)
 
 
 def statuses(answer: Answer) -> list[str]:

@@ -47,8 +47,8 @@ def streamed(file: Path) -> list[Exchange]:
     if target == RESPONSES:
         told["input"] = file.stem
         del told["messages"]
-    headers = [(("Content-Type", "application/json"), header) for header in _HEADERS[target]]
-    requests = [asked(told, *pair, target=target) for pair in headers]
+    usual = (("Content-Type", "application/json"), ("X-Session-Id", "s1"))
+    requests = [asked(told, *usual, header, target=target) for header in _HEADERS[target]]
     return [exchange(request, pieces, gap_ms=0.0) for request in requests]
 
 

@@ -47,7 +47,8 @@ def create_app(settings: Settings) -> web.Application:
     access_log = AccessLog(all_of_them=settings.server.access_log)
     gateway = GatewayMiddleware(settings, keys, [metrics, access_log], _Failures(metrics))
     store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-    sender = Sender(upstream, recording_mode, keys, watch)
+    adds_forwarded = settings.server.forwarded
+    sender = Sender(upstream, recording_mode, keys, watch, adds_forwarded=adds_forwarded)
     conversations = Conversations(settings, sender, selector(settings), store)
     forwarder = Forwarder(settings, sender, conversations)
     admin = AdminEndpoints(settings, upstream, gateway, metrics)

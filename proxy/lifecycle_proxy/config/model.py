@@ -43,6 +43,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hosts: list[str] = []
     cors_origins: list[str] = []
     api_keys: list[str] = []
+    forwarded: bool = False
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
     max_head_bytes: Count = 262144
     head_timeout_s: Seconds = 30

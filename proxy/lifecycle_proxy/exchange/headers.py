@@ -5,6 +5,7 @@ from typing import Final
 
 from multidict import CIMultiDict
 
+from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import Headers
 
 # RFC 9110 section 7.6.1, and what older software sends.
@@ -27,7 +28,7 @@ CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
 # has been sent by the time the body is read.
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
 _OWN_PREFIX: Final = "x-lifecycle-"
-_OWN: Final = frozenset(("x-event-stream-id",))
+_OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
 
 
 def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
@@ -39,6 +40,23 @@ def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
         if lower not in dropped and not lower.startswith(_OWN_PREFIX):
             kept.add(name, value)
     return kept
+
+
+def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str) -> None:
+    """Tell the upstream of the client, as reverse proxies do (X-Forwarded-*).
+
+    Args:
+        headers: for the upstream. What a proxy in front has said of scheme and host stays.
+        client: the peer's address; "" for none.
+        scheme: of the connection.
+        host: the request's ``Host``.
+    """
+    before = headers.popall("X-Forwarded-For", [])
+    if addresses := [*before, client] if client else before:
+        headers["X-Forwarded-For"] = ", ".join(addresses)
+    headers.setdefault("X-Forwarded-Proto", scheme)
+    if host:
+        headers.setdefault("X-Forwarded-Host", host)
 
 
 def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:

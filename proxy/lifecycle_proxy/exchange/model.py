@@ -203,6 +203,7 @@ class Exchange:
         tools: the calls that were completed.
         retries: requests that were sent once more on a new connection.
         body_rewritten: something was removed from the request's body.
+        hops: the proxies that the request has passed, this one last: ``exchange.hops``.
         listeners: are called with what happens.
     """
 
@@ -231,6 +232,7 @@ class Exchange:
     retries: int = 0
     token: str = ""
     body_rewritten: bool = False
+    hops: str = ""
     listeners: Listeners = field(default_factory=Listeners)
 
     @property

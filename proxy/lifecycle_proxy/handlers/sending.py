@@ -6,6 +6,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers, routes
+from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import (
     RequestBody,
@@ -53,6 +54,7 @@ class Sender:
         recordings: keeps what it is asked to, and may answer in the upstream's place.
         keys: replaces the client's credentials with the upstream's.
         watchdog: looks after the open streams.
+        adds_forwarded: whether the upstream gets X-Forwarded headers.
     """
 
     def __init__(
@@ -61,11 +63,14 @@ class Sender:
         recordings: Recordings,
         keys: ApiKeys,
         watchdog: StreamWatchdog,
+        *,
+        adds_forwarded: bool = False,
     ) -> None:
         self._upstream = upstream
         self._recordings = recordings
         self.keys = keys
         self._watchdog = watchdog
+        self._adds_forwarded = adds_forwarded
 
     def headers(self, request: web.Request, data: RequestBody) -> CIMultiDict[str]:
         """The request's headers for the upstream.
@@ -78,6 +83,9 @@ class Sender:
         length = request.headers.get("Content-Length")
         if length is not None and data is not None and not isinstance(data, bytes):
             kept["Content-Length"] = str(int(length))  # streamed on, still of this length
+        if self._adds_forwarded:
+            host = request.headers.get("Host", "")
+            headers.add_forwarded(kept, request.remote or "", request.scheme, host)
         self.keys.exchange(kept, routes.target(request))
         return kept
 
@@ -106,17 +114,16 @@ class Sender:
         def on_retry() -> None:
             exchange.retries += 1
 
-        listeners = exchange.listeners
-        if not listeners.follow_bytes:
-            return await self._upstream.open(wanted, on_retry)
-        changed = (
-            wanted.body if isinstance(wanted.body, bytes) and exchange.body_rewritten else None
-        )
-        target = self._upstream.target(wanted.path)
-        listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
+        listeners, rewritten = exchange.listeners, exchange.body_rewritten
+        if listeners.follow_bytes:
+            changed = wanted.body if isinstance(wanted.body, bytes) and rewritten else None
+            target = self._upstream.target(wanted.path)
+            listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
+        wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded
         response = await self._upstream.open(wanted, on_retry)
-        own = response.raw_headers
-        listeners.on_head(exchange, "upstream", response.status, response.reason, own)
+        if listeners.follow_bytes:
+            own = response.raw_headers
+            listeners.on_head(exchange, "upstream", response.status, response.reason, own)
         return response
 
     async def relay(self, relay: Relay | Tunnel) -> web.StreamResponse:

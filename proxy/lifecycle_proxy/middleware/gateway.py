@@ -15,10 +15,12 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.hops import Hops
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors
 from lifecycle_proxy.middleware.hosts import Hosts
+from lifecycle_proxy.middleware.redirects import Redirects
 
 log = logging.getLogger("proxy.middleware")
 
@@ -51,6 +53,8 @@ class GatewayMiddleware:
         self._keys = keys
         own = settings.server
         self._hosts = Hosts(own.hosts, restricted=is_for_this_machine(settings))
+        self._redirects = Redirects(settings.upstream_base)
+        self._hops = Hops()
         self._is_socket = settings.listen_socket is not None
         self._cors = Cors(own.cors_origins, has_keys=bool(own.api_keys))
         self.listeners = list(listeners)
@@ -119,6 +123,9 @@ class GatewayMiddleware:
 
     async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal handler, for every head that goes out."""
+        profile, _ = routes.split_profile(routes.split_absolute(request.raw_path)[1])
+        prefix = "" if profile is None else f"{routes.PROFILE_PREFIX}{profile}"
+        self._redirects.rewrite(response.headers, request.headers.get("Host", ""), prefix)
         self._cors.mark(request, response.headers)
 
     def _maybe_answer(self, request: web.Request) -> web.Response | None:
@@ -143,6 +150,7 @@ class GatewayMiddleware:
                 raise ProxyError("draining", "the proxy is shutting down; try again")
             self._keys.check(request.headers)
         self._cors.check(request)
+        exchange.hops = "" if exchange.route == "own" else self._hops.with_own(request.headers)
         return None
 
 

@@ -16,6 +16,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.connection import ATTEMPT, Attempt, TrackedRequest, push
+from lifecycle_proxy.upstream.environment import maybe_proxy
 from lifecycle_proxy.upstream.errors import TRANSPORT_ERRORS, map_exception
 from lifecycle_proxy.upstream.response import HttpResponse
 from lifecycle_proxy.upstream.routes import UpstreamUrls
@@ -164,7 +165,7 @@ class HttpUpstream:
             max_line_size=max_header_bytes,
             max_field_size=max_header_bytes,
             max_headers=_MAX_HEADERS,
-            trust_env=own.use_proxy_env,
+            proxy=maybe_proxy(self._settings.upstream_origin) if own.use_proxy_env else None,
         )
 
     def _tls(self) -> ssl.SSLContext | bool:
