@@ -28,7 +28,7 @@ class Redirects:
         self._base = url.path.rstrip("/")
 
     def rewrite(self, headers: CIMultiDict[str], host: str, profile: str) -> None:
-        """Change the addresses that are the upstream's, or its view of ours.
+        """Change the addresses that name the upstream, or the proxy as the upstream knows it.
 
         Args:
             headers: of a response.
