@@ -314,6 +314,28 @@ async def test_what_another_site_asks_blindly_is_refused_where_no_key_is_needed(
         assert (await ask(await start_proxy(ANY), method, "/v1/x", FROM_PAGE, *lines)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ((f"Referer: {PAGE}/",), 200),
+        ((f"Referer: {PAGE}",), 200),
+        (("Referer: https://elsewhere.example/",), 403),
+        ((f"Referer: {PAGE}.evil/",), 403),
+        (("Referer: about:client",), 403),
+        ((), 403),
+        ((FROM_ELSEWHERE, f"Referer: {PAGE}/"), 403),
+    ],
+)
+async def test_an_image_on_a_page_of_an_allowed_origin(
+    upstream: Upstream, start_proxy: StartProxy, lines: tuple[str, ...], status: int
+) -> None:
+    """Browsers send no Origin for it, but where the page is."""
+    url = await start_proxy(CORS)
+    answer = await ask(url, "GET", "/v1/x", FOREIGN, "Sec-Fetch-Mode: no-cors", *lines)
+    assert answer.status == status
+    assert len(upstream.requests) == (status == 200)
+
+
 SOCKET = ("Connection: Upgrade", "Upgrade: websocket")
 
 

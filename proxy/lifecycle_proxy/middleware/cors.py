@@ -75,7 +75,8 @@ class Cors:
             ProxyError: ``origin_not_allowed``.
         """
         origin = request.headers.get("Origin")
-        if self._has_keys or (self._is_on and self._allows(origin)):
+        page = origin or _referring(request)  # browsers send no Origin for an image
+        if self._has_keys or (self._is_on and self._allows(page)):
             return
         is_foreign = self._is_on and origin is not None and not _is_own(origin, request)
         if is_foreign or _is_blind(request):
@@ -125,6 +126,12 @@ def _is_own(origin: str, request: web.Request) -> bool:
     """A page that came through the proxy: the backend's own web interface."""
     host = request.headers.get("Host", "").lower()
     return origin.lower() in (f"http://{host}", f"https://{host}")
+
+
+def _referring(request: web.Request) -> str | None:
+    """The origin of the page that a browser names as its referrer. No page can name another."""
+    scheme, separator, rest = request.headers.get("Referer", "").partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if separator else None
 
 
 def _is_blind(request: web.Request) -> bool:
