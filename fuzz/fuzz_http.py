@@ -258,7 +258,7 @@ async def run(first: int, seconds: float, count: int) -> int:
     """All cases; how many there were."""
     upstream, errors = Recording(), _Errors()
     logging.getLogger().addHandler(errors)
-    listening = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    listening = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=1 << 20)
     port = listening.sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}/v1"
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": url, "server.access_log": False}
