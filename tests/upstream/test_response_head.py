@@ -119,3 +119,13 @@ async def test_a_few_interim_responses_are_no_reason_to_fail(
     interim = b"HTTP/1.1 102 Processing\r\n\r\n" * 60
     upstream.script = answering(interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     assert (await ask(proxy, "GET", "/v1/models")).body == b"{}"
+
+
+@pytest.mark.parametrize("head", [b"200 " + b"KEY" * 30_000, b"200 OK\r\nX-A: " + b"KEY" * 30_000])
+async def test_the_error_does_not_quote_a_response_that_is_too_long(
+    head: bytes, upstream: Upstream, proxy: str
+) -> None:
+    upstream.script = answering(b"HTTP/1.1 " + head + b"\r\nContent-Length: 2\r\n\r\n{}")
+    answer = await ask(proxy, "GET", "/v1/models")
+    assert answer.status == 502
+    assert b"KEY" not in answer.body

@@ -40,7 +40,7 @@ def map_exception(error: Exception, url: URL) -> ProxyError:
             return ProxyError("upstream_timeout", message, cause=f"upstream.{limit} is over")
         case aiohttp.ClientResponseError() | aiohttp.http.HttpProcessingError():
             # aiohttp quotes headers behind it, and the log must hold none.
-            reason = re.split(r"\n|:? b['\"]", str(error.message).strip())[0][:200]
+            reason = re.split(r"\n|:? (bytearray\()?b['\"]", str(error.message).strip())[0][:200]
             return ProxyError(
                 "upstream_protocol", f"the response of {where} is not valid HTTP: {reason}"
             )
