@@ -84,6 +84,26 @@ async def test_an_end_that_is_on_its_way_is_not_a_break(
     assert (sink.data, sink.ends) == (DONE, [None])
 
 
+@pytest.mark.parametrize("body", [b"", DONE])
+async def test_a_reset_before_anybody_listens_is_a_break(
+    body: bytes, upstream: Upstream, client: HttpUpstream
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.head("200 OK", "Content-Type: text/event-stream")  # to the end of the connection
+        await wire.send(body)
+        wire.reset()
+
+    upstream.script = script
+    response, sink = await opened(client), Sink()
+    await asyncio.sleep(0.1)
+    response.attach(sink)
+    await sink.done.wait()
+    (failure,) = sink.ends
+    assert failure is not None
+    assert failure.code == "upstream_unreachable"
+    assert response.was_reset
+
+
 async def test_a_sink_may_take_over_from_another_one(
     upstream: Upstream, client: HttpUpstream
 ) -> None:

@@ -69,7 +69,8 @@ class HttpUpstream:
         attempt = Attempt()
         ATTEMPT.set(attempt)
         try:
-            return _checked(await self._connected(self._pooled, url, request), request)
+            answer = await self._connected(self._pooled, url, request)
+            return _checked(answer, request, attempt)
         except TRANSPORT_ERRORS as error:
             failure = map_exception(error, url)
             replayable = request.body is None or isinstance(request.body, bytes)
@@ -77,7 +78,8 @@ class HttpUpstream:
                 raise failure from None
         on_retry()
         try:
-            return _checked(await self._connected(self._fresh, url, request), request)
+            answer = await self._connected(self._fresh, url, request)
+            return _checked(answer, request, attempt)
         except TRANSPORT_ERRORS as error:
             raise map_exception(error, url) from None
 
@@ -175,13 +177,15 @@ class HttpUpstream:
         return ssl.create_default_context(cafile=own.ca_file) if own.ca_file else True
 
 
-def _checked(answer: aiohttp.ClientResponse, request: UpstreamRequest) -> HttpResponse:
+def _checked(
+    answer: aiohttp.ClientResponse, request: UpstreamRequest, attempt: Attempt
+) -> HttpResponse:
     """Raises ProxyError for a 101 that was not asked for: what follows it is in no protocol."""
     if answer.status == 101 and "Upgrade" not in request.headers:
         answer.close()
         message = "the upstream switched protocols without being asked"
         raise ProxyError("upstream_protocol", message)
-    return HttpResponse(answer)
+    return HttpResponse(answer, attempt.protocol)
 
 
 async def _sliced(body: bytes) -> AsyncIterator[bytes]:

@@ -63,6 +63,7 @@ class StreamingProtocol(ResponseHandler):
     _is_head = False  # the request
     _interim = 0  # responses so far, for one request
     _head_bytes = 0
+    reset_body: StreamReader | None = None  # was not at its end when the connection was reset
 
     def subscribe(
         self, on_arrival: Callable[[], None], on_chunk: Callable[[bytes, bytes], None]
@@ -153,6 +154,8 @@ class StreamingProtocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.was_lost, self.was_reset, self.loss = True, exc is not None, exc
+        if exc is not None and self._payload is not None and not self._payload.is_eof():
+            self.reset_body = self._payload
         super().connection_lost(exc)
         if self._on_arrival is not None:
             self._on_arrival()
@@ -204,20 +207,24 @@ def whole_chunk(read: bytes) -> bytes:
 
 
 class Attempt:
-    """One try at sending one request."""
+    """One try at sending one request.
+
+    Attributes:
+        protocol: the connection it went out on.
+    """
 
     def __init__(self) -> None:
-        self._protocol: StreamingProtocol | None = None
+        self.protocol: StreamingProtocol | None = None
         self._received_before = 0
 
     def sent_on(self, protocol: StreamingProtocol) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
         self._received_before = protocol.received_bytes
 
     @property
     def was_stale(self) -> bool:
         """Whether it went out on a used connection, and not a byte came back."""
-        protocol = self._protocol
+        protocol = self.protocol
         return protocol is not None and 0 < self._received_before == protocol.received_bytes
 
 

@@ -39,13 +39,17 @@ class HttpResponse:
 
     Args:
         answer: its headers have come.
+        carrier: the connection they came on. If all has come, it may serve another request by now.
     """
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, carrier: StreamingProtocol | None = None
+    ) -> None:
         self.status = answer.status
         self.reason = answer.reason or ""
         self.was_reset = False
         self._answer = answer
+        self._carrier = carrier
         self._content = answer.content
         self._sink: BodySink | None = None
         self._protocol: StreamingProtocol | None = None
@@ -73,7 +77,7 @@ class HttpResponse:
         """See ``UpstreamResponse``. The connection may serve another request from now on."""
         self._sink = None
         if self._protocol is not None:
-            self.was_reset = self._protocol.was_reset
+            self.was_reset = self.was_reset or self._protocol.was_reset
             self._protocol.unsubscribe()
             self._protocol.release()
             self._protocol = None
@@ -133,9 +137,11 @@ class HttpResponse:
     def _maybe_reset(self) -> ProxyError | None:
         """Where the end of the connection is the end of the body, a reset means that a part of it
         is missing."""
-        if self._protocol is None or not self._protocol.was_reset:
+        carrier = self._carrier
+        if carrier is None or carrier.reset_body is not self._content:
             return None
-        return ProxyError("upstream_unreachable", BROKE, cause=cause_of(self._protocol.loss))
+        self.was_reset = True
+        return ProxyError("upstream_unreachable", BROKE, cause=cause_of(carrier.loss))
 
     def _end(self, failure: ProxyError | None) -> None:
         sink = self._sink
