@@ -54,11 +54,24 @@ class Script:
         b"HTTP/1.1 200 OK\r\n"
         + b"X-A: %b\r\n" % (b"a" * 60_000) * 5
         + b"Content-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nDate: \r\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n X-A: b\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 103 Early Hints\r\nX-A : b\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 099 X\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + CHUNKED,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\nContent-Length: 2\r\n\r\n{}",
+        *(
+            b"HTTP/1.1 200 OK\r\n" + CHUNKED.replace(b"chunked", coding)
+            for coding in (b"xchunked", b"gzip, chunked", b"chunked, identity", b"chunked, chunked")
+        ),
     ],
     ids=[
         *("control character", "delete", "status line", "blank before the colon"),
         *("blank and hop-by-hop", "blank in a name", "101 that nobody asked for"),
-        *("many interim responses", "large headers"),
+        *("many interim responses", "large headers", "CR", "blank before the first header"),
+        *("interim", "status", "chunked twice", "identity", "no coding", "unknown coding"),
+        *("gzip in chunks", "identity behind chunks", "chunks in chunks"),
     ],
 )
 @pytest.mark.parametrize("target", ["/v1/models", CHAT])
@@ -119,6 +132,48 @@ async def test_a_few_interim_responses_are_no_reason_to_fail(
     interim = b"HTTP/1.1 102 Processing\r\n\r\n" * 60
     upstream.script = answering(interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     assert (await ask(proxy, "GET", "/v1/models")).body == b"{}"
+
+
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("extra", [b"H", b"HTTP/1.1 20", b"X", b"\r\nHT", LATER])
+@pytest.mark.parametrize("head", [LENGTH, b"HTTP/1.1 200 OK\r\n" + CHUNKED])
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_bytes_behind_a_response_end_the_connection(
+    head: bytes, extra: bytes, is_late: bool, upstream: Upstream, proxy: str
+) -> None:
+    script = answering(head, extra) if is_late else answering(head + extra)
+    upstream.script = script
+    assert (await ask(proxy, "GET", "/v1/models")).body == b"{}"
+    await asyncio.sleep(0.1 if is_late else 0)
+    assert (await ask(proxy, "GET", "/v1/models")).body == b'"own"'
+    assert script.connections[0] is not script.connections[1]
+
+
+async def test_a_connection_is_kept_after_a_correct_response(
+    upstream: Upstream, proxy: str
+) -> None:
+    script = upstream.script = answering(LENGTH)
+    for _ in range(2):
+        await ask(proxy, "GET", "/v1/models")
+    assert script.connections[0] is script.connections[1]
+
+
+async def test_chunks_of_http_1_0_end_the_connection(upstream: Upstream, proxy: str) -> None:
+    """RFC 9112, section 6.1."""
+    head = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + CHUNKED
+    script = upstream.script = answering(head)
+    assert (await ask(proxy, "GET", "/v1/models")).body == b"{}"
+    assert (await ask(proxy, "GET", "/v1/models")).body == b'"own"'
+    assert script.connections[0] is not script.connections[1]
+
+
+async def test_a_101_without_a_protocol_ends_the_connection(upstream: Upstream, proxy: str) -> None:
+    script = upstream.script = answering(b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n")
+    assert (await ask(proxy, "GET", "/v1/models")).status == 502
+    assert (await ask(proxy, "GET", "/v1/models")).body == b'"own"'
+    assert script.connections[0] is not script.connections[1]
 
 
 @pytest.mark.parametrize("head", [b"200 " + b"KEY" * 30_000, b"200 OK\r\nX-A: " + b"KEY" * 30_000])

@@ -29,8 +29,10 @@ from aiohttp.streams import StreamReader
 from lifecycle_proxy.upstream.response_head import (
     MAX_BYTES,
     TOO_LARGE,
+    HeadBytes,
     is_ambiguous,
     maybe_invalid,
+    maybe_length,
 )
 
 # An event of a stream, and the end of its chunk. A line that holds a chunk's size ends otherwise:
@@ -63,7 +65,13 @@ class StreamingProtocol(ResponseHandler):
     _is_head = False  # the request
     _interim = 0  # responses so far, for one request
     _head_bytes = 0
+    _left: int | None = None  # of a body with a length
+    _last_bytes = b""  # of a body in chunks
     reset_body: StreamReader | None = None  # was not at its end when the connection was reset
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._head = HeadBytes()
 
     def subscribe(
         self, on_arrival: Callable[[], None], on_chunk: Callable[[bytes, bytes], None]
@@ -86,6 +94,8 @@ class StreamingProtocol(ResponseHandler):
         self._is_asked = True
         self._is_head = bool(params.get("skip_payload"))
         self._interim = self._head_bytes = 0
+        self._head = HeadBytes()
+        self._left, self._last_bytes = None, b""
         self._between_chunks = self._parser_stops = False
         super().set_response_params(**params)
 
@@ -106,15 +116,54 @@ class StreamingProtocol(ResponseHandler):
             on_chunk(chunk, data)
             return
         self._between_chunks = False
-        super().data_received(data)
-        if self._is_asked:  # the headers are not complete yet
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_BYTES:
-                self._refuse(TOO_LARGE)
-        # aiohttp calls with nothing while a body is read
-        if data and (on_arrival := self._on_arrival) is not None:
+        if not data:  # so aiohttp calls while a body is read
+            super().data_received(data)
+            return
+        rest = self._read_head(data) if self._is_asked else data
+        if rest:
+            self._read_body(rest)
+        if (on_arrival := self._on_arrival) is not None:
             self._between_chunks = self._is_between_chunks(data)
             on_arrival()
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Parse headers, those of interim responses, too. What is behind them is returned."""
+        while data and self._awaits_head():
+            part, data = self._head.split(data)
+            self._head_bytes += len(part)
+            super().data_received(part)
+            if self._head_bytes > MAX_BYTES and self._awaits_head():
+                self._refuse(TOO_LARGE)
+        return data if self.exception() is None else b""
+
+    def _awaits_head(self) -> bool:
+        return self._is_asked and self.exception() is None
+
+    def _read_body(self, data: bytes) -> None:
+        """Parse a part of a body. What is behind its end belongs to no response."""
+        body, extra = self._payload, b""
+        if self._upgraded or body is None:
+            super().data_received(data)
+            return
+        if body.is_eof():
+            self._end_behind(body)
+            return
+        if self._left is not None:
+            data, extra = data[: self._left], data[self._left :]
+            self._left -= len(data)
+        else:
+            self._last_bytes = (self._last_bytes + data[-4:])[-4:]
+        if data:
+            super().data_received(data)
+        # The last chunk ends with an empty line. It is a line end only if nothing follows.
+        if extra or (self._left is None and body.is_eof() and self._last_bytes != b"\r\n\r\n"):
+            self._end_behind(body)
+
+    def _end_behind(self, body: StreamReader) -> None:
+        """More came than was asked for: the next request must not get it."""
+        self.force_close()
+        if body.is_eof():  # else its rest is still with the parser
+            self.close()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """The headers of a response. One that nobody has asked for would be the next request's."""
@@ -124,15 +173,16 @@ class StreamingProtocol(ResponseHandler):
         message = data[0]
         if is_ambiguous(message, is_head=self._is_head):
             self.force_close()
-        if 100 <= message.code < 200 and message.code != 101:  # then another follows
+        if invalid := maybe_invalid(message, self._head):
+            self._refuse(invalid)
+        elif 100 <= message.code < 200 and message.code != 101:  # then another follows
             self._interim += 1
             self._head_bytes = 0
             if self._interim > _MAX_INTERIM:
                 self._refuse("too many interim responses")
-        elif invalid := maybe_invalid(message):
-            self._refuse(invalid)
         else:
             self._is_asked = False
+            self._left = maybe_length(message, is_head=self._is_head)
             super().feed_data(data, size)
 
     def _refuse(self, why: str) -> None:

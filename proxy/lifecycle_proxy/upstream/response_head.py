@@ -10,32 +10,75 @@ response.
 import re
 from typing import Final
 
+from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawResponseMessage
 
 # Of all headers of a response. Real ones have less than 10 KiB.
 MAX_BYTES: Final = 262_144
 TOO_LARGE: Final = "its headers are too large"
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5
+# RFC 9110 section 5.5. CR and LF are looked at apart.
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {*b"\t\r\n"})
+_BLANK_FIRST: Final = re.compile(rb"[^\n]*\n[ \t]")  # RFC 9112 section 2.2
+_ENDS: Final = (b"\n\r\n", b"\n\n")
+_LINE_ENDS: Final = b"\r\n"
 _BODILESS: Final = (204, 304)
 
 
-def maybe_invalid(message: RawResponseMessage) -> str:
+class HeadBytes:
+    """Status line and headers as they come. Line ends in front of them are skipped.
+
+    Attributes:
+        raw: what has come.
+        is_whole: the empty line at their end has come, too.
+    """
+
+    def __init__(self) -> None:
+        self.raw = bytearray()
+        self.is_whole = False
+
+    def split(self, read: bytes) -> tuple[bytes, bytes]:
+        """The part of a read that belongs to them, and what is behind their end."""
+        if self.is_whole:  # of an interim response; this is the next
+            self.raw.clear()
+            self.is_whole = False
+        start = max(0, len(self.raw) - 2)
+        self.raw += read if self.raw else read.lstrip(_LINE_ENDS)
+        places = [(at, len(end)) for end in _ENDS if (at := self.raw.find(end, start)) >= 0]
+        if not places:
+            return read, b""
+        self.is_whole = True
+        end = sum(min(places))
+        size = len(read) - (len(self.raw) - end)
+        del self.raw[end:]
+        return read[:size], read[size:]
+
+
+def maybe_invalid(message: RawResponseMessage, head: HeadBytes) -> str:
     """Why a response must not be sent on; "" where it may.
 
     Args:
         message: status line and headers, as aiohttp parsed them.
+        head: the same, as they came.
     """
-    if _CONTROL.search((message.reason or "").encode("utf-8", "surrogateescape")):
-        return "a control character in the status line"
-    size = 0
-    for name, value in message.raw_headers:
-        size += len(name) + len(value)
-        if not _NAME.fullmatch(name):  # a blank before the colon, too: RFC 9112 section 5.1
-            return "a header name that is not a token"
-        if _CONTROL.search(value):
-            return "a control character in a header"
-    return TOO_LARGE if size > MAX_BYTES else ""
+    if not head.is_whole or message.code < 100:
+        return "a status line or headers that cannot be read"
+    if len(head.raw) > MAX_BYTES:
+        return TOO_LARGE
+    if len(head.raw.translate(None, _CONTROL)) < len(head.raw):
+        return "a control character in the status line or a header"
+    if head.raw.count(b"\r") > head.raw.count(b"\r\n"):  # RFC 9112 section 2.2
+        return "a CR without LF in the status line or a header"
+    if _BLANK_FIRST.match(head.raw):
+        return "a blank before the first header"
+    # A blank before the colon, too: RFC 9112 section 5.1
+    if not all(_NAME.fullmatch(name) for name, _ in message.raw_headers):
+        return "a header name that is not a token"
+    codings = _values(message, b"transfer-encoding")
+    # RFC 9112 section 7. Other codings were not asked for: no TE is sent. Some have no end.
+    if codings and ([coding.lower() for coding in codings] != [b"chunked"] or not message.chunked):
+        return "a transfer coding other than chunked"
+    return ""
 
 
 def is_ambiguous(message: RawResponseMessage, *, is_head: bool) -> bool:
@@ -45,15 +88,37 @@ def is_ambiguous(message: RawResponseMessage, *, is_head: bool) -> bool:
         message: status line and headers, as aiohttp parsed them.
         is_head: the request was a HEAD.
     """
-    lengths = [value.strip() for name, value in message.raw_headers if _is(name, b"content-length")]
-    codings = [value for name, value in message.raw_headers if _is(name, b"transfer-encoding")]
-    if len(lengths) > 1 or len(codings) > 1 or (lengths and codings):
+    lengths = _values(message, b"content-length")
+    codings = _values(message, b"transfer-encoding")
+    if len(lengths) + len(codings) > 1 or message.code == 101:
         return True
-    if codings and codings[0].strip().lower() != b"chunked":
+    if codings and message.version < HttpVersion11:  # RFC 9112 section 6.1
         return True
     has_body = any(length != b"0" for length in lengths) or bool(codings)
-    return has_body and (is_head or message.code in _BODILESS or message.code < 200)
+    return has_body and (is_head or _has_no_body(message))
 
 
-def _is(name: bytes, wanted: bytes) -> bool:
-    return len(name) == len(wanted) and name.lower() == wanted
+def maybe_length(message: RawResponseMessage, *, is_head: bool) -> int | None:
+    """How long the body is, by ``Content-Length``; None where something else says that.
+
+    Args:
+        message: status line and headers, as aiohttp parsed them.
+        is_head: the request was a HEAD.
+    """
+    lengths = _values(message, b"content-length")
+    if message.chunked or is_head or _has_no_body(message) or not lengths or not lengths[0]:
+        return None
+    return int(lengths[0])
+
+
+def _has_no_body(message: RawResponseMessage) -> bool:
+    return message.code < 200 or message.code in _BODILESS
+
+
+def _values(message: RawResponseMessage, wanted: bytes) -> list[bytes]:
+    size = len(wanted)
+    return [
+        value.strip()
+        for name, value in message.raw_headers
+        if len(name) == size and name.lower() == wanted
+    ]
