@@ -41,9 +41,10 @@ check: lint ## the quick part: lint, types, the tests of the core
 	$(BIN)/python -m pytest -n $(PROCESSES) tests/core tests/test_layout.py tests/test_docs.py
 
 SECONDS ?= 60
-fuzz: $(VENV)/.installed-dev ## mutated streams and requests: SECONDS=60 for each of the two
+fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60 for each
 	$(BIN)/python fuzz/fuzz_pipeline.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_http.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/fuzz_responses.py --seconds $(SECONDS)
 
 lint: $(VENV)/.installed-dev ## style and types, nothing changed
 	$(BIN)/ruff check
