@@ -97,7 +97,7 @@ class Wire(asyncio.Protocol):
         """One chunk; the last one if it is empty."""
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    async def left(self, within_s: float = 1.0) -> None:
+    async def left(self, within_s: float = _PATIENCE_S) -> None:
         """Wait until the other side has closed the connection.
 
         Raises:
