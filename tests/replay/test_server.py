@@ -21,7 +21,6 @@ from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import Fault, FaultSettings
 from lifecycle_proxy.recording.cassette import CassetteError, Exchange, line, pack
-from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
