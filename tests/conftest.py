@@ -8,7 +8,7 @@ from typing import Any
 import coverage
 import pytest
 from hypothesis import is_hypothesis_test, settings
-from lifecycle_proxy.app import serve
+from lifecycle_proxy.app import factory, serve
 from lifecycle_proxy.config import model as config
 
 from tests.fakes import Upstream
@@ -73,14 +73,16 @@ async def _stop(runners: list[serve.Runner]) -> None:
 async def start_proxy(upstream: Upstream, runners: list[serve.Runner]) -> StartProxy:
     """Starts a proxy: ``await start_proxy({"server.heartbeat_s": 0.1})`` returns its URL."""
 
-    async def start(settings: dict[str, Any] | None = None) -> str:
+    async def start(
+        settings: dict[str, Any] | None = None, create: Any = factory.create_app
+    ) -> str:
         flags = {
             "server.listen": "127.0.0.1:0",
             "server.drain_timeout_s": 0.2,
             "upstream.url": f"{upstream.origin}/v1",
             **(settings or {}),
         }
-        runner, url = await serve.start(config.load(environ={}, flags=flags))
+        runner, url = await serve.start(config.load(environ={}, flags=flags), create=create)
         runners.append(runner)
         return url.replace("127.0.0.1", "localhost")  # a cookie jar would ignore an address
 
