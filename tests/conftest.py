@@ -33,9 +33,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """What hypothesis happens to find does not count as covered, and is quicker unmeasured."""
+    """What hypothesis happens to find does not count as covered.
+
+    Nor does what takes long, and covers nothing that other tests do not: it is quicker unmeasured.
+    """
     measured = coverage.Coverage.current()
-    if measured is None or not is_hypothesis_test(getattr(item, "obj", None)):
+    is_measured = not is_hypothesis_test(getattr(item, "obj", None))
+    if measured is None or (is_measured and item.get_closest_marker("unmeasured") is None):
         return (yield)
     measured.stop()
     try:

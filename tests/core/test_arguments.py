@@ -119,6 +119,7 @@ def test_pieces_of_one_object_are_put_together(value: object, data: st.DataObjec
     assert str(grown(*pieces)) == text
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "piece", ["{", "}", "{}", '"', "\\", '{"', "[{},", '{"a":1}', " ", '\\"', "x"]
 )

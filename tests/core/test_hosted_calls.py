@@ -168,6 +168,7 @@ def test_an_index_of_any_kind_breaks_nothing() -> None:
         assert merged_alone(own) == own
 
 
+@pytest.mark.unmeasured
 def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only() -> None:
     def took_s(count: int, **entry: object) -> float:
         body = calls(*({"index": n, **entry} for n in range(count)))
