@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 End = Literal["", "clean", "cut", "reset"]
 _LIMIT_BYTES: Final = 1 << 22
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 20.0
 
 
 class Wire(asyncio.Protocol):

@@ -188,7 +188,7 @@ def test_a_port_that_is_taken_is_a_failure(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("arguments", [(), WORKERS])
 def test_a_port_that_another_proxy_with_workers_has_is_taken(arguments: tuple[str, ...]) -> None:
     with serving(*LISTEN, *WORKERS) as (_, url, _base), sharing(url, *arguments) as second:
-        out, err = second.communicate(timeout=5)
+        out, err = second.communicate(timeout=30)
     assert (second.returncode, out) == (1, "")
     assert "address already in use" in err
 
