@@ -105,9 +105,9 @@ def mutants(path: Path) -> Iterator[Mutant]:
         yield Mutant(path, number, line, " -> ".join(short))
 
 
-def mutated(mutant: Mutant) -> str:
+def mutated(mutant: Mutant, base: Path) -> str:
     """The file's code with the change."""
-    tree = ast.parse((ROOT / mutant.path).read_text("utf-8"))
+    tree = ast.parse((base / mutant.path).read_text("utf-8"))
     _, new, put = list(changes(tree))[mutant.number]
     put(new)
     return ast.unparse(ast.fix_missing_locations(tree))
@@ -116,11 +116,11 @@ def mutated(mutant: Mutant) -> str:
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def copied(folder: Path) -> Path:
+def copied(source: Path, folder: Path) -> Path:
     """A copy of what the tests need."""
     for name in ("proxy", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "pyproject.toml", folder)
     return folder
 
 
@@ -169,11 +169,11 @@ def survives(mutant: Mutant, data: CoverageData, base: Path, folders: "queue.Que
     covered = data.contexts_by_lineno(str(base / mutant.path))
     folder = folders.get()
     try:
-        (folder / mutant.path).write_text(mutated(mutant))
+        (folder / mutant.path).write_text(mutated(mutant, base))
         given = ways(mutant, covered.get(mutant.line, []))
         return all(pytest(folder, "-x", *nodes) == 0 for nodes in given)
     finally:
-        shutil.copy(ROOT / mutant.path, folder / mutant.path)
+        shutil.copy(base / mutant.path, folder / mutant.path)
         folders.put(folder)
 
 
@@ -189,11 +189,11 @@ def main() -> None:
     chosen = random.Random(given.seed).sample(every, size)  # noqa: S311
     print(f"{size} of {len(every)} mutants, --seed {given.seed}", flush=True)
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(given.jobs) as pool:
-        base = copied(Path(place) / "base")
+        base = copied(ROOT, Path(place) / "base")
         data, alive = measured(base), 0
         folders: queue.Queue[Path] = queue.Queue()
         for number in range(given.jobs):
-            folders.put(copied(Path(place) / str(number)))
+            folders.put(copied(base, Path(place) / str(number)))
         told = pool.map(lambda mutant: survives(mutant, data, base, folders), chosen)
         for mutant, is_alive in zip(chosen, told, strict=True):
             if is_alive:
