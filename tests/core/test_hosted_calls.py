@@ -298,3 +298,12 @@ def shown(body: bytes) -> list[Json]:
     chunks = [orjson.loads(d) for _, d in whatwg(body) if d.startswith(b"{") and b"tool_calls" in d]
     choices = [choice for one in chunks for choice in one["choices"]]
     return [entry for choice in choices for entry in choice["delta"].get("tool_calls") or ()]
+
+
+def test_the_finish_of_another_choice_changes_nothing() -> None:
+    own = calls(call(1, "b", "own"))
+    end = finish("stop", choice=1)
+    assert merged_alone(HEAD + own + end + REST) == own + end
+    assert merged_alone(own + HEAD + end + calls(call(1, None, None, "{}"))) == own + end + calls(
+        call(1, None, None, "{}")
+    )
