@@ -48,9 +48,6 @@ class Mutant(NamedTuple):
     text: str
 
 
-# --- changes --------------------------------------------------------------------------------------
-
-
 def replacements(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901  an arm each
     """What may stand in the place of a node."""
     match node:
@@ -111,9 +108,6 @@ def mutated(mutant: Mutant, base: Path) -> str:
     _, new, put = list(changes(tree))[mutant.number]
     put(new)
     return ast.unparse(ast.fix_missing_locations(tree))
-
-
-# --- tests ----------------------------------------------------------------------------------------
 
 
 def copied(source: Path, folder: Path) -> Path:
