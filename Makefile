@@ -2,7 +2,7 @@
 #   make demo ARGS=--once        make test PYTHON=/opt/python3.13/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz lint format clean
+.PHONY: help demo test check fuzz mutants lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,8 +28,8 @@ help: ## this list
 demo: $(VENV)/.installed ## see it work: ARGS=--once, ARGS='--listen 127.0.0.1:9000'
 	@$(BIN)/lifecycle-proxy demo $(ARGS)
 
-# Tests mostly wait, so there are more processes than processors. Each file stays in one of them.
-PROCESSES ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
+# Some tests wait: one process more than there are processors. Each file stays in one of them.
+PROCESSES ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 test: lint ## everything that must hold before a commit: lint, types, tests, coverage
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n $(PROCESSES) --dist loadfile
@@ -45,6 +45,10 @@ fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60
 	$(BIN)/python fuzz/fuzz_pipeline.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_http.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_responses.py --seconds $(SECONDS)
+
+SAMPLE ?= 200
+mutants: $(VENV)/.installed-dev ## change the core at random: do tests fail? SAMPLE=200, SEED=
+	$(BIN)/python fuzz/mutants.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev ## style and types, nothing changed
 	$(BIN)/ruff check

@@ -22,7 +22,7 @@ def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         (*COMMAND, *arguments),
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=False,
         env=environment(**environ),
     )
@@ -50,5 +50,5 @@ def serving(*arguments: str, **environ: str) -> Iterator[tuple["subprocess.Popen
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit code, output and errors of a process that is ending."""
-    out, err = process.communicate(timeout=5)
+    out, err = process.communicate(timeout=30)
     return process.returncode, out, err

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import AsyncExitStack
 from typing import Any
 
+import coverage
 import pytest
-from hypothesis import settings
-from lifecycle_proxy.app import serve
+from hypothesis import is_hypothesis_test, settings
+from lifecycle_proxy.app import factory, serve
 from lifecycle_proxy.config import model as config
 
 from tests.fakes import Upstream
@@ -28,6 +29,23 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         for title, text in report.sections
     ]
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What hypothesis happens to find does not count as covered.
+
+    Nor does what takes long, and covers nothing that other tests do not: it is quicker unmeasured.
+    """
+    measured = coverage.Coverage.current()
+    is_measured = not is_hypothesis_test(getattr(item, "obj", None))
+    if measured is None or (is_measured and item.get_closest_marker("unmeasured") is None):
+        return (yield)
+    measured.stop()
+    try:
+        return (yield)
+    finally:
+        measured.start()
 
 
 @pytest.fixture
@@ -59,14 +77,16 @@ async def _stop(runners: list[serve.Runner]) -> None:
 async def start_proxy(upstream: Upstream, runners: list[serve.Runner]) -> StartProxy:
     """Starts a proxy: ``await start_proxy({"server.heartbeat_s": 0.1})`` returns its URL."""
 
-    async def start(settings: dict[str, Any] | None = None) -> str:
+    async def start(
+        settings: dict[str, Any] | None = None, create: Any = factory.create_app
+    ) -> str:
         flags = {
             "server.listen": "127.0.0.1:0",
             "server.drain_timeout_s": 0.2,
             "upstream.url": f"{upstream.origin}/v1",
             **(settings or {}),
         }
-        runner, url = await serve.start(config.load(environ={}, flags=flags))
+        runner, url = await serve.start(config.load(environ={}, flags=flags), create=create)
         runners.append(runner)
         return url.replace("127.0.0.1", "localhost")  # a cookie jar would ignore an address
 

@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 End = Literal["", "clean", "cut", "reset"]
 _LIMIT_BYTES: Final = 1 << 22
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 20.0
 
 
 class Wire(asyncio.Protocol):
@@ -97,7 +97,7 @@ class Wire(asyncio.Protocol):
         """One chunk; the last one if it is empty."""
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    async def left(self, within_s: float = 1.0) -> None:
+    async def left(self, within_s: float = _PATIENCE_S) -> None:
         """Wait until the other side has closed the connection.
 
         Raises:

@@ -20,7 +20,7 @@ import pytest
 import trustme
 from lifecycle_proxy import __version__
 from lifecycle_proxy.app import serve as server
-from lifecycle_proxy.app.banner import Banner, probe
+from lifecycle_proxy.app.banner import Banner, probe, report
 from lifecycle_proxy.config import model as config
 
 from tests.commands import COMMAND, LISTEN, ended, environment
@@ -180,25 +180,22 @@ def test_tls(tmp_path: Path) -> None:
         (UnicodeError("label too long"), "cannot connect: label too long"),
     ],
 )
-def test_other_failures(raised: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+def test_other_failures(raised: Exception, said: str) -> None:
+    def fail(*_: object) -> socket.socket:
         raise raised
 
-    monkeypatch.setattr(socket, "create_connection", fail)
-    assert probe(loaded().settings) == said
+    assert probe(loaded().settings, connect=fail) == said
 
 
-def test_a_slow_name_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_name_server_is_not_waited_for() -> None:
     over = threading.Event()
 
-    def wait(*_: object) -> None:
+    def wait(*_: object) -> socket.socket:
         over.wait(10)
         raise OSError
 
-    monkeypatch.setattr(socket, "create_connection", wait)
-    began = time.monotonic()
-    assert probe(loaded().settings, 0.1) == "no connection yet: is it reachable from here?"
-    assert time.monotonic() - began < 1
+    said = probe(loaded().settings, 0.1, wait)
+    assert said == "no connection yet: is it reachable from here?"
     over.set()
 
 
@@ -279,3 +276,13 @@ async def test_connections_are_taken_before_anything_is_said() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     over.set()
     await asyncio.wait_for(task, 5)
+
+
+def test_so_many_changes_are_named_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[server]\nheartbeat_s = 5\ndrain_timeout_s = 5\nworkers = 2\n")
+    assert list(report(loaded(file), most=2))[-3:] == [
+        "  changed    server.workers = 2",
+        "             server.drain_timeout_s = 5",
+        "             and 1 more",
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config import model as config
@@ -387,7 +388,7 @@ async def test_recordings_are_played_without_a_socket_file(
 
 
 async def test_a_start_that_fails_closes_its_socket(
-    begin: Run, temporary: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    begin: Run, temporary: Path, place: Path, tmp_path: Path
 ) -> None:
     url = await begin("record")
     await chat(url, **said("a"))
@@ -404,14 +405,14 @@ async def test_a_start_that_fails_closes_its_socket(
         await serve.start(own, sock)
     assert sock.fileno() == -1
 
-    async def failing(_: object) -> None:
-        raise OSError("no upstream")
-
-    # What had started before the part that failed is ended, too.
-    monkeypatch.setattr("lifecycle_proxy.upstream.client.HttpUpstream.start", failing)
-    own = config.load(environ={}, flags=listen)
+    # What had started before the part that failed is ended, too: the upstream's file is gone.
+    ca_file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(ca_file))
+    flags = {"upstream.url": "https://localhost:9", "upstream.ca_file": str(ca_file)}
+    own = config.load(environ={}, flags={**listen, **flags})
+    ca_file.unlink()
     sock = bind(own)
-    with pytest.raises(OSError, match="no upstream"):
+    with pytest.raises(FileNotFoundError):
         await serve.start(own, sock)
     assert sock.fileno() == -1
     assert listed(temporary) == []

@@ -280,11 +280,11 @@ async def test_colour_on_a_terminal_unless_it_is_not_wanted(
         monkeypatch.setenv("NO_COLOR", "1")
 
 
-async def test_an_output_that_cannot_have_emojis(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_output_that_cannot_have_emojis() -> None:
     raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    assert await demo.run(_loaded(), once=True, any_port=False, pace=_PACE) == 0
-    sys.stdout.flush()
+    with contextlib.redirect_stdout(io.TextIOWrapper(raw, encoding="ascii")) as output:
+        assert await demo.run(_loaded(), once=True, any_port=False, pace=_PACE) == 0
+    output.flush()
     assert b"? web_search" in raw.getvalue()
 
 

@@ -48,7 +48,6 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert lifecycle.merge_rounds == "auto"
 
 
-@pytest.mark.skipif(not EXAMPLE.exists(), reason="no config.example.toml")
 def test_the_example_file_is_accepted() -> None:
     config.load(EXAMPLE, environ={})
 

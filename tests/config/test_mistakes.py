@@ -406,7 +406,7 @@ def test_a_port_below_1024_without_the_right(
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("lifecycle_proxy.config.machine.socket.socket.bind", denied)  # root may
+    monkeypatch.setattr(socket.socket, "bind", denied)  # root may
     file.write_text("[server]\nlisten = '127.0.0.1:80'")
     _, err = checked(file, capsys, 2)
     assert "127.0.0.1:80: permission denied; choose a port above 1023 (line 2)" in err

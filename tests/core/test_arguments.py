@@ -38,6 +38,25 @@ def test_arguments_are_complete_when_nothing_may_follow(pieces: list[str], compl
     assert str(made) == "".join(pieces)
 
 
+@pytest.mark.parametrize(
+    ("pieces", "complete"),
+    [
+        (['{"a":"\\', '"', '"}'], True),
+        (['{"a":"\\', '\\"}'], True),
+        (['{"a":"\\', '"}'], False),
+        (['{"a":"\\\\', '"}'], True),
+    ],
+)
+def test_what_a_backslash_escapes_may_come_in_the_next_piece(
+    pieces: list[str], complete: bool
+) -> None:
+    made = Arguments()
+    for piece in pieces:
+        assert not made.complete
+        made.append(piece)
+    assert made.complete is complete
+
+
 def test_of_huge_arguments_the_head_is_kept() -> None:
     made = grown("[" + "1" * (Arguments.LIMIT - 2))
     made.append("1]")
@@ -119,6 +138,7 @@ def test_pieces_of_one_object_are_put_together(value: object, data: st.DataObjec
     assert str(grown(*pieces)) == text
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "piece", ["{", "}", "{}", '"', "\\", '{"', "[{},", '{"a":1}', " ", '\\"', "x"]
 )

@@ -38,6 +38,9 @@ def test_at_a_limit_a_call_may_have_been_whole(word: str) -> None:
         ("terminated", "failed"),
         ("MALFORMED_FUNCTION_CALL", "failed"),  # Gemini
         ("error_finish", "failed"),
+        *((word, "cancelled") for word in ("content_filter", "refusal", "cancelled", "canceled")),
+        *((word, "cancelled") for word in ("user_cancel", "safety", "recitation", "blocklist")),
+        *((word, "cancelled") for word in ("prohibited_content", "spii")),  # Gemini
     ],
 )
 def test_words_for_failure_beat_whole_arguments(word: str, outcome: str) -> None:

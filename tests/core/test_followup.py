@@ -90,6 +90,7 @@ def test_news_is_one_more_or_another() -> None:
     assert not EarlierCalls.of([one, two]).is_news([one])
 
 
+@pytest.mark.unmeasured
 def test_the_cost_grows_with_the_size() -> None:
     def seconds(count: int) -> float:
         messages = [m for n in range(count) for m in (said(f"a{n}"), result(f"a{n}"))]

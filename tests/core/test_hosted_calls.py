@@ -5,7 +5,6 @@ from pathlib import Path
 
 import orjson
 import pytest
-from lifecycle_proxy.core import hosted_calls
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.hosted_calls import HostedCallFilter
 from lifecycle_proxy.core.sse import Event, Parser
@@ -169,6 +168,7 @@ def test_an_index_of_any_kind_breaks_nothing() -> None:
         assert merged_alone(own) == own
 
 
+@pytest.mark.unmeasured
 def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only() -> None:
     def took_s(count: int, **entry: object) -> float:
         body = calls(*({"index": n, **entry} for n in range(count)))
@@ -180,11 +180,10 @@ def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only()
         assert took_s(40_000, **entry) < 16 * took_s(10_000, **entry) + 0.1
 
 
-def test_no_more_is_kept_than_a_call_could_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosted_calls, "_MAX_KEPT", 2)
-    late = calls(call(0, "b", None, "1")) + calls(call(0, None, None, "2")) * 5
+def test_no_more_is_kept_than_a_call_could_have() -> None:
+    late = calls(call(0, "b", None, "1")) + calls(*5000 * [call(0, None, None, "2")])
     entries = shown(merged(late + calls(call(0, None, "own", "3")) + finish() + DONE))
-    assert [entry["function"]["arguments"] for entry in entries] == ["1", "2", "3"]
+    assert [entry["function"]["arguments"] for entry in entries] == ["1", *4095 * ["2"], "3"]
 
 
 def test_arguments_at_a_place_without_a_call_are_those_of_the_latest_call() -> None:
@@ -299,3 +298,12 @@ def shown(body: bytes) -> list[Json]:
     chunks = [orjson.loads(d) for _, d in whatwg(body) if d.startswith(b"{") and b"tool_calls" in d]
     choices = [choice for one in chunks for choice in one["choices"]]
     return [entry for choice in choices for entry in choice["delta"].get("tool_calls") or ()]
+
+
+def test_the_finish_of_another_choice_changes_nothing() -> None:
+    own = calls(call(1, "b", "own"))
+    end = finish("stop", choice=1)
+    assert merged_alone(HEAD + own + end + REST) == own + end
+    assert merged_alone(own + HEAD + end + calls(call(1, None, None, "{}"))) == own + end + calls(
+        call(1, None, None, "{}")
+    )

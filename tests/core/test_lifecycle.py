@@ -10,6 +10,7 @@ from lifecycle_proxy.core.events import (
     UPSTREAM_ERROR,
     CallDelta,
     CallResult,
+    CallResumed,
     ChoiceFinished,
     Counts,
     LifecycleEvent,
@@ -351,3 +352,9 @@ def test_no_state_leads_back_from_the_end() -> None:
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_failed_cancelled_and_cut_are_errors(outcome: Outcome) -> None:
     assert outcome.is_error is (outcome.value in {"failed", "cancelled", "cut"})
+
+
+def test_a_call_that_has_ended_is_not_resumed() -> None:
+    stream = Stream()
+    stream.feed(delta(1, "a"), delta(2, "b", args="{"), CallResult(1), ChoiceFinished(0, "stop"))
+    assert stream.feed(CallResumed(1), DONE) == ["completed b f cut:incomplete_arguments"]

@@ -272,6 +272,7 @@ def test_no_bytes_make_it_fail(body: bytes) -> None:
     assert (left is body) or left != body
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "unit",
     [

@@ -327,20 +327,21 @@ def test_a_frame_behind_a_finish_that_is_kept_back_closes_the_event_before_it() 
     assert played.data == one + head + b"\n" + running + completed + stop + done
 
 
-def test_only_so_much_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_MAX_HELD_BYTES", len(STOP + USAGE))
+def test_only_so_much_is_kept_back() -> None:
+    bare = sse({"choices": [], "usage": {}, "pad": ""})
+    padding = "x" * ((1 << 20) - len(STOP + bare))
+    usage = sse({"choices": [], "usage": {}, "pad": padding})
+    assert len(STOP + usage) == 1 << 20
     pipeline = make(DIALECTS["off"], merge_rounds=True)
-    assert pipeline.feed(STOP + USAGE, 0.0).data == b""
-    assert pipeline.feed(ROLE, 0.0).data == STOP + USAGE + ROLE
+    assert pipeline.feed(STOP + usage, 0.0).data == b""
+    assert pipeline.feed(ROLE, 0.0).data == STOP + usage + ROLE
     assert pipeline.feed(TWO, 0.0).data == TWO
 
 
-def test_what_is_kept_back_is_counted_anew_when_it_is_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(rounds, "_MAX_HELD_BYTES", len(STOP))
-    body = 5 * (ONE + STOP) + DONE
-    assert merged(body).data == 5 * ONE + STOP + DONE
+def test_what_is_kept_back_is_counted_anew_when_it_is_written() -> None:
+    stop = finish("stop", pad="x" * (3 << 18))
+    body = 5 * (ONE + stop) + DONE
+    assert merged(body).data == 5 * ONE + stop + DONE
 
 
 def test_holding_is_told() -> None:

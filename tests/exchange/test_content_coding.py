@@ -44,13 +44,28 @@ def test_a_truncated_body_is_noticed(name: str) -> None:
         own.check_end()
 
 
-def test_a_bomb_is_refused() -> None:
-    with pytest.raises(ProxyError, match="one read is too large"):
-        Decompressor().feed(gzip.compress(b"\0" * (40 << 20)))
+BOMBS = {
+    "gzip": gzip.compress(bytes(40 << 20)),
+    "zlib": zlib.compress(bytes(40 << 20)),
+    "two members": 2 * gzip.compress(bytes(20 << 20)),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_is_refused(bomb: bytes) -> None:
+    with pytest.raises(ProxyError, match="one read is too large") as caught:
+        Decompressor().feed(bomb)
+    assert caught.value.code == "upstream_protocol"
+
+
+def test_one_read_may_become_32_mb() -> None:
+    assert len(Decompressor().feed(gzip.compress(bytes(32 << 20)))) == 32 << 20
 
 
 @pytest.mark.parametrize(
-    "member", [zlib.compress(b""), gzip.compress(b""), gzip.compress(b"x" * 100)]
+    "member",
+    [zlib.compress(b""), gzip.compress(b""), gzip.compress(b"x" * 100)],
+    ids=["zlib", "gzip", "gzip of text"],  # the bytes hold the time: no two processes agree
 )
 def test_the_time_grows_with_the_bytes(member: bytes) -> None:
     def make(size: int) -> bytes:

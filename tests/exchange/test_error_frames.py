@@ -176,7 +176,7 @@ async def test_a_failure_behind_early_heartbeats_has_the_form_of_the_api(
     upstream: Upstream, start_proxy: StartProxy, api: str
 ) -> None:
     async def script(request: Request, wire: Wire) -> None:
-        await wire.left(within_s=3)
+        await wire.left()
 
     upstream.script = script
     answer = await stream(await start_proxy({**EARLY, "upstream.first_byte_timeout_s": 0.2}), api)

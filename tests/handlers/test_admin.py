@@ -65,18 +65,6 @@ async def test_an_upstream_that_answers_anything_is_up(upstream: Upstream, proxy
     assert (await ask(proxy, "GET", "/-/ready")).status == 200
 
 
-async def test_an_upstream_that_is_slow_to_answer_is_up(
-    upstream: Upstream, proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lifecycle_proxy.upstream.client._PROBE_S", 0.1)
-
-    async def script(request: Request, wire: Wire) -> None:
-        await wire.left()
-
-    upstream.script = script
-    assert (await ask(proxy, "GET", "/-/ready")).status == 200
-
-
 async def test_many_probes_are_one_for_the_upstream(upstream: Upstream, proxy: str) -> None:
     for _ in range(5):
         await ask(proxy, "GET", "/-/ready")

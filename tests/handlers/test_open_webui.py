@@ -5,7 +5,6 @@ real page.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
@@ -378,9 +377,8 @@ async def test_a_client_that_does_not_read_keeps_no_upstream_and_holds_up_no_shu
         await client.chat(NAMED)
         client.wire.transport.pause_reading()
         await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await serve.stop(runners.pop(), 0.1)
-        assert time.monotonic() - began < 1.5
+        async with asyncio.timeout(5):
+            await serve.stop(runners.pop(), 0.1)
     await upstream.wires[0].left()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -362,10 +361,8 @@ async def test_an_answer_that_does_not_come(upstream: Upstream, ask: Ask) -> Non
         await wire.left()
 
     upstream.script = script
-    started = time.monotonic()
     report = await ask(exchange(*EVENTS), timeout_s=0.1)
     assert report.results[0].comparison.breaking == ("no whole answer within 0.1 s",)
-    assert time.monotonic() - started < 2
 
 
 async def test_an_answer_without_end(upstream: Upstream, ask: Ask) -> None:

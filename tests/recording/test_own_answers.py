@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lifecycle_proxy.app import serve
+from lifecycle_proxy.app import factory, serve
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.state.pending_calls import MemoryStore, Waiting
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -34,9 +35,9 @@ Recorded = Callable[[], Awaitable[Exchange]]
 
 @pytest.fixture
 def start(start_proxy: StartProxy, tmp_path: Path) -> Start:
-    async def begin(settings: dict[str, Any] | None = None) -> str:
+    async def begin(settings: dict[str, Any] | None = None, **more: Any) -> str:
         own = {"recording.mode": "record", "recording.path": str(tmp_path / "kept")}
-        return await start_proxy({**own, **(settings or {})})
+        return await start_proxy({**own, **(settings or {})}, **more)
 
     return begin
 
@@ -244,34 +245,46 @@ async def test_a_late_no(
     assert (one.ended, one.error) == ("drained", "draining")
 
 
-@pytest.fixture
-def bug(monkeypatch: pytest.MonkeyPatch, upstream: Upstream) -> None:
-    """The proxy fails where the answer has come, which takes a while."""
-
-    def broken(*_: object, **__: object) -> None:
+class Broken(MemoryStore):
+    def look(self, scope: str, call_id: str) -> list[Waiting]:
         raise RuntimeError("a bug")
+
+
+BROKEN = {"create": partial(factory.create_app, store=Broken(0, print))}
+EXECUTION = {"lifecycle.span": "execution"}
+FOLLOW_UP = [
+    {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+    {"role": "tool", "tool_call_id": "a", "content": "r"},
+]
+
+
+@pytest.fixture
+def late(upstream: Upstream) -> None:
+    """An answer that takes a while: the proxy fails when it comes, where its store is broken."""
 
     async def script(request: Request, wire: Wire) -> None:
         await asyncio.sleep(0.08)
         await wire.stream(DONE, b"")
 
-    monkeypatch.setattr(Conversations, "_pipeline", broken)
     upstream.script = script
 
 
-@pytest.mark.usefixtures("bug")
+@pytest.mark.usefixtures("late")
 async def test_a_bug(start: Start, recorded: Recorded) -> None:
-    answer = await chat(await start())
+    url = await start(EXECUTION, **BROKEN)
+    answer = await chat(url, messages=FOLLOW_UP)
     one = await recorded()
     assert answer.status == 500
     assert_got(one, answer, "eof")
     assert one.error == "internal"
 
 
-@pytest.mark.usefixtures("bug")
+@pytest.mark.usefixtures("late")
 async def test_a_bug_behind_a_head(start: Start, recorded: Recorded) -> None:
-    answer = await chat(await start(EARLY))
+    url = await start({**EARLY, **EXECUTION}, **BROKEN)
+    answer = await chat(url, messages=FOLLOW_UP)
     one = await recorded()
-    assert (answer.body, answer.end) == (HEARTBEAT, "cut")
+    assert answer.body.startswith(HEARTBEAT)
+    assert (answer.body.replace(HEARTBEAT, b""), answer.end) == (b"", "cut")
     assert_got(one, answer, "cut")
     assert (one.ended, one.error) == ("upstream_error", "internal")

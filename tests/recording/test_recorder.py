@@ -80,7 +80,7 @@ async def lost(url: str) -> int:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  a thread sets no event
             await asyncio.sleep(0.01)
 

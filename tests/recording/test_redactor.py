@@ -363,6 +363,7 @@ def test_a_stream_that_parts_from_another() -> None:
     assert left[0][1] == b"x " + placeholder(b"sk-0123456789abcdef")
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("start", [b"sk-", b"-----BEGIN PRIVATE KEY-----\n", b""])
 def test_what_waits_is_bounded(start: bytes) -> None:
     """However long something looks as if it would go on, it is read often neither."""
@@ -398,6 +399,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("start", "word"), HOSTILE)
 def test_nothing_is_looked_at_often(start: str, word: str) -> None:
     """However long something is, and in small reads: each byte is looked at a few times."""
@@ -413,6 +415,7 @@ def test_nothing_is_looked_at_often(start: str, word: str) -> None:
     assert looks[1] <= 12
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("start", "word", "end", "left"),
     [

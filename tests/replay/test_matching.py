@@ -371,12 +371,10 @@ def test_sessions_count_on_their_own() -> None:
     assert [found(library, asked(said()), s)[0] for s in ("x", "y", "x", "y")] == [*"0011"]
 
 
-def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lifecycle_proxy.replay.matching._SESSIONS", 2)
-    library = RecordingIndex(same())
-    for session in "abcd":
-        found(library, asked(said()), session)
-    assert len(library._sessions) == 2
+def test_the_counters_of_a_session_unused_for_long_are_dropped() -> None:
+    library = RecordingIndex(same(), max_sessions=2)
+    given = [found(library, asked(said()), session)[0] for session in "abacab"]
+    assert given == [*"001020"]
 
 
 @pytest.mark.parametrize("name", STAGES)

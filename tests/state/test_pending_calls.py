@@ -1,7 +1,6 @@
 """The calls that clients run: how long they wait, for whom, and who may tell their end."""
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.followup import TrailingCall, fingerprint, last_calls
 from lifecycle_proxy.exchange.client_scope import Scope, maybe_scope, scope_of
-from lifecycle_proxy.state import pending_calls
 from lifecycle_proxy.state.pending_calls import ConversationCalls, MemoryStore, Waiting
 from multidict import CIMultiDict
 
@@ -80,22 +78,21 @@ def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
 
 
 def test_a_call_expires_once() -> None:
-    kept = Kept(ttl_s=10)
-    before = time.monotonic()
+    kept = Kept(ttl_s=10, clock=lambda: 100.0)
     kept.put("a", "b")
     kept.store.maybe_take("s", "b", 0)
-    kept.store.sweep(before + 9)
+    kept.store.sweep(109)
     assert kept.told == []
-    kept.store.sweep(before + 11)
-    kept.store.sweep(before + 99)
+    kept.store.sweep(110)
+    kept.store.sweep(199)
     assert kept.told == ["completed a f unknown:expired"]
     assert kept.expired[0].repeat == 2
     assert (len(kept.store), kept.store.look("s", "a")) == (0, [])
 
 
-def test_only_what_has_waited_long_enough_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, now = Kept(ttl_s=10), 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_only_what_has_waited_long_enough_expires() -> None:
+    now = 0.0
+    kept = Kept(ttl_s=10, clock=lambda: now)
     kept.put("a")
     now = 5.0
     kept.put("b")
@@ -105,11 +102,9 @@ def test_only_what_has_waited_long_enough_expires(monkeypatch: pytest.MonkeyPatc
     assert len(kept.told) == 2
 
 
-def test_a_call_put_again_waits_anew_and_the_earlier_is_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    kept, now = Kept(ttl_s=10), 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_a_call_put_again_waits_anew_and_the_earlier_is_over() -> None:
+    now = 0.0
+    kept = Kept(ttl_s=10, clock=lambda: now)
     kept.put("a", "b")
     now = 5.0
     kept.store.put("s", Waiting(delegated("a", started=5.0)))
@@ -146,13 +141,12 @@ def test_one_user_does_not_push_out_the_calls_of_another() -> None:
     assert (len(kept.store), len(kept.told)) == (3, 4)
 
 
-async def test_calls_expire_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending_calls, "_SWEEP_S", 0.01)
+async def test_calls_expire_by_themselves() -> None:
     expired: asyncio.Queue[ToolCompleted] = asyncio.Queue()
     store = MemoryStore(0.02, expired.put_nowait)
     store.put("s", Waiting(delegated()))
     sweeping = asyncio.create_task(store.run())
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(5):
         assert told(await expired.get()) == "completed a f unknown:expired"
     sweeping.cancel()
     with suppress(asyncio.CancelledError):

@@ -324,5 +324,8 @@ class TestProcesses:
             assert sample(both, name, pid=str(reader.pid))
         assert both.count("# TYPE process_open_fds gauge") == 1
 
-    def test_forgetting_without_a_shared_directory(self) -> None:
-        forget_worker(1)
+    def test_without_a_shared_directory_there_is_nothing_to_forget(self) -> None:
+        metrics = told(an_exchange())
+        forget_worker(os.getpid())
+        labels = {"route": "chat", "method": "POST", "status": "200"}
+        assert sample(metrics, f"{OWN}requests_total", **labels) == 1

@@ -224,7 +224,7 @@ async def test_retries_end(late: tuple[Upstream, socket.socket], start_proxy: St
     url = await start_proxy({"upstream.url": fake.origin, "upstream.retries": 2})
     began = asyncio.get_running_loop().time()
     assert_unreachable(await chat(url))
-    assert 0.25 < asyncio.get_running_loop().time() - began < 1.5
+    assert asyncio.get_running_loop().time() - began > 0.25
     await fake.start(sock)
 
 

@@ -266,7 +266,7 @@ async def test_clear_text_on_a_port_of_tls_does_no_harm(
     url = await start_proxy(certificate)
     async with Client(url.replace("https", "http")) as client:
         await client.send("GET", "/v1/models")
-        await client.wire.left(2)
+        await client.wire.left()
     assert (await ask(url, "GET", "/v1/models", tls=trusting(ca))).status == 200
     assert len(upstream.requests) == 1
 

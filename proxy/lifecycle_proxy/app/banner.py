@@ -21,6 +21,8 @@ from lifecycle_proxy.config.model import Loaded, Settings
 from lifecycle_proxy.config.plain import shown
 from lifecycle_proxy.core.printable import printable, wants_colour
 
+Connect = Callable[[tuple[str, int], float], socket.socket]
+
 _PROBE_S: Final = 0.5
 _PORTS: Final = {"http": 80, "https": 443}
 _MOST_CHANGED: Final = 20
@@ -73,8 +75,13 @@ class Banner:
         yield from _notices(settings, paint)
 
 
-def report(loaded: Loaded) -> Iterator[str]:
-    """The summary that ``check-config`` prints."""
+def report(loaded: Loaded, most: int = _MOST_CHANGED) -> Iterator[str]:
+    """The summary that ``check-config`` prints.
+
+    Args:
+        loaded: the settings.
+        most: how many changes are named.
+    """
     settings = loaded.settings
     yield _line("settings", _sources(loaded))
     yield _line("listen", _listen(settings))
@@ -84,10 +91,10 @@ def report(loaded: Loaded) -> Iterator[str]:
     if settings.faults.rules:
         yield _line("faults", _faults(settings))
     changed = list(_changed(settings))
-    for number, text in enumerate(changed[:_MOST_CHANGED]):
+    for number, text in enumerate(changed[:most]):
         yield _line("" if number else "changed", text)
-    if len(changed) > _MOST_CHANGED:
-        yield _line("", f"and {len(changed) - _MOST_CHANGED} more")
+    if len(changed) > most:
+        yield _line("", f"and {len(changed) - most} more")
 
 
 def in_force(loaded: Loaded, stream: TextIO) -> Iterator[str]:
@@ -207,19 +214,22 @@ def _changed(settings: Settings) -> Iterator[str]:
 # --- the upstream -------------------------------------------------------------------------------
 
 
-def probe(settings: Settings, limit_s: float = _PROBE_S) -> str | None:
+def probe(
+    settings: Settings, limit_s: float = _PROBE_S, connect: Connect = socket.create_connection
+) -> str | None:
     """Why the upstream does not accept connections; "" if it does, None if it is not tried.
 
     Args:
         settings: those of the upstream count.
         limit_s: how long to wait, in seconds. A thread that still waits then (perhaps for a name
             server) is left running: it is a daemon, so the process can end.
+        connect: makes a connection to a host and port.
     """
     if settings.recording.mode == "replay" or settings.upstream.use_proxy_env:
         return None
     result: queue.SimpleQueue[str] = queue.SimpleQueue()
     work = threading.Thread(
-        target=lambda: result.put(_connected(settings, limit_s)), name="probe", daemon=True
+        target=lambda: result.put(_connected(settings, limit_s, connect)), name="probe", daemon=True
     )
     work.start()
     try:
@@ -228,9 +238,9 @@ def probe(settings: Settings, limit_s: float = _PROBE_S) -> str | None:
         return "no connection yet: is it reachable from here?"
 
 
-def _connected(settings: Settings, limit_s: float) -> str:
+def _connected(settings: Settings, limit_s: float, connect: Connect) -> str:
     try:
-        with _connection(settings, limit_s) as sock:
+        with _connection(settings, limit_s, connect) as sock:
             if settings.upstream_base.startswith("https:"):
                 name = settings.upstream.server_name or urlsplit(settings.upstream.url).hostname
                 _context(settings).wrap_socket(sock, server_hostname=name).close()
@@ -249,7 +259,7 @@ def _connected(settings: Settings, limit_s: float) -> str:
     return ""
 
 
-def _connection(settings: Settings, limit_s: float) -> socket.socket:
+def _connection(settings: Settings, limit_s: float, connect: Connect) -> socket.socket:
     if settings.upstream_socket is not None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(limit_s)
@@ -260,7 +270,7 @@ def _connection(settings: Settings, limit_s: float) -> socket.socket:
             raise
         return sock
     url = urlsplit(settings.upstream.url)
-    return socket.create_connection((url.hostname or "", url.port or _PORTS[url.scheme]), limit_s)
+    return connect((url.hostname or "", url.port or _PORTS[url.scheme]), limit_s)
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

@@ -33,10 +33,14 @@ WATCH: web.AppKey[StreamWatchdog] = web.AppKey("watch", StreamWatchdog)
 GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gateway", GatewayMiddleware)
 
 
-def create_app(settings: Settings) -> web.Application:
+def create_app(settings: Settings, *, store: MemoryStore | None = None) -> web.Application:
     """The proxy as an aiohttp application.
 
     Serve it with ``lifecycle_proxy.app.serve``: a reverse proxy needs a runner of its own.
+
+    Args:
+        settings: everything.
+        store: where calls that clients run are kept; None for the memory of this process.
     """
     own = settings.upstream
     keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
@@ -46,7 +50,8 @@ def create_app(settings: Settings) -> web.Application:
     watch = StreamWatchdog(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     access_log = AccessLog(all_of_them=settings.server.access_log)
     gateway = GatewayMiddleware(settings, keys, [metrics, access_log], _Failures(metrics))
-    store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
+    if store is None:
+        store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
     adds_forwarded = settings.server.forwarded
     sender = Sender(upstream, recording_mode, keys, watch, adds_forwarded=adds_forwarded)
     conversations = Conversations(settings, sender, selector(settings), store)

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from aiohttp import web
+
 from lifecycle_proxy.app.factory import GATEWAY, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -22,12 +24,17 @@ _LAST_WORDS_S: Final = 0.5  # for the error frames of streams that are broken of
 _CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice
 
 
-async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[Runner, str]:
+async def start(
+    settings: Settings,
+    sock: socket.socket | None = None,
+    create: Callable[[Settings], web.Application] = create_app,
+) -> tuple[Runner, str]:
     """Listen and serve.
 
     Args:
         settings: everything.
         sock: a bound socket, which is closed where the start fails; None binds one.
+        create: makes the application.
 
     Returns:
         What ``stop`` takes, and the URL where it serves.
@@ -38,7 +45,7 @@ async def start(settings: Settings, sock: socket.socket | None = None) -> tuple[
     tls = server_context(settings)
     sock = sock or bind(settings)
     try:
-        app = create_app(settings)
+        app = create(settings)
     except BaseException:
         sock.close()
         raise

@@ -69,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lifecycle-proxy: {error}", file=sys.stderr)
         return _EXIT_USAGE
     except OSError as error:
-        print(f"lifecycle-proxy: {_described(error)}", file=sys.stderr)
+        print(f"lifecycle-proxy: {described(error)}", file=sys.stderr)
         return _EXIT_FAILED
     except KeyboardInterrupt:
         return 0
 
 
-def _described(error: OSError) -> str:
+def described(error: OSError) -> str:
     """An error with its file and what to do about it."""
     what = error.strerror or str(error)
     if error.filename is not None:

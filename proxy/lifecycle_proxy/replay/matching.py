@@ -110,9 +110,17 @@ class RecordingIndex:
     Args:
         exchanges: in the order they were recorded.
         rules: how.
+        max_sessions: above this many the counters of the session unused for longest are dropped.
     """
 
-    def __init__(self, exchanges: Iterable[Exchange], rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        exchanges: Iterable[Exchange],
+        rules: Rules | None = None,
+        *,
+        max_sessions: int = _SESSIONS,
+    ) -> None:
+        self._max_sessions = max_sessions
         self._exchanges = list(exchanges)
         self._rules = rules or Rules()
         stages = self._rules.stages
@@ -178,7 +186,7 @@ class RecordingIndex:
     def _given(self, session: str) -> set[int]:
         given = self._sessions.setdefault(session, set())
         self._sessions.move_to_end(session)
-        if len(self._sessions) > _SESSIONS:
+        if len(self._sessions) > self._max_sessions:
             self._sessions.popitem(last=False)
         return given
 

@@ -110,12 +110,15 @@ def create_replay_app(
     return app
 
 
-async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
-    """Listen and serve; ``await runner.stop()`` ends it, within a second or two.
+async def start_replay(
+    app: web.Application, listen: str, *, end_s: float = _END_S
+) -> tuple[Runner, str]:
+    """Listen and serve; ``await runner.stop()`` ends it.
 
     Args:
         app: of ``create_replay_app``.
         listen: ``HOST:PORT``, port 0 for a free one, or ``unix:PATH``.
+        end_s: how long open streams may take when the server is stopped, in seconds.
 
     Returns:
         The runner, and the URL where it serves.
@@ -125,7 +128,7 @@ async def start_replay(app: web.Application, listen: str) -> tuple[Runner, str]:
         OSError: it cannot be bound.
     """
     settings = config.load(environ={}, flags={"server.listen": listen})
-    return await start_runner(app, bind(settings), settings, end_s=_END_S)
+    return await start_runner(app, bind(settings), settings, end_s=end_s)
 
 
 async def serve_replay(

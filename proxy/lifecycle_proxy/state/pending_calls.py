@@ -74,6 +74,8 @@ class MemoryStore:
         expired: told of calls whose result never came.
         max_calls: above this many the oldest expire early.
         max_calls_of_scope: the same for the calls of one scope.
+        sweep_s: how often ``run`` looks for calls that have waited too long, in seconds.
+        clock: the monotonic clock, in seconds.
     """
 
     def __init__(
@@ -82,11 +84,16 @@ class MemoryStore:
         expired: Callable[[ToolCompleted], None],
         max_calls: int = _MAX_CALLS,
         max_calls_of_scope: int = _MAX_CALLS_OF_SCOPE,
+        *,
+        sweep_s: float = _SWEEP_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl_s = ttl_s or math.inf
         self._expired = expired
         self._max_calls = max_calls
         self._max_calls_of_scope = max_calls_of_scope
+        self._sweep_s = min(sweep_s, self._ttl_s)
+        self._clock = clock
         # In the order of their deadlines: all wait for the same time.
         self._calls: OrderedDict[_Key, tuple[float, Waiting]] = OrderedDict()
         self._choices: dict[tuple[str, str], set[int]] = {}
@@ -101,7 +108,7 @@ class MemoryStore:
         key = (scope, told.id, told.choice)
         if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
             self._end(key, "superseded")
-        self._calls[key] = (time.monotonic() + self._ttl_s, call)
+        self._calls[key] = (self._clock() + self._ttl_s, call)
         self._choices.setdefault(key[:2], set()).add(told.choice)
         self._alike.setdefault((scope, call.call.content), {})[key] = None
         own = self._of_scope.setdefault(_whole(scope), {})
@@ -141,8 +148,8 @@ class MemoryStore:
     async def run(self) -> None:
         """Let calls expire, for ever."""
         while True:
-            await asyncio.sleep(_SWEEP_S)
-            self.sweep(time.monotonic())
+            await asyncio.sleep(self._sweep_s)
+            self.sweep(self._clock())
 
     def sweep(self, now: float) -> None:
         """Let those expire that have waited too long."""
@@ -155,7 +162,7 @@ class MemoryStore:
     def _end(self, key: tuple[str, str, int], reason: str) -> None:
         waiting = self.maybe_take(*key)
         assert waiting is not None
-        self._expired(waiting.call.completed(time.monotonic(), reason=reason))
+        self._expired(waiting.call.completed(self._clock(), reason=reason))
 
 
 def _whole(scope: str) -> str:

@@ -34,10 +34,12 @@ class HttpUpstream:
 
     Args:
         settings: ``[upstream]`` is used, and ``server.max_header_bytes`` for response headers.
+        probe_s: how long ``probe`` waits for an answer, in seconds.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, probe_s: float = _PROBE_S) -> None:
         self._settings = settings
+        self._probe_s = probe_s
         self._urls = UpstreamUrls(settings.upstream_base, settings.upstream_origin)
         self._first_byte_s = settings.upstream.first_byte_timeout_s or None
         self._pooled: aiohttp.ClientSession | None = None
@@ -88,7 +90,7 @@ class HttpUpstream:
         assert self._pooled is not None, "started"
         url = self._urls.url("/v1/models")
         try:
-            async with asyncio.timeout(_PROBE_S):
+            async with asyncio.timeout(self._probe_s):
                 answer = await self._pooled.get(
                     url,
                     allow_redirects=False,

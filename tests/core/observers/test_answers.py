@@ -624,6 +624,7 @@ def test_an_error_object_is_an_error(api: str) -> None:
     assert played.told[1] == "completed a f failed:upstream_error"
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("api", "body"),
     [
@@ -648,6 +649,7 @@ def test_cut_anywhere_all_pairs_are_closed_and_no_byte_is_lost(api: str, body: b
             places(played, body[:stop])
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("odd", [7, None, "x" * 100_000, {"a": 1}, ["a"], True])
 def test_odd_ids_do_no_harm(odd: object) -> None:
     item = {**function("{}", "completed"), "id": odd, "call_id": odd}

@@ -89,6 +89,13 @@ def test_a_text_that_stands_twice_in_its_chunk_is_no_shape() -> None:
     assert observer_of(body).skim(body.replace(b'"content":"same"', b'"content":"x"'))
     body = body.replace(b'{"id"', b'{"note":"same","id"').replace(b',"note":"same"}', b"}")
     assert not observer_of(body).skim(body.replace(b'"content":"same"', b'"content":"x"'))
+    assert not observer_of(body).skim(body.replace(b'"note":"same"', b'"note":"x"'))
+
+
+@pytest.mark.parametrize("name", ["id", "content", "choices"])
+def test_a_text_that_is_also_the_name_of_a_key_is_no_shape(name: str) -> None:
+    body = text(name)
+    assert not observer_of(body).skim(body.replace(f'"{name}":'.encode(), b'"x":', 1))
 
 
 @pytest.mark.parametrize("sizes", [WHOLE, (7,), BYTEWISE])

@@ -255,6 +255,11 @@ def test_an_id_that_returns_after_its_result_is_a_new_call() -> None:
     assert pairs(play(head + result + head + DONE)) == ["a f {}", "a f {}"]
 
 
+def test_two_calls_of_one_id_without_an_index() -> None:
+    two = calls(call(None, "a", "f", "{}")) + calls(call(None, "a", "g", "[]"))
+    assert pairs(play(two + finish() + DONE)) == ["a f {}", "made_1 g []"]
+
+
 def test_an_id_that_returns_without_a_name_is_no_new_call() -> None:
     body = _chunk("c1", call(0, "a", "f"), finish="stop") + _chunk("c2", call(0, "a"))
     assert pairs(play(body + DONE)) == ["a f f"]

@@ -832,3 +832,15 @@ def test_all_is_known_of_what_runs() -> None:
     assert isinstance(running, ToolRunning)
     assert isinstance(completed, ToolCompleted)
     assert (completed.duration_ms, completed.label) == (0, '{"x":1}')
+
+
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"data:  \n\n", b"event: x\ndata:\n\n"])
+def test_an_event_with_empty_data_changes_nothing(empty: bytes) -> None:
+    head = added(function())
+    with_it, without = play(empty + head + empty + DONE), play(head + DONE)
+    assert (with_it.told, with_it.counts) == (without.told, without.counts)
+
+
+def test_a_comment_says_nothing() -> None:
+    (event,) = Parser(1 << 20).feed(b": ping\n\n")
+    assert list(ResponsesObserver(Counts()).observe(event)) == []

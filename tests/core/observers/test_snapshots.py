@@ -59,6 +59,7 @@ def test_arguments_are_compared_as_json() -> None:
     assert canonical(deep) == deep
 
 
+@pytest.mark.unmeasured
 def test_the_cost_grows_with_the_size() -> None:
     def seconds(count: int) -> float:
         calls = [item(place=n, ids=(f"a{n}",), arguments=f"[{n}]") for n in range(count)]
