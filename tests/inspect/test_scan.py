@@ -10,7 +10,7 @@ import pytest
 from lifecycle_proxy.core import redact
 from lifecycle_proxy.inspect import scan
 from lifecycle_proxy.recording import secret_detection
-from lifecycle_proxy.recording.cassette import CassetteError
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
 from tests.recording.build import Tape, agent, call, chunk, frame, write
 

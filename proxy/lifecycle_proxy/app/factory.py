@@ -31,6 +31,7 @@ _COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[StreamWatchdog] = web.AppKey("watch", StreamWatchdog)
 GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gateway", GatewayMiddleware)
+RECORDING_MODE: web.AppKey[RecordingMode] = web.AppKey("recording_mode", RecordingMode)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -40,7 +41,7 @@ def create_app(settings: Settings) -> web.Application:
     """
     keys = ApiKeys(settings.server.api_keys, settings.upstream.api_key)
     metrics = Metrics()
-    recording_mode = RecordingMode(settings, metrics.recording_lost)
+    recording_mode = RecordingMode(settings, metrics.recording_lost, metrics.recording_omitted)
     upstream = recording_mode.upstream()
     watch = StreamWatchdog(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     access_log = AccessLog(all_of_them=settings.server.access_log)
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> web.Application:
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", forwarder.handle, expect_handler=_continue)
-    app[WATCH], app[GATEWAY] = watch, gateway
+    app[WATCH], app[GATEWAY], app[RECORDING_MODE] = watch, gateway, recording_mode
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.strip_default_headers)
     app.on_response_prepare.append(gateway.on_response_prepare)

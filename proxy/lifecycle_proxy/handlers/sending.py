@@ -5,7 +5,7 @@ from typing import Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers
+from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import (
     RequestBody,
@@ -31,6 +31,10 @@ class Recordings(Protocol):
             data: its body, as it came.
             sent: the headers for the upstream, which may be changed.
         """
+        ...
+
+    async def whole(self, request: web.Request, data: RequestBody) -> RequestBody:
+        """The body, read as a whole if that decides whether a recording answers."""
         ...
 
     async def maybe_replay(
@@ -94,9 +98,11 @@ class Sender:
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
+        is_unchanged = original is None or original is wanted.body
+        wanted = wanted._replace(body=await self._recordings.whole(request, wanted.body))
         response = await self._recordings.maybe_replay(request, wanted)
         if response is None:
-            body = wanted.body if original is None else original
+            body = wanted.body if is_unchanged else original
             self._recordings.begin(request, body, wanted.headers)
             response = await self._ask(request[EXCHANGE], wanted)
         plan = request.get(PLAN)
@@ -109,6 +115,8 @@ class Sender:
         listeners = exchange.listeners
         if not listeners.follow_bytes:
             return await self._upstream.open(wanted, on_retry)
+        if not (wanted.body is None or isinstance(wanted.body, bytes)):
+            wanted = wanted._replace(body=request_body.followed(wanted.body, exchange))
         changed = (
             wanted.body if isinstance(wanted.body, bytes) and exchange.body_rewritten else None
         )

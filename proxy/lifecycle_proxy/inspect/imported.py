@@ -50,6 +50,7 @@ class Imported:
         head_ms: milliseconds from the request to the head; 0 where that is not known.
         end_ms: to the end.
         omitted: why there is no body, where there should be one.
+        request_omitted: the same of the request's.
         ending: how it ended.
     """
 
@@ -66,6 +67,7 @@ class Imported:
     end_ms: float = 0.0
     ts: datetime | None = None
     omitted: str = ""
+    request_omitted: str = ""
     ending: Ending = field(default_factory=Ending)
 
     def end(self, side: SideName) -> SideEnd:
@@ -105,6 +107,14 @@ def unbase64(text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise Unreadable("a body that should be base64 is not") from None
+
+
+def unhex(text: str) -> bytes:
+    """Raises Unreadable where it is none."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise Unreadable("a body that should be hexadecimal is not") from None
 
 
 def utf8(text: str) -> bytes:

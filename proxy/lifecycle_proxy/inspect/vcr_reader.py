@@ -5,6 +5,7 @@ unless the recorder was told otherwise.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lifecycle_proxy.exchange.model import Headers
@@ -28,8 +29,12 @@ def interactions(tree: Json) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def exchanges(tree: Json) -> Iterator[Imported]:
+def exchanges(tree: Json, _folder: Path) -> Iterator[Imported]:
     """The exchanges of a file, in its order.
+
+    Args:
+        tree: the document.
+        _folder: not needed; see ``har_reader``.
 
     Raises:
         Unreadable: one of them is not as vcrpy writes them.

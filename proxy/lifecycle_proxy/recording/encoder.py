@@ -2,43 +2,58 @@
 
 import hashlib
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
 from lifecycle_proxy.exchange.model import Headers, SideName
-from lifecycle_proxy.recording.cassette import Json, line, pack
-from lifecycle_proxy.recording.redactor import (
-    Clear,
-    ExchangeRedaction,
-    Marks,
-    Redaction,
-    StreamRedaction,
-)
+from lifecycle_proxy.recording.body_encoder import BodyEncoder, is_compressed
+from lifecycle_proxy.recording.cassette import Json
+from lifecycle_proxy.recording.json_lines import line, pack
+from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
+from lifecycle_proxy.recording.stream_redaction import Clear, Marks, StreamRedaction
 from lifecycle_proxy.recording.writer import File, Files
 
 _COMPRESSED: Final = "a compressed body, which cannot be searched for secrets"
+_NOT_READ: Final = "the upstream did not read the body to its end"
 
 
 class ExchangeEncoder:
-    """The lines of one exchange: what a ``Tape`` was told, a while later, in another thread.
+    """The lines of one exchange: what a recorder was told, a while later, in another thread.
+
+    Args:
+        exchange_id: of the exchange.
+        redaction: what must not reach the disk.
+        files: where lines go.
+        max_body_bytes: larger request bodies are not recorded.
 
     Attributes:
         lost: why it cannot be kept, if it cannot. Any thread may say so.
+        named: what is not recorded, and why: once for each.
+        is_unreachable: nothing is recorded but that the upstream could not be reached.
     """
 
-    def __init__(self, exchange_id: str, redaction: Redaction, files: Files) -> None:
+    def __init__(
+        self, exchange_id: str, redaction: Redaction, files: Files, max_body_bytes: int
+    ) -> None:
         self.lost = ""
+        self.named: list[str] = []
+        self.is_unreachable = False
         self._id = exchange_id
         self._all = redaction
         self._files = files
+        self._max_body_bytes = max_body_bytes
         self._file: File | None = None
         self._own: ExchangeRedaction | None = None
         self._omitted = ""
+        self._body: BodyEncoder | None = None
         self._moments: deque[_Moment] = deque()
         self._upstream, self._client = _Side(), _Side()
 
     def omit(self, why: str) -> None:
-        self._omitted = why
+        """Keep nothing of the answer."""
+        if not self._omitted:
+            self._omitted = why
+            self.named.append(f"the exchange is not recorded: {why}")
 
     def request(
         self,
@@ -48,32 +63,73 @@ class ExchangeEncoder:
         body: bytes | None,
         why: str,
     ) -> None:
-        if body and _is_compressed(headers):
-            body, why = None, _COMPRESSED
-            self.omit(why)
+        """The first line.
+
+        Args:
+            ts: when the request came, ISO 8601.
+            what: route, method and target.
+            headers: the client's.
+            body: None where it comes in pieces, or, with ``why``, is not recorded.
+            why: it is not.
+        """
         self._file = self._files.file()
         own = self._own = self._all.exchange(headers)
         self._upstream.stream = own.stream()
         route, method, target = what
         record: Json = {"ts": ts, "route": route, "method": method, "target": own.target(target)}
-        record |= {"headers": own.headers(headers), "body": _body(own, body)}
+        record["headers"] = own.headers(headers)
+        if body is None and why:
+            record |= {"body": None, "omitted": why}
+        else:
+            self._body = BodyEncoder(own, self._max_body_bytes)
+            if is_compressed(headers):
+                self._body.omitted = _COMPRESSED
+            record |= {"body": None, "streamed": True} if body is None else self._whole(body)
         # Lost by now or not: what could not be kept is named.
-        record = {**record, "omitted": why} if body is None else record
         self._put(self._file, "request", record)
+
+    def body(self, ms: float, piece: bytes) -> None:
+        """A piece of a request body that comes in pieces; ``b""`` at its end."""
+        if (body := self._body) is None:
+            return
+        clear = body.feed(piece) if piece else body.flush()
+        if clear:
+            self._write("body", {"ms": ms, "data": pack(clear)})
+        if not piece:
+            self._over(body, {"ms": ms})
+
+    def _whole(self, data: bytes) -> Json:
+        """The fields of a body that came at once."""
+        body = self._body
+        self._body = None
+        assert body is not None, "begun"
+        clear = body.feed(data) + body.flush() if data else b""
+        if not body.omitted or not data:
+            return {"body": pack(clear)}
+        self.named.append(f"the request body is not recorded: {body.omitted}")
+        return {"body": None, "omitted": body.omitted, **body.sums()}
+
+    def _over(self, body: BodyEncoder, record: Json) -> None:
+        self._body = None
+        if body.omitted and body.size:
+            record["omitted"] = body.omitted
+            self.named.append(f"the request body is not recorded: {body.omitted}")
+        self._write("body", record | body.sums())
 
     def forwarded(self, ms: float, target: str, headers: Headers, body: bytes | None) -> None:
         if (own := self._own) is not None:
             record: Json = {"ms": ms, "target": own.target(target)}
             record["headers"] = own.headers(headers)
-            changed = {} if body is None else {"body": _body(own, body)}
-            self._write("forwarded", record | changed)
+            if body is not None:
+                record["body"] = pack(own.body(body))
+            self._write("forwarded", record)
 
     def head(self, side: SideName, ms: float, status: tuple[int, str], headers: Headers) -> None:
         told = self._side(side)
         if told.begun:
             return
         told.begun = True
-        if _is_compressed(headers):
+        if is_compressed(headers):
             self.omit(self._omitted or _COMPRESSED)
         if (own := self._own) is not None:
             record: Json = {"side": side, "ms": ms, "status": status[0]}
@@ -103,8 +159,11 @@ class ExchangeEncoder:
     def end(self, ms: float, how: tuple[Ended, str], told: list[Json]) -> None:
         if (file := self._file) is None:
             return
+        if (body := self._body) is not None:
+            body.omitted = body.omitted or _NOT_READ
+            self._over(body, {"ms": ms})
         for side in (self._upstream, self._client):
-            if side.stream is not None:
+            if side.stream is not None and self._is_kept:
                 self._fill(side, side.stream.flush())
         self._emit()
         assert self._own is not None
@@ -114,7 +173,9 @@ class ExchangeEncoder:
         self._part()
         for name, side, end in zip(_SIDES, (self._upstream, self._client), ends, strict=True):
             record[name] = {"end": side.end(end), "ms": ms, **side.told()}
+        self._check()
         omitted = self.lost or self._omitted
+        self.is_unreachable = how[1] == _UNREACHABLE
         self._put(file, "end", record | {"omitted": omitted} if omitted else record)
         self._files.done(file)
 
@@ -160,7 +221,13 @@ class ExchangeEncoder:
                     sent: Json = {"ms": moment.ms, "data": pack(data)}
                     self._write("sent", sent | ({"added": moment.added} if moment.added else {}))
 
+    def _check(self) -> None:
+        """An exchange that cannot be searched for its own credentials is not recorded."""
+        if self._own is not None and self._own.problem:
+            self.omit(self._own.problem)
+
     def _write(self, kind: str, record: Json) -> None:
+        self._check()
         if self._file is not None and not (self.lost or self._omitted):
             self._put(self._file, kind, record)
 
@@ -217,15 +284,5 @@ class _Side:
         return {"size": self.size, "sha256": self.hash.hexdigest()}
 
 
+_UNREACHABLE: Final = "upstream_unreachable"
 _SIDES: Final = ("upstream", "client")
-
-
-def _is_compressed(headers: Headers) -> bool:
-    return any(
-        name.lower() == "content-encoding" and value.strip().lower() not in ("", "identity")
-        for name, value in headers
-    )
-
-
-def _body(own: ExchangeRedaction, body: bytes | None) -> Any:
-    return None if body is None else pack(own.body(body))

@@ -6,7 +6,9 @@ room again the file goes on. Whose lines they were is told.
 """
 
 import gzip
+import logging
 import os
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +18,15 @@ from typing import Final
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.timestamp import iso_utc
-from lifecycle_proxy.recording.cassette import SUFFIXES, VERSION, line, lines
+from lifecycle_proxy.recording.cassette_file import SUFFIXES, VERSION, CassetteError, lines
+from lifecycle_proxy.recording.json_lines import line
+
+log = logging.getLogger("proxy.recording")
 
 _BATCH_BYTES: Final = 1 << 20
 _OWNER_ONLY: Final = 0o600
+_READ_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+_WRITTEN_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 Lost = Callable[[object, OSError], None]
@@ -141,7 +148,9 @@ class Files:
         self._max = max_file_bytes if self._is_folder else 0
         self._compress = compress if self._is_folder else place.name.endswith(".gz")
         self._open: list[File] = []
+        self._made: list[Path] = []  # files that were not there before
         self._count = 0
+        _warn_of(place)
         _make(place if self._is_folder else place.parent)
 
     def file(self) -> File:
@@ -176,6 +185,16 @@ class Files:
             self._guarded(file, file.close)
         self._open.clear()
 
+    def remove(self) -> Path | None:
+        """Delete the files that were made here, once they are closed.
+
+        Returns:
+            Where they were; None where none was made.
+        """
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        return self._place if self._made else None
+
     def _close_unused(self) -> None:
         for file in [f for f in self._open[:-1] if not f.exchanges]:
             self._open.remove(file)
@@ -192,14 +211,19 @@ class Files:
 
     def _next(self) -> File:
         if not self._is_folder:
-            return File(self._place, compress=self._compress)
+            is_made = not self._place.exists()
+            file = File(self._place, compress=self._compress)
+            self._made += [self._place] if is_made else []
+            return file
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         suffix = SUFFIXES[1] if self._compress else SUFFIXES[0]
         while True:
             self._count += 1
             path = self._place / f"{now}-{os.getpid()}-{self._count:04d}{suffix}"
             with suppress(FileExistsError):
-                return File(path, compress=self._compress, is_new=True)
+                file = File(path, compress=self._compress, is_new=True)
+                self._made.append(path)
+                return file
 
 
 def _first() -> bytes:
@@ -232,6 +256,19 @@ def _opened(path: Path, *, is_new: bool) -> int:
     return fd
 
 
+def _warn_of(place: Path) -> None:
+    """Say where others can read, or choose, what is recorded. Devices are somebody's intention."""
+    if not place.is_file() and not place.is_dir():
+        return
+    mode = place.stat().st_mode
+    if place.is_symlink():
+        log.warning("recording.path: %s is a symbolic link to %s", place, place.resolve())
+    if place.is_file() and mode & _READ_BY_OTHERS:
+        log.warning("recording.path: %s can be read by other users (chmod 600)", place)
+    if place.is_dir() and mode & _WRITTEN_BY_OTHERS:
+        log.warning("recording.path: other users can write into %s (chmod 700)", place)
+
+
 def _ends_a_line(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
@@ -250,8 +287,11 @@ def _mended(path: Path, fd: int) -> int:
             fresh = whole.with_name(f"{whole.name}.{os.getpid()}.mended")
             fd = _opened(fresh, is_new=True)
             packed = zlib.compressobj(wbits=_GZIP)
-            for text in lines(path):
-                os.write(fd, packed.compress(text if text.endswith(b"\n") else text + b"\n"))
+            try:
+                for text in lines(path):
+                    os.write(fd, packed.compress(text if text.endswith(b"\n") else text + b"\n"))
+            except CassetteError as problem:
+                raise OSError(str(problem)) from None
             os.write(fd, packed.flush())
             fresh.replace(whole)
     return fd

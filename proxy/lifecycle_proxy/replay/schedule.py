@@ -14,6 +14,8 @@ from lifecycle_proxy.recording.cassette import Exchange, Side
 # can be told from it.
 ScheduleEnd = Literal["eof", "reset", "cut", "timeout", "gone"]
 
+_FIRST_STATUS: Final = 200
+_LAST_STATUS: Final = 599
 BODILESS: Final = (204, 304)  # these statuses have no body (RFC 9110 section 6.4.1)
 
 
@@ -71,6 +73,10 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
         raise UnplayableError(f"bytes of the {name} side are missing (SHA-256)")
     if not side.status and side.end == "eof":
         raise UnplayableError(f"the headers of the {name} side are missing")
+    if side.status and not _FIRST_STATUS <= side.status <= _LAST_STATUS:
+        raise UnplayableError(f"{side.status} is not the status of a final response")
+    if problem := _framing(side):
+        raise UnplayableError(f"the headers of the {name} side {problem}")
     return Schedule(
         id=exchange.id,
         status=side.status,
@@ -81,6 +87,19 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
         end=side.end,
         end_ms=side.end_ms,
     )
+
+
+def _framing(side: Side) -> str:
+    """What is wrong with how a body is framed (RFC 9112 section 6.3); "" for nothing."""
+    codings = [v.strip().lower() for k, v in side.headers if k.lower() == "transfer-encoding"]
+    lengths = [v.strip() for k, v in side.headers if k.lower() == "content-length"]
+    if codings and lengths:
+        return "have both Content-Length and Transfer-Encoding"
+    if codings not in ([], ["chunked"]):
+        return "have a Transfer-Encoding that is not chunked"
+    if lengths and not (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit()):
+        return "have no valid Content-Length"
+    return ""
 
 
 def playable(
