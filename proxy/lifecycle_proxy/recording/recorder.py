@@ -29,7 +29,7 @@ log = logging.getLogger("proxy.recording")
 
 _WRITE_EVERY_S: Final = 0.05
 _TURN_S: Final = 0.0005
-_WAITING_BYTES: Final = 64 << 20
+_WAITING_BYTES: Final = 128 << 20  # a request body of the largest size, and as much again
 _MAX_BODY_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
 _OVERHEAD_BYTES: Final = 200  # of an entry in the list

@@ -53,7 +53,7 @@ def matched(found: Found, asked: Request) -> str:
     """
     own = found.exchange
     words = f"{asked.method} {redact(asked.target)}: matched {own.id} by {found.stage}"
-    recorded, wanted = question.line(own), question.line(replace(own, request=asked))
-    if found.stage in _LOOSE and recorded != wanted:
-        words += f"; asked: {wanted}; recorded: {recorded}"
+    if found.stage in _LOOSE:
+        recorded, wanted = question.line(own), question.line(replace(own, request=asked))
+        words += f"; asked: {wanted}; recorded: {recorded}" if recorded != wanted else ""
     return printable(words)
