@@ -21,7 +21,7 @@ from lifecycle_proxy.inspect.scan import scan
 from lifecycle_proxy.recording.cassette import Exchange, load
 from lifecycle_proxy.recording.known_secrets import Span
 from lifecycle_proxy.recording.redactor import Redaction
-from lifecycle_proxy.recording.secret_detection import in_header, in_text
+from lifecycle_proxy.recording.secret_detection import find_in_header, find_secrets
 from lifecycle_proxy.recording.secret_forms import SecretMatcher
 from lifecycle_proxy.recording.stream_redaction import StreamRedaction, placeholder
 
@@ -318,8 +318,8 @@ def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
     )
     own = Redaction(patterns=["[0-9]{4}", "b=."] if more else ()).exchange(headers)
     told, whole = own.text(text), text.encode()
-    assert list(in_text(told)) == []
-    assert list(in_text(told.encode().decode("latin-1"))) == []
+    assert list(find_secrets(told)) == []
+    assert list(find_secrets(told.encode().decode("latin-1"))) == []
     assert own.text(told) == told
     parts = [whole[at : at + size] for at in range(0, len(whole), size)]
     assert b"".join(data for _, data, _ in through(own.stream(), parts)) == told.encode()
@@ -351,7 +351,7 @@ def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
 def test_nothing_is_left_in_a_header(name: str, value: str) -> None:
     own = Redaction().exchange(((name, value),))
     told = own.headers(((name, value),))
-    assert list(in_header(*told[0])) == []
+    assert list(find_in_header(*told[0])) == []
     again = Redaction().exchange(told)
     assert again.headers(told) == told
     assert again.text(told[0][1]) == told[0][1]
@@ -632,7 +632,7 @@ def test_the_time_grows_as_the_size_does(run: str) -> None:
 
     def look(text: str) -> None:
         own.body(text.encode())
-        list(in_text(text))
+        list(find_secrets(text))
         redact(text)
 
     seconds = [cost(partial(look, (run * size)[:size])) for size in (40_000, 400_000)]

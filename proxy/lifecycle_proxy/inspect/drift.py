@@ -25,7 +25,7 @@ from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.signature import Comparison, Reply, Verdict
 from lifecycle_proxy.recording.cassette import Exchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
-from lifecycle_proxy.recording.secret_detection import in_header
+from lifecycle_proxy.recording.secret_detection import find_in_header
 from lifecycle_proxy.upstream.client import HttpUpstream
 from lifecycle_proxy.upstream.collect import collect
 
@@ -200,7 +200,7 @@ def _headers(request: Request, key: str) -> CIMultiDict[str]:
     kept = for_upstream(CIMultiDict(request.headers))
     hidden = Redaction().exchange(request.headers).headers(request.headers)
     for (name, value), (_, shown) in zip(request.headers, hidden, strict=True):
-        if value != shown or _PLACEHOLDER in value or any(in_header(name, value)):
+        if value != shown or _PLACEHOLDER in value or any(find_in_header(name, value)):
             kept.popall(name, None)
     kept["Accept-Encoding"] = "identity"
     if key:

@@ -209,7 +209,7 @@ def _pieces(frames: Any, body: bytes) -> tuple[Piece, ...]:
 
     Frames that came at once were one read.
     """
-    reads: list[tuple[float, int, list[tuple[int, int]]]] = []  # when, where, and what is ours
+    reads: list[tuple[float, int, list[tuple[int, int]]]] = []  # when, where, frames
     at, now = 0, 0.0
     for frame in frames if isinstance(frames, list) else ():
         ms, stop = frame.get("ms"), frame.get("stop")

@@ -28,7 +28,7 @@ class Ending:
     Attributes:
         ended: as in a cassette; None where that is not known, "" where the end was not recorded.
         sides: the status and the end of each side that is known; None for one that was not asked.
-        tools: the lifecycle events that the client was told.
+        tools: the lifecycle events.
     """
 
     ended: str | None = None
@@ -45,7 +45,7 @@ class Imported:
         ts: when it began; None where that is not known.
         url: absolute.
         status: 0 where there was no answer.
-        body: of the answer, in clear.
+        body: of the answer, without content coding.
         pieces: the same as it came, where that is known.
         head_ms: milliseconds from the request to the head; 0 where that is not known.
         end_ms: to the end.
@@ -102,7 +102,11 @@ def why(error: Exception) -> str:
 
 
 def unbase64(text: str) -> bytes:
-    """Raises Unreadable where it is none."""
+    """The bytes of base64, in which there may be spaces.
+
+    Raises:
+        Unreadable: it is not base64.
+    """
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
@@ -110,7 +114,11 @@ def unbase64(text: str) -> bytes:
 
 
 def unhex(text: str) -> bytes:
-    """Raises Unreadable where it is none."""
+    """The bytes of hexadecimal digits.
+
+    Raises:
+        Unreadable: they are not.
+    """
     try:
         return bytes.fromhex(text)
     except ValueError:
@@ -133,7 +141,12 @@ def moment(value: object) -> datetime | None:
 
 
 def with_host(pairs: Iterable[tuple[Any, Any]], url: str) -> Headers:
-    """Headers as text, with a Host, which most tools leave out; without HTTP/2's own."""
+    """Headers as text, with a Host, which most tools leave out; without HTTP/2's own.
+
+    Args:
+        pairs: names and values.
+        url: of the request.
+    """
     headers = tuple((str(k), str(v)) for k, v in pairs if not str(k).startswith(":"))
     host = urlsplit(url).netloc.rpartition("@")[2]
     if not host or any(name.lower() == "host" for name, _ in headers):
@@ -143,6 +156,10 @@ def with_host(pairs: Iterable[tuple[Any, Any]], url: str) -> Headers:
 
 def in_clear(data: bytes, coding: str) -> bytes:
     """A body without its content coding. Some tools have undone it, and left the header.
+
+    Args:
+        data: the body.
+        coding: as the header has it.
 
     Raises:
         Unreadable: a coding that is not known here, or a body that is broken.

@@ -23,7 +23,7 @@ from lifecycle_proxy.recording.cassette import Json, Piece
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
 from lifecycle_proxy.recording.json_lines import line, pack
 from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
-from lifecycle_proxy.recording.stream_redaction import Clear
+from lifecycle_proxy.recording.stream_redaction import RedactedChunk
 from lifecycle_proxy.recording.writer import File
 
 
@@ -139,7 +139,7 @@ def _pieces(one: Imported, own: ExchangeRedaction) -> list[Piece]:
         return []
     if not one.pieces:
         return [Piece(one.end_ms, own.data(one.body))]
-    stream, clear = own.stream(), list[Clear]()
+    stream, clear = own.stream(), list[RedactedChunk]()
     for piece in one.pieces:
         clear += stream.feed(piece.ms, piece.data, piece.added)
     return [Piece(*came) for came in clear + stream.flush()]
@@ -186,7 +186,7 @@ def _end(
 def _clear_headers(
     one: Imported, own: ExchangeRedaction, side: SideName, size: int
 ) -> list[tuple[str, str]]:
-    """The headers of an answer for its body in clear, which may have become another length.
+    """The headers of an answer for its body without content coding, which has another length.
 
     The length of a body that broke off stays: it tells that. One of a coding says nothing here.
     """

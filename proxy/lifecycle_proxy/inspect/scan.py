@@ -19,7 +19,12 @@ from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.recording.cassette import Piece, Side
 from lifecycle_proxy.recording.cassette_file import lines
 from lifecycle_proxy.recording.json_lines import unpack
-from lifecycle_proxy.recording.secret_detection import Secret, in_header, in_target, in_text
+from lifecycle_proxy.recording.secret_detection import (
+    Secret,
+    find_in_header,
+    find_in_target,
+    find_secrets,
+)
 
 Json = dict[str, Any]
 
@@ -161,7 +166,7 @@ class _File:
         for number, text in enumerate(lines(self._file), 1):
             record = _maybe_record(text)
             if record is None:
-                for secret in in_text(text.decode("utf-8", "replace")):
+                for secret in find_secrets(text.decode("utf-8", "replace")):
                     yield Finding(self._file, number, "", "text", secret.kind, secret.excerpt)
             else:
                 yield from self._record(number, record)
@@ -189,12 +194,12 @@ class _File:
     def _over(self, exchange: str) -> Iterator[Finding]:
         if (body := self._bodies.pop(exchange, None)) is not None:
             joined = body.whole(body.side.pieces)
-            for secret in in_text(joined.text):
+            for secret in find_secrets(joined.text):
                 yield from self._told(joined.line(secret.start), exchange, "body", secret)
         upstream, client = self._streams.pop(exchange).values()
         for stream in (upstream,) if client == upstream else (upstream, client):
             for joined in stream.texts():
-                for secret in in_text(joined.text):
+                for secret in find_secrets(joined.text):
                     line = joined.line(secret.start)
                     yield from self._told(line, exchange, "stream", secret)
 
@@ -218,12 +223,12 @@ def _maybe_record(text: bytes) -> Json | None:
 
 def _parts(record: Json) -> Iterator[tuple[str, Iterator[Secret]]]:
     """The parts of one line that stand by themselves."""
-    yield "url", in_target(str(record.get("target", "")))
+    yield "url", find_in_target(str(record.get("target", "")))
     for name, value in _headers(record):
-        yield f"header {name}", in_header(name, value)
-    yield "body", in_text(_bytes(record.get("body")).decode("latin-1"))
+        yield f"header {name}", find_in_header(name, value)
+    yield "body", find_secrets(_bytes(record.get("body")).decode("latin-1"))
     if record["kind"] == "end":
-        yield "end", in_text(json.dumps([record.get("error"), record.get("tools")]))
+        yield "end", find_secrets(json.dumps([record.get("error"), record.get("tools")]))
 
 
 def _headers(record: Json) -> Iterator[tuple[str, str]]:

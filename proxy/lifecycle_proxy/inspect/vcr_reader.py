@@ -1,7 +1,7 @@
 """vcrpy's cassettes (https://vcrpy.readthedocs.io), from either of its serializers, and their like.
 
 Bodies are text, or bytes in base64 where they are no UTF-8; compressed ones are kept compressed,
-unless the recorder was told otherwise.
+unless the recorder had the setting to decompress them.
 """
 
 from collections.abc import Iterator

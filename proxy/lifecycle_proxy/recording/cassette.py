@@ -122,7 +122,7 @@ class Exchange:
         upstream: what it sent.
         client: what the client got.
         ended: as in the metrics: ``done``, ``eof``, ``upstream_error``, ``client_gone``, ...
-        tools: the lifecycle events that the client was told, as the frames' fields.
+        tools: the lifecycle events of the exchange, as the frames' fields.
         omitted: why the answer is not recorded, if it is not.
         is_complete: whether its end was recorded.
     """
@@ -150,7 +150,7 @@ class Exchange:
 def load(path: Path) -> list[Exchange]:
     """The exchanges of a cassette, or of all cassettes in a folder, in the order they began.
 
-    Torn lines are passed over, with a warning in the log.
+    Invalid lines are ignored, with a warning in the log.
 
     Raises:
         CassetteError: nothing there, no cassette, or one of a later version.

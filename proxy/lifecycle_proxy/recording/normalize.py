@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from lifecycle_proxy.recording.cassette import Json, Request
-from lifecycle_proxy.recording.secret_detection import is_secret_parameter
+from lifecycle_proxy.recording.secret_detection import is_credential_parameter
 
 # Left out of comparisons. A ``*`` is any item of a list, or any key.
 VOLATILE: Final = (
@@ -68,7 +68,12 @@ _EXACT: Final = 1 << 53  # below this every whole number has a float of its own
 
 
 def normal(request: Request, volatile: Sequence[str] = VOLATILE) -> Any:
-    """The JSON of a body, volatile parts dropped and ids renamed in order of appearance."""
+    """The JSON of a body, volatile parts dropped and ids renamed in order of appearance.
+
+    Args:
+        request: whose body it is.
+        volatile: JSON paths to drop.
+    """
     if not request.body or _is_opaque(request):
         return None
     try:
@@ -112,7 +117,7 @@ def query(target: str) -> tuple[str, ...]:
         part
         for part in parameters
         if not (
-            is_secret_parameter(name := part.partition("=")[0])
+            is_credential_parameter(name := part.partition("=")[0])
             or name.lower().startswith(_SIGNED)
             or (is_sas and name.lower() in _SAS)
         )

@@ -177,11 +177,22 @@ class Recorder:
         self._thread.start()
 
     def tape(self, exchange_id: str, started: float) -> ExchangeRecorder:
-        """A tape for one exchange."""
+        """Record one exchange.
+
+        Args:
+            exchange_id: for the cassette.
+            started: when the request came, in seconds on the monotonic clock.
+        """
         return ExchangeRecorder(self, exchange_id, started)
 
     def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
-        """Take work for the thread, if there is room."""
+        """Take work for the thread, if there is room; else the exchange is lost.
+
+        Args:
+            size: in bytes, of what the work holds; 0 is always taken.
+            work: is called in the thread.
+            writing: of the exchange.
+        """
         if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
             self._lose(writing, "the disk was slower than the traffic")
             self._wake.set()

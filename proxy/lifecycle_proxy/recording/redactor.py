@@ -19,7 +19,7 @@ from lifecycle_proxy.recording import secret_detection
 from lifecycle_proxy.recording.known_secrets import SHORTEST, KnownSecrets, credentials, encodings
 from lifecycle_proxy.recording.secret_forms import ExchangeRules
 from lifecycle_proxy.recording.stream_redaction import (
-    Clear,
+    RedactedChunk,
     StreamRedaction,
     cut,
     placeholder,
@@ -67,7 +67,7 @@ class Redaction:
         words = {
             word
             for name, value in headers
-            if name.lower() in self._headers or secret_detection.is_secret(name)
+            if name.lower() in self._headers or secret_detection.is_credential_header(name)
             for word in credentials(name.lower(), value)
         }
         is_too_much = sum(map(len, words)) > _MOST_CREDENTIAL_BYTES
@@ -112,7 +112,7 @@ class ExchangeRedaction:
         return tuple((name, self._header(name.lower(), value)) for name, value in headers)
 
     def _header(self, name: str, value: str) -> str:
-        if not (name in self._headers or secret_detection.is_secret(name)):
+        if not (name in self._headers or secret_detection.is_credential_header(name)):
             return self.text(value)
         if _is_redacted(name, value):
             return value
@@ -126,8 +126,8 @@ class ExchangeRedaction:
     def _parameter(self, part: str) -> str:
         name, _, value = part.partition("=")
         text = unquote_plus(value)
-        is_secret = text and secret_detection.is_secret_parameter(name)
-        if is_secret and not secret_detection.PLACEHOLDER.search(text):
+        is_credential = text and secret_detection.is_credential_parameter(name)
+        if is_credential and not secret_detection.PLACEHOLDER.search(text):
             return f"{name}={placeholder(text.encode('utf-8', 'surrogateescape')).decode()}"
         plain = f"{unquote_plus(name)}={text}"
         clear = self.text(plain)
@@ -232,7 +232,7 @@ class BodyRedaction:
         return orjson.dumps(tree) if any(hidden) else None
 
 
-def _joined(*clear: list[Clear]) -> bytes:
+def _joined(*clear: list[RedactedChunk]) -> bytes:
     return b"".join(data for some in clear for _, data, _ in some)
 
 

@@ -1,8 +1,8 @@
-"""What a credential looks like, so that people can be told where one stands.
+"""Finds credentials in text, headers and URLs, for ``scan`` and for the recorder.
 
-The forms are those that ``core.labels`` blots out, more narrowly: a label loses nothing by an
-asterisk too many, but whoever is told of a secret has to look. Chat is full of words like "basic
-understanding", and of keys like ``"token": "Hello"``; a credential has letters and digits.
+The forms are those that ``core.labels`` redacts, more narrowly: a label loses nothing by an
+asterisk too many, but a person has to look at each finding of a scan. Chat is full of words like
+"basic understanding", and of keys like ``"token": "Hello"``; a credential has letters and digits.
 
 The recorder replaces whatever is found here, and more. So that both see the same in text and in
 the bytes of it, forms know ASCII only, and what may stand between a name and its value is bounded:
@@ -39,7 +39,7 @@ _PARAMETERS: Final = frozenset(
     )
 )
 _NO_LETTER: Final = re.compile(r"[^a-z0-9]")
-# Keys of protocols that are told to everybody, or are no more than names.
+# Keys of protocols that are public, or only names.
 _NO_HEADERS: Final = ("sec-websocket-key", "idempotency-key", "cache-key", "surrogate-key")
 _NO_CREDENTIALS: Final = (
     *("cache_key", "idempotency_key", "public_key", "primary_key", "foreign_key", "sort_key"),
@@ -69,7 +69,7 @@ class Secret(NamedTuple):
     excerpt: str
 
 
-def in_text(text: str) -> Iterator[Secret]:
+def find_secrets(text: str) -> Iterator[Secret]:
     """The credentials in any text, none of them twice."""
     # Quotes are part of no value: a placeholder is none, nor does one go on behind it.
     text = PLACEHOLDER.sub(lambda found: '"' * len(found[0]), text)
@@ -93,23 +93,23 @@ def in_text(text: str) -> Iterator[Secret]:
         taken = sorted(taken + fresh)  # two runs that are in order: linear
 
 
-def is_secret(name: str) -> bool:
+def is_credential_header(name: str) -> bool:
     """Whether a header is made for credentials."""
     plain = _plain(name)
     return bool(_HEADERS.search(plain)) and not plain.endswith(_NO_HEADERS)
 
 
-def is_secret_parameter(name: str) -> bool:
+def is_credential_parameter(name: str) -> bool:
     """Whether a query parameter is made for credentials; the name as it stands in the URL."""
     return _plain(unquote_plus(name)) in _PARAMETERS
 
 
-def in_target(target: str) -> Iterator[Secret]:
+def find_in_target(target: str) -> Iterator[Secret]:
     """The credentials in a path and query: of parameters made for them, any value."""
-    yield from in_text(target)
+    yield from find_secrets(target)
     for parameter in target.partition("?")[2].split("&"):
         name, _, value = parameter.partition("=")
-        if is_secret_parameter(name):
+        if is_credential_parameter(name):
             yield from _whole("credential in a URL", unquote_plus(value))
 
 
@@ -117,17 +117,22 @@ def _plain(name: str) -> str:
     return _NO_LETTER.sub("-", name.lower()).strip("-")
 
 
-def in_header(name: str, value: str) -> Iterator[Secret]:
-    """The credentials in a header: of one that is made for them, whatever is no placeholder."""
+def find_in_header(name: str, value: str) -> Iterator[Secret]:
+    """The credentials in a header; of one that is made for them, any value but a placeholder.
+
+    Args:
+        name: of the header, in any case.
+        value: as sent.
+    """
     lower = name.lower()
-    if not is_secret(lower):
-        yield from in_text(value)
+    if not is_credential_header(lower):
+        yield from find_secrets(value)
     elif lower.endswith("cookie"):
         pairs = value.split(";")[: 1 if lower == "set-cookie" else None]
         for pair in pairs:
             yield from _whole("cookie", pair.strip().partition("=")[2] or pair.strip())
     elif PLACEHOLDER.search(value):
-        yield from in_text(value)
+        yield from find_secrets(value)
     else:
         yield from _whole("credential header", _SCHEME.sub("", value, count=1).strip())
 

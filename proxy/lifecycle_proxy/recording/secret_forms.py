@@ -16,9 +16,9 @@ from lifecycle_proxy.recording import secret_detection
 from lifecycle_proxy.recording.known_secrets import KnownSecrets, Span
 
 _PLACEHOLDER: Final = re.compile(secret_detection.PLACEHOLDER.pattern.encode())
-# What is a secret besides what a scan tells of, where letters without a digit are none. Bare words
-# such as key and token stand in too many innocent places: what is replaced cannot be replayed. Nor
-# is a word of prose behind "the secret:" one, and a placeholder for a null would be no JSON.
+# Patterns that the recorder redacts in addition to those that ``scan`` reports, which need a digit.
+# Bare ``key`` and ``token`` are excluded: they occur in ordinary text, and redacted text cannot be
+# replayed. So is a word of prose behind "the secret:", and null, which would not be valid JSON.
 _KEYS: Final = KEY_PREFIXES.encode()
 _NAMES: Final = rb"password|passwd|passphrase|secret|api[_-]?key|access[_-]?token|client[_-]?secret"
 _FORMS: Final = (
@@ -34,8 +34,8 @@ _FORMS: Final = (
     rb"(?P<s5>[^\s\"'&;,\\\[{}]{4,})" % _NAMES,
 )
 _FORM: Final = re.compile(b"|".join(_FORMS))
-# A run of letters in which one begins is looked at once: where it is none, it is passed over as a
-# whole. By itself, as other forms may begin in such a run.
+# A run of letters in which one begins is searched once: if it is not a JWT, it is skipped as a
+# whole. A pattern of its own, as other forms may begin in such a run.
 _JWT: Final = re.compile(
     rb"\b(?:(?P<jwt>eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?)|eyJ[\w-]*+)",
 )
@@ -111,7 +111,7 @@ class ExchangeRules:
         self.is_exhausted = is_exhausted
         self._known = known
         self._more = more
-        broken = [len(secret) for secret in known.all if last_break(secret)]
+        broken = [len(secret) for secret in known.all if last_delimiter(secret)]
         usual = _HELD_FOR_PATTERNS_BYTES if more else _HELD_BYTES
         self.held_bytes = max(usual, *broken) if broken else usual
 
@@ -127,7 +127,7 @@ class ExchangeRules:
         for _ in range(_MOST_ROUNDS):
             if self.is_exhausted or (found := self._found(data)) is None:
                 break
-            if not (new := _outside(apart(found), taken)):
+            if not (new := _outside(merge_spans(found), taken)):
                 return spans
             spans = sorted(spans + new)
             taken = sorted(taken + new)
@@ -153,7 +153,7 @@ def _by_form(data: bytes) -> list[Span]:
     spans = [_span(found) for found in _FORM.finditer(data)]
     if b"eyJ" in data:
         spans += [found.span("jwt") for found in _JWT.finditer(data) if found["jwt"]]
-    for secret in secret_detection.in_text(data.decode("latin-1")):
+    for secret in secret_detection.find_secrets(data.decode("latin-1")):
         spans.append((secret.start, secret.start + len(secret.value)))
     return spans
 
@@ -186,7 +186,7 @@ class _Shortened:
         return start + self._removed[first], stop + self._removed[last]
 
 
-def apart(spans: Iterable[Span]) -> list[Span]:
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """In order; those that overlap are one."""
     parts: list[Span] = []
     for start, stop in sorted(spans):
@@ -212,7 +212,13 @@ def _outside(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
 
 
 def overlapping(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:
-    """Those that have something in common with the one from ``start`` to ``stop``."""
+    """Those that have something in common with the one from ``start`` to ``stop``.
+
+    Args:
+        spans: in order, none within another.
+        start: of the one.
+        stop: of the one.
+    """
     for number in range(bisect_right(spans, start, key=itemgetter(1)), len(spans)):
         if spans[number][0] >= stop:
             return
@@ -229,7 +235,7 @@ def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
     return bytes(masked)
 
 
-def last_break(data: bytes) -> int:
+def last_delimiter(data: bytes) -> int:
     """Where the last break ends; 0 without one."""
     found = _TO_BREAK.match(data)
     return 0 if found is None else found.end()

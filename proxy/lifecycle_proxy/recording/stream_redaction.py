@@ -12,8 +12,8 @@ from typing import Any, Final
 from lifecycle_proxy.recording.known_secrets import Span
 from lifecycle_proxy.recording.secret_forms import (
     SecretMatcher,
-    apart,
-    last_break,
+    last_delimiter,
+    merge_spans,
     overlapping,
 )
 
@@ -26,8 +26,8 @@ _MOST_BYTES: Final = 1 << 20  # that wait for the end of what looks like a secre
 _CONTEXT_BYTES: Final = 192  # a name, and what stands between it and its value
 _MOST_CONTEXT_BYTES: Final = 1024
 
-Marks = tuple[Span, ...]
-Clear = tuple[Any, bytes, Marks]
+Spans = tuple[Span, ...]
+RedactedChunk = tuple[Any, bytes, Spans]
 
 
 def placeholder(secret: bytes) -> bytes:
@@ -47,14 +47,14 @@ class StreamRedaction:
     def __init__(self, rules: SecretMatcher, *, keeps_reads: bool = True) -> None:
         self._rules = rules
         self._keeps_reads = keeps_reads
-        self._waiting: list[Clear] = []
+        self._waiting: list[RedactedChunk] = []
         self._size = 0
         self._broken = 0  # where the last break ends
         self._enough = 0  # no look before there is so much: what waits would be read often
         self._before = b""  # what is clear already, but may say what the next words are
         self._until: re.Pattern[bytes] | None = None  # where a secret that has no end may end
 
-    def feed(self, key: Any, data: bytes, marks: Marks = ()) -> list[Clear]:
+    def feed(self, key: Any, data: bytes, marks: Spans = ()) -> list[RedactedChunk]:
         """Take the bytes of one read; return reads that are clear now, with their keys.
 
         Args:
@@ -63,7 +63,7 @@ class StreamRedaction:
         if self._until is not None:
             data, marks = self._behind(self._until, data, marks)
         self._waiting.append((key, data, marks))
-        if end := last_break(data):
+        if end := last_delimiter(data):
             self._broken = self._size + end
         self._size += len(data)
         if self._size - self._broken >= _LONGEST_BYTES:
@@ -72,7 +72,7 @@ class StreamRedaction:
             return []
         return self._clear(self._broken)
 
-    def flush(self) -> list[Clear]:
+    def flush(self) -> list[RedactedChunk]:
         """No more comes."""
         return self._clear(self._size, is_last=True)
 
@@ -82,7 +82,7 @@ class StreamRedaction:
         vars(twin).update(vars(self), _waiting=self._waiting.copy())
         return twin
 
-    def _behind(self, end: re.Pattern[bytes], data: bytes, marks: Marks) -> tuple[bytes, Marks]:
+    def _behind(self, end: re.Pattern[bytes], data: bytes, marks: Spans) -> tuple[bytes, Spans]:
         """What stands behind the rest of a secret that was too long to wait for."""
         found = end.search(data)
         at = len(data)
@@ -91,7 +91,7 @@ class StreamRedaction:
         moved = tuple((max(0, first - at), max(0, last - at)) for first, last in marks)
         return data[at:], moved
 
-    def _clear(self, stop: int, *, is_last: bool = False) -> list[Clear]:
+    def _clear(self, stop: int, *, is_last: bool = False) -> list[RedactedChunk]:
         """The reads that lie before ``stop`` as a whole, secrets replaced where they begin."""
         at = len(self._before)
         joined = self._before + b"".join(piece for _, piece, _ in self._waiting)
@@ -99,7 +99,7 @@ class StreamRedaction:
         stop = len(joined) if is_last else self._certain(at + stop, spans, joined)
         if len(joined) - max(stop, at) >= _MOST_BYTES:
             stop, spans = len(joined), self._cut_off(joined, spans)
-        clear: list[Clear] = []
+        clear: list[RedactedChunk] = []
         for key, piece, marks in self._waiting:
             end = at + len(piece)
             if end > stop:
@@ -126,7 +126,7 @@ class StreamRedaction:
     def _cut_off(self, joined: bytes, spans: list[Span]) -> list[Span]:
         """No more can wait. What looks as if a secret began there is one, with all that follows."""
         begins = _unfinished(joined)
-        spans = apart([*spans, (begins, len(joined))] if begins < len(joined) else spans)
+        spans = merge_spans([*spans, (begins, len(joined))] if begins < len(joined) else spans)
         if spans and spans[-1][1] == len(joined):
             is_pem = joined.startswith(b"-----BEGIN", spans[-1][0])
             self._until = _DASH if is_pem else _BREAK

@@ -2,13 +2,11 @@
 
 Lines are kept until they are flushed, and then written in one piece. What does not reach the disk
 is taken back as a whole, as far as the file system can: no line is torn, and where the disk has
-room again the file goes on. Whose lines they were is told.
+room again the file goes on. ``lost`` is called for those whose lines they were.
 """
 
 import gzip
-import logging
 import os
-import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,13 +18,10 @@ from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, VERSION, CassetteError, lines
 from lifecycle_proxy.recording.json_lines import line
-
-log = logging.getLogger("proxy.recording")
+from lifecycle_proxy.recording.place import make, warn_of
 
 _BATCH_BYTES: Final = 1 << 20
 _OWNER_ONLY: Final = 0o600
-_READ_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
-_WRITTEN_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 Lost = Callable[[object, OSError], None]
@@ -65,7 +60,12 @@ class File:
                 self._torn = not _ends_a_line(path)
 
     def write(self, data: bytes, owner: object = None) -> None:
-        """Take whole lines."""
+        """Take whole lines; they are written in batches.
+
+        Args:
+            data: the lines.
+            owner: whose they are; see ``owners``.
+        """
         if owner is not None:
             self.owners.add(owner)
         self._waiting.append(data)
@@ -124,7 +124,7 @@ class File:
 def _write(fd: int, data: memoryview) -> int:
     taken = os.write(fd, data)
     if not taken:
-        raise OSError("nothing can be written")  # else whoever tries again tries for ever
+        raise OSError("nothing can be written")  # trying again would never end
     return taken
 
 
@@ -150,8 +150,8 @@ class Files:
         self._open: list[File] = []
         self._made: list[Path] = []  # files that were not there before
         self._count = 0
-        _warn_of(place)
-        _make(place if self._is_folder else place.parent)
+        warn_of(place)
+        make(place if self._is_folder else place.parent)
 
     def file(self) -> File:
         """The file for an exchange that begins; ``done`` must follow.
@@ -168,7 +168,13 @@ class Files:
         return current
 
     def write(self, file: File, data: bytes, owner: object) -> None:
-        """Take whole lines of an owner's."""
+        """Write whole lines; if that fails, ``lost`` is called.
+
+        Args:
+            file: of ``Files.file``.
+            data: the lines.
+            owner: whose they are.
+        """
         self._guarded(file, lambda: file.write(data, owner))
 
     def done(self, file: File) -> None:
@@ -236,14 +242,6 @@ def _size(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
-def _make(folder: Path) -> None:
-    """A folder and what it lies in, mode 0700 whatever the umask; what is there stays as it is."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir()
-        folder.chmod(0o700)
-
-
 def _opened(path: Path, *, is_new: bool) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     try:
@@ -254,19 +252,6 @@ def _opened(path: Path, *, is_new: bool) -> int:
         return os.open(path, flags, _OWNER_ONLY)
     os.fchmod(fd, _OWNER_ONLY)  # the umask may have left less
     return fd
-
-
-def _warn_of(place: Path) -> None:
-    """Say where others can read, or choose, what is recorded. Devices are somebody's intention."""
-    if not place.is_file() and not place.is_dir():
-        return
-    mode = place.stat().st_mode
-    if place.is_symlink():
-        log.warning("recording.path: %s is a symbolic link to %s", place, place.resolve())
-    if place.is_file() and mode & _READ_BY_OTHERS:
-        log.warning("recording.path: %s can be read by other users (chmod 600)", place)
-    if place.is_dir() and mode & _WRITTEN_BY_OTHERS:
-        log.warning("recording.path: other users can write into %s (chmod 700)", place)
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -45,7 +45,7 @@ from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.near_miss import Miss, miss
 
 Stage = Literal["exact", "json", "conversation", "order"]
-# By what is asked: whoever asks for something else does not get whatever comes next.
+# By what is requested: another request does not get the next recording of its path.
 BY_QUESTION: Final[tuple[Stage, ...]] = ("exact", "json", "conversation")
 STAGES: Final[tuple[Stage, ...]] = (*BY_QUESTION, "order")
 
@@ -158,7 +158,7 @@ class RecordingIndex:
         return miss(clean(), near, self._rules.volatile, is_used_up=is_used_up)
 
     def _add(self, number: int, request: Request) -> None:
-        form = _Form(request, self._rules.volatile)
+        form = _RequestKey(request, self._rules.volatile)
         for stage, index in self._index.items():
             found = index.setdefault(self._keys[stage](form), [])
             if not found or found[-1] != number:  # both views of an exchange are mostly the same
@@ -173,11 +173,11 @@ class RecordingIndex:
         cleaned before it is needed. Where nothing of a request is a secret, its JSON says as much.
         """
         volatile = self._rules.volatile
-        plain = _Form(asked, volatile)
+        plain = _RequestKey(asked, volatile)
         whole = list(takewhile(_WHOLE.__contains__, self._index))
         for stage in whole:
             yield stage, self._keys[stage](plain)
-        cleaned = _Form(clean(), volatile)
+        cleaned = _RequestKey(clean(), volatile)
         for stage in self._index:
             key = self._keys[stage](plain)
             if stage not in whole:
@@ -217,7 +217,7 @@ def _views(exchange: Exchange) -> tuple[Request, ...]:
     return (exchange.request,) if forwarded is None else (exchange.request, forwarded)
 
 
-class _Form:
+class _RequestKey:
     """A request, and its JSON where that is looked at."""
 
     def __init__(self, request: Request, volatile: Sequence[str]) -> None:
@@ -233,7 +233,7 @@ def _place(request: Request) -> tuple[str, str]:
     return request.method, request.target.partition("?")[0]
 
 
-def _exact(form: _Form) -> Hashable | None:
+def _exact(form: _RequestKey) -> Hashable | None:
     request = form.request
     asked = (*_place(request), normalize.query(request.target))
     if request.method in _BODILESS:
@@ -244,7 +244,7 @@ def _exact(form: _Form) -> Hashable | None:
     return (*asked, digest) if digest else None
 
 
-def _json(form: _Form) -> Hashable | None:
+def _json(form: _RequestKey) -> Hashable | None:
     request = form.request
     asked = (*_place(request), _query(request))
     if request.method in _BODILESS:
@@ -256,7 +256,7 @@ def _json(form: _Form) -> Hashable | None:
     return (*asked, tuple(hashlib.sha256(part).digest() for part in parts))
 
 
-def _conversation(form: _Form) -> Hashable | None:
+def _conversation(form: _RequestKey) -> Hashable | None:
     request = form.request
     if maybe_api(request.method, request.target) is None:
         return None
@@ -271,20 +271,20 @@ def _query(request: Request) -> tuple[str, ...]:
     return tuple(sorted(normalize.query(request.target)))
 
 
-def _order(form: _Form) -> Hashable | None:
+def _order(form: _RequestKey) -> Hashable | None:
     return _place(form.request)
 
 
-def _last_resort(form: _Form) -> Hashable | None:
+def _last_resort(form: _RequestKey) -> Hashable | None:
     return (*_place(form.request), _is_streamed(form))
 
 
-def _is_streamed(form: _Form) -> bool:
+def _is_streamed(form: _RequestKey) -> bool:
     """Whether a stream is asked for."""
     return isinstance(form.document, dict) and bool(form.document.get("stream"))
 
 
-_KEYS: Final[dict[Stage, Callable[[_Form], Hashable | None]]] = {
+_KEYS: Final[dict[Stage, Callable[[_RequestKey], Hashable | None]]] = {
     "exact": _exact,
     "json": _json,
     "conversation": _conversation,

@@ -17,7 +17,7 @@ MISS_STATUS: Final = 404
 NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
 
 _MAX_LEAVES: Final = 5_000
-_LISTED: Final = 20  # differences that are told
+_LISTED: Final = 20  # differences that are listed
 _NAMED: Final = 3  # and in the message
 _SHOWN: Final = 100  # characters of a value
 _BEFORE: Final = 30  # of them before the first that differs
@@ -35,8 +35,8 @@ class Difference(NamedTuple):
 
     Attributes:
         path: keys and positions, with dots between them; ``:method``, ``:target``, and ``:body``
-            for one that is no JSON, ``:part.1`` and so on where it is multipart.
-        recorded: a number, a boolean, or a text, shortened, its secrets blotted out; None where
+            for one that is not JSON, ``:part.1`` and so on where it is multipart.
+        recorded: a number, a boolean, or a text, shortened, its secrets redacted; None where
             there is nothing. A JSON null is the text ``null``.
         asked: the same of what was asked.
     """
@@ -127,7 +127,12 @@ def _some(recorded: Iterable[tuple[str, Request]]) -> Iterator[tuple[str, Reques
 
 
 def leaves(request: Request, volatile: Sequence[str] = normalize.VOLATILE) -> Leaves:
-    """All values of a request by their path; of a very large one the first thousands."""
+    """All values of a request by their path; of a very large one the first thousands.
+
+    Args:
+        request: the request.
+        volatile: JSON paths that do not count.
+    """
     found: Leaves = {":method": request.method, ":target": request.target}
     document = normalize.normal(request, volatile)
     if document is None:
@@ -144,6 +149,10 @@ def leaves(request: Request, volatile: Sequence[str] = normalize.VOLATILE) -> Le
 
 def likeness(one: Leaves, other: Leaves) -> float:
     """How alike two requests are, from 0 to 1.
+
+    Args:
+        one: of ``leaves``.
+        other: of another one.
 
     ``tools`` counts as ``model`` does, however long it is, and what only one of them has counts
     little: a question is known by what was said.

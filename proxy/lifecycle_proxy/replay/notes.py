@@ -31,7 +31,12 @@ def log_miss(miss: Miss) -> None:
 
 
 def print_found(found: Found, asked: Request) -> None:
-    """What is played, and how it was found, on stderr."""
+    """Print what is played, and how it was found, on stderr.
+
+    Args:
+        found: what is played.
+        asked: the request.
+    """
     text, colour = f"lifecycle-proxy: {matched(found, asked)}", _LOOSE.get(found.stage)
     if colour and wants_colour(sys.stderr.isatty(), os.environ):
         text = f"\x1b[{colour}m{text}\x1b[0m"
@@ -39,7 +44,12 @@ def print_found(found: Found, asked: Request) -> None:
 
 
 def log_found(found: Found, asked: Request) -> None:
-    """What was found by its order alone, in the log: it may be the answer to another question."""
+    """Log what was found by its order alone: it may be the response to another request.
+
+    Args:
+        found: what is played.
+        asked: the request.
+    """
     if found.stage == "order":
         log.info("%s", matched(found, asked))
 

@@ -11,7 +11,7 @@ from lifecycle_proxy.exchange.model import Headers, SideName, first_header
 from lifecycle_proxy.recording.cassette import Exchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
-# can be told from it.
+# differs from it.
 ScheduleEnd = Literal["eof", "reset", "cut", "timeout", "gone"]
 
 _FIRST_STATUS: Final = 200
@@ -59,6 +59,10 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
 
     A recorded length that is not the body's, for secrets were replaced, is put right.
 
+    Args:
+        exchange: the recording.
+        name: of the side.
+
     Raises:
         UnplayableError: the recording is incomplete, or does not hold this side's bytes.
     """
@@ -105,7 +109,12 @@ def _framing(side: Side) -> str:
 def playable(
     exchanges: Iterable[Exchange], side: SideName
 ) -> tuple[list[Exchange], list[tuple[str, str]]]:
-    """Those that can be played, and of the others the id and the reason why not."""
+    """Those that can be played, and of the others the id and the reason why not.
+
+    Args:
+        exchanges: recordings.
+        side: which one is to be played.
+    """
     good: list[Exchange] = []
     refused: list[tuple[str, str]] = []
     for exchange in exchanges:
