@@ -53,6 +53,10 @@ class KnownSecrets:
                 word = int.from_bytes(secret[offset : offset + _WORD], sys.byteorder)
                 self._offsets.setdefault(word, set()).add(offset)
 
+    def may_occur(self, data: bytes) -> bool:
+        """Whether any of the secrets may be in there."""
+        return not self._offsets.keys().isdisjoint(_words(data))
+
     def spans(self, data: bytes) -> list[Span] | None:
         """Where secrets stand; of those that begin at the same byte the longest.
 
@@ -60,7 +64,7 @@ class KnownSecrets:
             Spans in any order, which may overlap; None where the search would take too long.
         """
         offsets = self._offsets
-        words = memoryview(data)[: len(data) // _WORD * _WORD].cast("I")
+        words = _words(data)
         if not offsets or offsets.keys().isdisjoint(words):
             return []
         found: list[Span] = []
@@ -78,6 +82,11 @@ class KnownSecrets:
                         found.append((start, start + len(secret)))
                         break
         return found
+
+
+def _words(data: bytes) -> memoryview:
+    """The aligned words, as numbers."""
+    return memoryview(data)[: len(data) // _WORD * _WORD].cast("I")
 
 
 def credentials(name: str, value: str) -> list[str]:
