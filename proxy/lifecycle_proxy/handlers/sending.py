@@ -34,7 +34,12 @@ class Recordings(Protocol):
         ...
 
     async def whole(self, request: web.Request, data: RequestBody) -> RequestBody:
-        """The body, read as a whole if that decides whether a recording answers."""
+        """The body, read as a whole if that decides whether a recording answers.
+
+        Args:
+            request: the client's.
+            data: its body.
+        """
         ...
 
     async def maybe_replay(
