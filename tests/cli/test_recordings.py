@@ -1,9 +1,11 @@
 """The commands for recordings: exit codes, and errors that name the file and the cure."""
 
 import asyncio
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,8 +25,9 @@ from tests.recording.build import Tape, agent, write
 LINE = re.compile(r"replaying (\d+) exchanges? on (http://127\.0\.0\.1:\d+)\n")
 ASKED = b'{"model":"m","stream":true}'
 STREAM = text("hello") + DONE
+GONE = {"end": "gone", "ms": 1, "sha256": hashlib.sha256(STREAM).hexdigest()}
 CHUNKED = [["Content-Type", "text/event-stream"], ["Transfer-Encoding", "chunked"]]
-PARSERS = ("replay", "show", "export", "scan", "drift", "import")
+PARSERS = ("replay", "show", "export", "scan", "drift", "rerun", "import")
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +154,7 @@ def test_what_is_no_cassette_is_a_2(
         (tmp_path / "none.jsonl", "no such file"),
         (empty, "no cassettes in this folder (.jsonl or .jsonl.gz)"),
         (other, "line 1: not a cassette"),
-        (later, "version 99; this program reads 1 to 1"),
+        (later, "line 1: version 99; this program reads 1 to 1"),
     ):
         told = fails(capsys, *(part.format(path) for part in arguments))
         assert told.startswith(f"{path}: {problem}")
@@ -172,8 +175,8 @@ async def test_replay_plays_until_a_signal(file: Path) -> None:
     assert (code, out) == (0, "")
     assert (missed.status, missed.json()["error"]["code"]) == (404, "no_recording")
     assert "no recording for GET /v1/models; nearest: one" in errors
-    played = f"lifecycle-proxy: POST {CHAT}: played one, the same request byte for byte"
-    assert errors.splitlines()[:2] == [played, played]
+    matched = f"lifecycle-proxy: POST {CHAT}: matched one by exact"
+    assert errors.splitlines()[:2] == [matched, matched]
     assert "Traceback" not in errors
 
 
@@ -209,8 +212,7 @@ async def test_replay_says_when_it_answers_another_question(file: Path) -> None:
         process.terminate()
         _, _, errors = ended(process)
     assert errors == (
-        f"lifecycle-proxy: POST {CHAT}: played one, the next one of this path, whatever was "
-        "asked; asked: other: Who?; recorded: m\n"
+        f"lifecycle-proxy: POST {CHAT}: matched one by order; asked: other: Who?; recorded: m\n"
     )
 
 
@@ -389,8 +391,8 @@ async def test_drift(
 def test_drift_where_nobody_answers(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with listener() as port:
         pass
-    assert cli.main(["drift", str(file), "--upstream", f"http://127.0.0.1:{port}/v1"]) == 1
-    assert "breaking" in capsys.readouterr().out
+    assert cli.main(["drift", str(file), "--upstream", f"http://127.0.0.1:{port}/v1"]) == 4
+    assert capsys.readouterr().out.startswith("unreachable: cannot reach the upstream")
 
 
 def test_drift_of_whom(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,6 +400,47 @@ def test_drift_of_whom(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told.startswith('--upstream: upstream.url: "nonsense" is not a base URL')
     told = fails(capsys, "drift", str(file), "--upstream", "http://x", "--api-key", "env:NO_SUCH")
     assert "NO_SUCH is not set" in told
+
+
+# --- rerun ----------------------------------------------------------------------------------------
+
+CASSETTES = Path(__file__).parents[1] / "recording" / "cassettes"
+
+
+def test_rerun_of_what_is_the_same() -> None:
+    done = run("rerun", str(CASSETTES / "litellm-mcp-auto-execution.jsonl"), str(CASSETTES))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d\d the same, 0 different\n", done.stdout)
+
+
+def test_rerun_of_what_is_told_otherwise(tmp_path: Path) -> None:
+    text = (CASSETTES / "hermes-one-tool.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    end = next(line for line in lines if line["kind"] == "end")
+    end["tools"][0]["label"] = "another one"
+    end["tools"].pop()
+    cassette = tmp_path / "a.jsonl"
+    cassette.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run("rerun", str(cassette))
+    assert done.returncode == 1
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"differs  {end['id']}  POST {CHAT}: event 1 (")
+    assert "label 'another one' is now '" in first
+    assert last == "2 the same, 1 different"
+
+
+def test_rerun_of_what_cannot_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tapes = [
+        Tape("gone").request().head().read(1, STREAM).end(upstream=GONE),
+        Tape("nobody").request(None, omitted="large").head().read(1, STREAM).end(),
+    ]
+    file = write(tmp_path / "a.jsonl", *tapes)
+    assert "nothing that can be run again" in fails(capsys, "rerun", str(file))
+    shutil.copy(CASSETTES / "hermes-one-tool.jsonl", tmp_path / "b.jsonl")
+    done = run("rerun", str(tmp_path))
+    assert done.returncode == 0
+    assert "not run  nobody  its request was not recorded: large" in done.stdout
+    assert "not run  gone  it did not end by its upstream (gone)" in done.stdout
 
 
 # --- import ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Secrets in short texts and in JSON."""
 
+import time
 from typing import Any
 
 import pytest
@@ -57,3 +58,16 @@ def test_a_token_begins_where_a_word_does() -> None:
 )
 def test_in_json_a_key_says_that_its_value_is_a_secret(value: Any, redacted: Any) -> None:
     assert redact_json(value) == redacted
+
+
+@pytest.mark.parametrize("run", ["a", "ACGT", "A" * 7 + "/", "a_", "key ", "://", "eyJ", "sk-"])
+def test_the_time_for_a_text_grows_as_its_length_does(run: str) -> None:
+    """Genes, silence in base64: eight times as much takes eight times as long, not 64 times."""
+    seconds = []
+    for size in (10_000, 80_000):
+        text = (run * size)[:size]
+        start = time.thread_time()
+        for _ in range(3):
+            redact(text)
+        seconds.append(time.thread_time() - start)
+    assert seconds[1] <= 24 * max(seconds[0], 0.001), seconds

@@ -379,8 +379,24 @@ async def test_an_answer_without_end(upstream: Upstream, ask: Ask) -> None:
 
 async def test_an_upstream_that_is_not_there(upstream: Upstream, ask: Ask) -> None:
     upstream.refuse()
-    (result,) = (await ask(exchange(*EVENTS))).results
-    assert "cannot reach the upstream http://localhost:" in result.comparison.breaking[0]
+    report = await ask(exchange(*EVENTS))
+    assert (report.results, report.verdict, report.exit_code) == ((), None, 4)
+    (line,) = render(report)
+    assert line.startswith("unreachable: cannot reach the upstream http://localhost:")
+
+
+async def test_an_upstream_that_closes_the_connection_has_changed(
+    upstream: Upstream, ask: Ask
+) -> None:
+    async def script(request: fakes.Request, wire: Wire) -> None:
+        if request.method == "GET":
+            await wire.answer(b"{}")
+        wire.close()
+
+    upstream.script = script
+    report = await ask(exchange(*EVENTS))
+    assert "closed the connection" in report.results[0].comparison.breaking[0]
+    assert report.exit_code == 1
 
 
 async def test_a_request_that_cannot_be_sent(ask: Ask) -> None:

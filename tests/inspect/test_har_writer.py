@@ -11,7 +11,7 @@ import pytest
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import export, har_writer
 from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import CassetteError
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
 from tests.recording.build import Tape, agent, chunk, write
 

@@ -15,7 +15,8 @@ import pytest
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import har_writer
 from lifecycle_proxy.inspect.importer import convert
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Side, load
+from lifecycle_proxy.recording.cassette import Exchange, Side, load
+from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay.schedule import schedule
 
 from tests.fakes import DONE, text
@@ -148,7 +149,104 @@ def test_har_bodies(tmp_path: Path) -> None:
         ),
     )
     assert [one.client.body for one in found] == [b"\xff\x00", b"", b"", b"\xed\xa0\x80"]
-    assert [one.omitted for one in found] == ["", "the HAR does not hold the body", "", ""]
+    missing = "the HAR does not hold the body of the event stream"
+    assert [one.omitted for one in found] == ["", missing, missing, ""]
+
+
+def of_type(kind: str, *more: tuple[str, str], **content: Any) -> dict[str, Any]:
+    pairs = [("Content-Type", kind), *more]
+    return entry(headers=[{"name": k, "value": v} for k, v in pairs], content=content)
+
+
+GZIPPED = gzip.compress(b'{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("content", "body"),
+    [
+        ({"encoding": "hex", "text": b"abc".hex()}, b"abc"),
+        ({"encoding": "hex", "text": json.dumps([GZIPPED[:9].hex(), GZIPPED[9:].hex()])}, None),
+        ({"_isBinary": True, "text": json.dumps([GZIPPED.hex()])}, None),
+        ({"_isBinary": True, "encoding": "base64", "text": json.dumps([packed(GZIPPED)])}, None),
+        ({"encoding": "utf-8", "text": "[1]"}, b"[1]"),
+    ],
+)
+def test_encodings_of_polly(tmp_path: Path, content: dict[str, Any], body: bytes | None) -> None:
+    one = of_type("application/json", ("Content-Encoding", "gzip"), **content)
+    (found,) = imported(tmp_path, har_of(one))
+    assert found.client.body == (body or b'{"a": 1}')
+    assert found.client.header("content-encoding") == ""
+
+
+def test_what_cannot_be_taken_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"found")
+    outside, unknown = {"_file": "../a.bin"}, {"encoding": "rot13", "text": "x"}
+    entries = [
+        of_type("text/plain", _file="a.bin"),
+        of_type("text/plain", _file="none.bin"),
+        of_type("text/plain", **outside),
+        of_type("text/plain", **unknown),
+        of_type("text/plain", size=-1),
+        of_type("text/plain", ("Content-Length", "5"), size=0),
+        of_type("text/plain", size=0),
+    ]
+    for post in ({"_file": "a.bin"}, {"_file": "x"}, {"mimeType": "multipart/x", "params": [1]}):
+        entries.append(entry())
+        entries[-1]["request"]["postData"] = post
+    source, target, told = tmp_path / "source", tmp_path / "target.jsonl", list[str]()
+    source.write_bytes(har_of(*entries))
+    assert convert(source, target, tell=told.append) == len(entries)
+    found = load(target)
+    assert [bool(one.omitted) for one in found] == [0, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert found[0].client.body == found[7].request.body == b"found"
+    assert [one.request.body for one in found[8:]] == [None, None]
+    assert len(told) == 7
+    assert "exchange 2, POST https://api.openai.com/" in told[0]
+    assert "'none.bin', which cannot be read" in told[0]
+    assert "'rot13', which is not known here" in told[2]
+
+
+def test_events_that_a_browser_saw(tmp_path: Path) -> None:
+    told = [
+        {"time": 1, "eventName": "message", "eventId": "", "data": "a\nb"},
+        {"time": 2, "eventName": "x", "eventId": "7", "data": "[DONE]"},
+    ]
+    one = {**of_type("text/event-stream", size=0), "_eventSourceMessages": told}
+    (found,) = imported(tmp_path, har_of(one))
+    assert found.client.body == b"data: a\ndata: b\n\nevent: x\nid: 7\ndata: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("names", [("Content-Length", "Transfer-Encoding"), ("Content-Length",)])
+def test_one_header_says_where_a_body_ends(tmp_path: Path, names: tuple[str, ...]) -> None:
+    values = {"Content-Length": "99", "Transfer-Encoding": "chunked"}
+    one = of_type("text/plain", *((name, values[name]) for name in names), text="abc")
+    (found,) = imported(tmp_path, har_of(one))
+    framing = [(k, v) for k, v in found.client.headers if k in values]
+    assert framing == [(names[-1], "chunked" if len(names) > 1 else "3")]
+    assert schedule(found, "client").pieces == ((250.5, b"abc"),)
+
+
+@pytest.mark.parametrize(
+    ("body", "target"),
+    [
+        (STREAM, "/v1/chat/completions"),
+        (b'event: message_start\ndata: {"type": "message_start"}\n\n', "/v1/messages"),
+        (b'data: {"type": "response.created"}\n\n', "/v1/responses"),
+    ],
+)
+def test_an_event_stream_by_itself(tmp_path: Path, body: bytes, target: str) -> None:
+    source, file = tmp_path / "a.sse", tmp_path / "a.jsonl"
+    source.write_bytes(body)
+    assert convert(source, file) == 1
+    (one,) = load(file)
+    assert (one.request.method, one.request.target, one.client.body) == ("POST", target, body)
+    source.write_bytes(b"<html>")
+    with pytest.raises(CassetteError, match="not an event stream"):
+        convert(source, tmp_path / "b.jsonl")
+
+
+def test_fixtures_of_aimock_are_named(tmp_path: Path) -> None:
+    assert "fixtures of aimock" in refused(tmp_path, b'{"fixtures": [{"match": {}}]}')
 
 
 def test_har_posted_forms(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lifecycle_proxy.core import redact
 from lifecycle_proxy.inspect import scan
 from lifecycle_proxy.recording import secret_detection
-from lifecycle_proxy.recording.cassette import CassetteError
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
 from tests.recording.build import Tape, agent, call, chunk, frame, write
 
@@ -51,7 +51,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("text", "kind", "excerpt"), SECRETS)
 def test_forms(text: str, kind: str, excerpt: str) -> None:
-    told = [(secret.kind, secret.excerpt) for secret in secret_detection.in_text(text)]
+    told = [(secret.kind, secret.excerpt) for secret in secret_detection.find_secrets(text)]
     assert told == [(kind, excerpt)]
 
 
@@ -81,7 +81,7 @@ def test_labels_blot_out_the_same(text: str) -> None:
     ],
 )
 def test_what_is_none(text: str) -> None:
-    assert list(secret_detection.in_text(text)) == []
+    assert list(secret_detection.find_secrets(text)) == []
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_is_none(text: str) -> None:
     ],
 )
 def test_headers(name: str, value: str, count: int) -> None:
-    assert len(list(secret_detection.in_header(name, value))) == count
+    assert len(list(secret_detection.find_in_header(name, value))) == count
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_headers(name: str, value: str, count: int) -> None:
 )
 def test_any_text_in_linear_time(text: str) -> None:
     started = time.process_time()
-    assert list(secret_detection.in_text(text * (1_000_000 // len(text)))) == []
+    assert list(secret_detection.find_secrets(text * (1_000_000 // len(text)))) == []
     assert time.process_time() - started < 5, "minutes, if it is not"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lifecycle_proxy.inspect import show, terminal
 from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import CassetteError
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
 from tests.recording.build import Tape, agent, chunk, frame, write
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.inspect import summary, timeline
-from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording import cassette, json_lines
 from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
 
 from tests.recording.build import Tape, agent, call, chunk, frame, write
@@ -185,7 +185,7 @@ LIFECYCLE = '{"toolCallId":"a","status":"running","tool":"t","label":"t"}'
     ],
 )
 def test_words(payload: dict[str, Any], kind: str, words: str) -> None:
-    said = summary.summarize(sse.Event(b"", b"", cassette.line(payload)))
+    said = summary.summarize(sse.Event(b"", b"", json_lines.line(payload)))
     assert (said.kind, said.words) == (kind, words)
 
 
@@ -221,7 +221,7 @@ def test_a_piece_of_a_huge_event() -> None:
 def test_what_is_written_piece_by_piece() -> None:
     one = {"index": 1, "delta": {"content": "b", **call(2, "{")}}
     zero = {"index": 0, "delta": {"content": "a", "reasoning_content": "r"}}
-    data = cassette.line({"choices": [zero, one, {"delta": {"tool_calls": [{}]}}]})
+    data = json_lines.line({"choices": [zero, one, {"delta": {"tool_calls": [{}]}}]})
     said = summary.summarize(sse.Event(b"", b"", data))
     assert said.written == (
         ("thought", "r"),

@@ -14,17 +14,10 @@ from typing import Any
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import (
-    CassetteError,
-    Exchange,
-    Piece,
-    Side,
-    files,
-    line,
-    load,
-    pack,
-    unpack,
-)
+from lifecycle_proxy.recording.cassette import Exchange, Piece, Side, load
+from lifecycle_proxy.recording.cassette_file import CassetteError, files, lines
+from lifecycle_proxy.recording.json_lines import line, pack, unpack
+from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.server import Options, create_replay_app, start_replay
 
 from tests.conftest import StartProxy
@@ -424,8 +417,8 @@ async def test_an_answer_is_asked_for_in_clear(
     upstream: Upstream, recording: str, recorded: Recorded
 ) -> None:
     upstream.script = answering(b'{"data": []}', JSON)
-    for lines in (("Accept-Encoding: gzip, br",), (), ("X-Lifecycle-Record: off",)):
-        await ask(recording, "GET", "/v1/models", "Accept-Encoding: zstd", *lines)
+    for more in (("Accept-Encoding: gzip, br",), (), ("X-Lifecycle-Record: off",)):
+        await ask(recording, "GET", "/v1/models", "Accept-Encoding: zstd", *more)
     codings = [request.headers.getall("Accept-Encoding") for request in upstream.requests]
     assert codings == [["identity"], ["identity"], ["zstd"]]
     one, two = await recorded()
@@ -445,7 +438,7 @@ def answering(body: bytes, *lines: str) -> Script:
 
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/files"])
-async def test_a_compressed_request_is_named_only(
+async def test_a_compressed_request_is_named_and_its_answer_kept(
     upstream: Upstream, recording: str, recorded: Recorded, target: str
 ) -> None:
     packed = gzip.compress(b'{"password": "hunter2x"}')
@@ -454,8 +447,9 @@ async def test_a_compressed_request_is_named_only(
     await ask(recording, "POST", target, JSON, "Content-Encoding: gzip", "Content-Length: 0")
     await ask(recording, "POST", target, JSON, "Content-Encoding: identity", body=b"{}")
     one, empty, clear = await recorded()
-    assert (one.request.body, one.request.omitted, one.omitted) == (None, COMPRESSED, COMPRESSED)
-    assert (one.is_complete, one.client.pieces, one.upstream.pieces) == (True, [], [])
+    check(one)
+    assert (one.request.body, one.request.omitted, one.omitted) == (None, COMPRESSED, "")
+    assert one.request.sha256 == hashlib.sha256(packed).hexdigest()
     assert (empty.request.body, clear.request.body) == (b"", b"{}")
     assert not empty.omitted + clear.omitted
 
@@ -513,18 +507,113 @@ async def test_a_websocket_is_named_only(
     assert (one.is_complete, one.client.pieces, one.upstream.pieces) == (True, [], [])
 
 
-@pytest.mark.parametrize("target", [CHAT, "/v1/files"])
-async def test_a_streamed_upload_is_named_only(
-    upstream: Upstream, recording: str, recorded: Recorded, place: Path, target: str
+UPLOADS = {
+    "multipart": ("/v1/files", ("Content-Type: multipart/form-data; boundary=q",), b"--q\r\n\r\nx"),
+    "curl -d": ("/api/generate", ("Content-Type: application/x-www-form-urlencoded",), b"{}"),
+    "no type": ("/api/generate", (), b'{"model": "m"}'),
+    "no text": ("/v1/x", ("Content-Type: audio/wav",), bytes(range(256)) * 10),
+    "over 1 MiB": ("/v1/embeddings", (JSON,), b'{"input": "' + b"a " * (1 << 20) + b'"}'),
+    "over 8 MiB": (CHAT, (JSON,), b'{"messages": "' + b"abc/" * (2 << 20) + b'"}'),
+}
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+async def test_an_upload_is_recorded_and_replayed(
+    upstream: Upstream, recording: str, recorded: Recorded, name: str
 ) -> None:
-    size = (8 << 20) + 1 if target == CHAT else 100
-    await ask(recording, "POST", target, "Content-Type: text/x", body=b"#" * size)
+    upstream.script = answering(b'{"ok": 1}', JSON)
+    target, lines, body = UPLOADS[name]
+    await ask(recording, "POST", target, *lines, body=body)
     (one,) = await recorded()
-    assert one.request.body is None
-    assert "streamed" in one.request.omitted
-    assert "streamed" in one.omitted
-    assert (one.is_complete, one.client.pieces, one.upstream.pieces) == (True, [], [])
-    assert b"##" not in b"".join(file.read_bytes() for file in files(place))
+    check(one)
+    assert (one.request.body == body, one.request.omitted, one.omitted) == (True, "", "")
+    assert one.forwarded is not None
+    assert one.forwarded.body == body == upstream.request.body
+    assert (await played(one, "client")).body == b'{"ok": 1}'
+
+
+async def test_an_upload_in_chunks_is_recorded_as_it_comes(
+    upstream: Upstream, recording: str, recorded: Recorded
+) -> None:
+    """The upstream has the first piece before the second is sent."""
+    upstream.script = answering(b'{"ok": 1}', JSON)
+    async with Client(recording) as client:
+        await client.send("POST", "/v1/x", JSON, "Transfer-Encoding: chunked")
+        for number in range(3):
+            data = b'{"key": "sk-0123456789abcdef%d"}' % number
+            await client.wire.send(b"%x\r\n%b\r\n" % (len(data), data))
+            await asyncio.sleep(0.02)
+        await client.wire.send(b"0\r\n\r\n")
+        answer = await (await client.head()).read()
+    assert answer.body == b'{"ok": 1}'
+    (one,) = await recorded()
+    check(one)
+    assert (one.request.body or b"").count(b'{"key": "[redacted:') == 3
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_an_upload_that_is_too_large_is_named_and_its_answer_kept(
+    upstream: Upstream,
+    start_proxy: StartProxy,
+    recorded: Recorded,
+    place: Path,
+    caplog: pytest.LogCaptureFixture,
+    is_chunked: bool,
+) -> None:
+    upstream.script = answering(b'{"ok": 1}', JSON)
+    own = {"recording.mode": "record", "recording.path": str(place)}
+    url = await start_proxy({**own, "recording.max_body_bytes": 100_000})
+    body = b"#" * 300_000
+    kind = JSON if is_chunked else "Content-Type: text/x"
+    await ask(url, "POST", "/v1/files?key=k3y", kind, body=body)
+    metrics = (await ask(url, "GET", "/-/metrics")).body
+    (one,) = await recorded()
+    check(one)
+    assert (one.request.body, one.omitted, one.client.body) == (None, "", b'{"ok": 1}')
+    assert "larger than 100000 bytes" in one.request.omitted
+    assert one.request.sha256 == hashlib.sha256(body).hexdigest()
+    app = create_replay_app([one], Options(rules=Rules(strict=True)))
+    runner, there = await start_replay(app, "127.0.0.1:0")
+    for sent, status in ((body, 200), (body + b"#", 404)):
+        assert (await ask(there, "POST", "/v1/files?key=k3y", body=sent)).status == status
+    await runner.stop()
+    said = [m for m in caplog.messages if "POST /v1/files: the request body is not recorded" in m]
+    assert len(said) == 1
+    assert "k3y" not in said[0]
+    assert b"recording_omitted_total" in metrics
+
+
+async def test_an_upload_that_nobody_reads_is_named(
+    upstream: Upstream, recording: str, recorded: Recorded
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.answer(b"no", "413 Content Too Large", "Connection: close")
+
+    upstream.lazy = True
+    upstream.script = script
+    async with Client(recording) as client:
+        await client.send("POST", "/v1/x", "Content-Length: 1000")
+        await client.wire.send(b"x" * 10)
+        answer = await (await client.head()).read()
+    assert answer.status == 413
+    (one,) = await recorded()
+    assert (one.request.body, one.client.body) == (None, b"no")
+    assert "did not read" in one.request.omitted
+
+
+def test_pieces_of_a_body_that_are_missing(tmp_path: Path) -> None:
+    first, asked, *rest = whole()
+    request = {**json.loads(asked), "body": None, "streamed": True}
+    own = {"kind": "body", "id": "ex_1", "ms": 1}
+    last = {**own, "size": 4, "sha256": hashlib.sha256(b"abcd").hexdigest()}
+    piece = {**own, "data": "ab"}
+    for pieces, body in (([piece, piece | {"data": "cd"}], b"abcd"), ([piece], None)):
+        lines = [line(one) for one in (*pieces, last)]
+        (one,) = load(written(tmp_path / "a.jsonl", first, line(request), *lines, *rest))
+        assert one.request.body == body
+        assert bool(one.request.omitted) == (body is None)
+    (one,) = load(written(tmp_path / "a.jsonl", first, line(request), line(piece), *rest))
+    assert (one.request.body, bool(one.request.omitted)) == (None, True)
 
 
 async def test_heartbeats_are_ours(
@@ -685,6 +774,49 @@ def test_what_is_marked_as_not_recorded_has_no_pieces(tmp_path: Path) -> None:
     (one,) = load(written(tmp_path / "a.jsonl", *lines, line(record)))
     assert (one.omitted, one.client.pieces, one.upstream.sha256) == ("the disk was full", [], "")
     assert not one.client.is_whole
+
+
+TIMES: list[Any] = ["1", None, -1, 1e99, [], True]
+BYTES: list[Any] = [None, 1, [], {"base64": "é"}, {"base64": 1}]
+EVENTS: list[Any] = [5, [5], [{"tool": 1}], [{"durationMs": "x"}], {}]
+HURT: list[tuple[int, Any]] = [
+    *[(1, {name: 5}) for name in ("ts", "route", "method", "target", "omitted", "headers", "id")],
+    *[(1, {"headers": [[1, "x"]]}), (1, {"headers": [["x"]]}), (1, {"body": [1]})],
+    *[(2, {"ms": ms}) for ms in TIMES],
+    *[(2, {"data": data}) for data in BYTES],
+    *[(3, {"tools": tools}) for tools in EVENTS],
+    *[(3, {name: 5}) for name in ("ended", "error", "upstream", "client", "omitted")],
+    (3, {"client": {"end": "never", "ms": 1, "sha256": ""}}),
+]
+
+
+@pytest.mark.parametrize(("number", "fields"), HURT)
+def test_records_with_values_of_other_types_are_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int, fields: Any
+) -> None:
+    """Whatever reads a cassette can rely on its types: a file may come from anybody."""
+    every = list(whole())
+    every[number] = line({**json.loads(every[number]), **fields})
+    place = written(tmp_path / "a.jsonl", *every)
+    assert [one for one in load(place) if one.is_complete and one.client.is_whole] == []
+    assert f"{place}: line {number + 1}: an invalid" in caplog.text
+
+
+def test_what_is_added_lies_within_the_data(tmp_path: Path) -> None:
+    first, asked, *rest = whole()
+    for added in ([[2, 1]], [[0, 9]], [[1, 2], [0, 1]], [[-1, 1]]):
+        sent = {"kind": "sent", "id": "ex_1", "ms": 3.5, "data": "abc", "added": added}
+        (one,) = load(written(tmp_path / "a.jsonl", first, asked, line(sent), *rest))
+        assert [piece.data for piece in one.client.pieces] == [b"a"]
+
+
+@pytest.mark.parametrize("is_line", [True, False])
+def test_nothing_unpacks_without_a_bound(tmp_path: Path, is_line: bool) -> None:
+    more = b"a" * (3 << 20) if is_line else b'{"kind": "x"}\n' * (1 << 19)
+    place = written(tmp_path / "a.jsonl.gz", gzip.compress(b"".join(whole()) + more))
+    problem = r"a\.jsonl\.gz: line 5: longer than 1 MiB" if is_line else "unpacks to more than"
+    with pytest.raises(CassetteError, match=problem):
+        list(lines(place, 1 << 20, 4 << 20))
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", "é\n\0".encode(), b"\xff", bytes(range(256))])

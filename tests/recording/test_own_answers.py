@@ -272,7 +272,7 @@ def late(upstream: Upstream) -> None:
 @pytest.mark.usefixtures("late")
 async def test_a_bug(start: Start, recorded: Recorded) -> None:
     url = await start(EXECUTION, **BROKEN)
-    answer = await chat(url, messages=FOLLOW_UP)
+    answer = await chat(url, "X-Session-Id: s1", messages=FOLLOW_UP)
     one = await recorded()
     assert answer.status == 500
     assert_got(one, answer, "eof")
@@ -282,7 +282,7 @@ async def test_a_bug(start: Start, recorded: Recorded) -> None:
 @pytest.mark.usefixtures("late")
 async def test_a_bug_behind_a_head(start: Start, recorded: Recorded) -> None:
     url = await start({**EARLY, **EXECUTION}, **BROKEN)
-    answer = await chat(url, messages=FOLLOW_UP)
+    answer = await chat(url, "X-Session-Id: s1", messages=FOLLOW_UP)
     one = await recorded()
     assert answer.body.startswith(HEARTBEAT)
     assert (answer.body.replace(HEARTBEAT, b""), answer.end) == (b"", "cut")

@@ -5,7 +5,9 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.app import serve
+from lifecycle_proxy.core.redact import redact
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.inspect.scan import scan
 from lifecycle_proxy.recording.cassette import Exchange, load
-from lifecycle_proxy.recording.redactor import Redaction, StreamRedaction, placeholder
-from lifecycle_proxy.recording.secret_detection import in_header, in_text
-from lifecycle_proxy.recording.secret_forms import SecretMatcher, Span
+from lifecycle_proxy.recording.known_secrets import Span
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.recording.secret_detection import find_in_header, find_secrets
+from lifecycle_proxy.recording.secret_forms import SecretMatcher
+from lifecycle_proxy.recording.stream_redaction import StreamRedaction, placeholder
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -74,6 +80,27 @@ SECRETS = [
     ("mongodb://:it's,secret;0@db", "it's,secret;0"),
     (f"a-{JWT} b", JWT),
     (f"eyJ0-eyJhbGciOi.sho {JWT}", JWT),
+    ("passphrase: correct7horse", "correct7horse"),
+    ('{"password":["hunter2x"]}', "hunter2x"),
+    ('{"Set-Cookie": ["sid=0123abcd; Path=/"]}', "0123abcd"),
+    ('{"name":"api_key","value":"k3yk3y"}', "k3yk3y"),
+    ('{\\"key\\": \\"Password\\", \\"value\\": \\"opensesame\\"}', "opensesame"),
+    ('{"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}', "dXNlcjpwYXNz"),
+    ("https://b.example/a?sv=2&sig=Ab12%2Bcd34%3D&x", "Ab12%2Bcd34%3D"),
+    ("https://s3.example/a?X-Amz-Signature=0a1b2c3d4e5f&x", "0a1b2c3d4e5f"),
+    ("git clone https://0123456789abcdef0123@git.example/x", "0123456789abcdef0123"),
+    ("https://hooks.slack.com/services/T0123/B0456/aBcDeF0123", "T0123/B0456/aBcDeF0123"),
+    (f"npm_{'a1B2c3' * 6} x", "npm_" + "a1B2c3" * 6),
+    (f"pypi-AgEI{'a1B2c3' * 6} x", "pypi-AgEI" + "a1B2c3" * 6),
+    (f"dop_v1_{'0a1b2c' * 6} x", "dop_v1_" + "0a1b2c" * 6),
+    (f"SG.{'a1B2c3' * 3}.{'a1B2c3' * 4} x", f"SG.{'a1B2c3' * 3}.{'a1B2c3' * 4}"),
+    ("machine h.example login me password opensesame", "opensesame"),
+    ("curl -s -u me:hunter2x https://h.example", "hunter2x"),
+]
+PART = '--q\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n--q--\r\n'
+IN_PARTS = [
+    (PART.format("api_key", "", "opensesame"), "opensesame"),
+    (PART.format("user_password", "\r\nContent-Type: text/plain", "opensesame"), "opensesame"),
 ]
 INNOCENT = [
     '{"model": "hf-tiny-agents-rounds", "base": "hf-internal-testing/x", "y": "sk-learn-contrib"}',
@@ -91,6 +118,9 @@ INNOCENT = [
     '{"prompt_cache_key": "conversation-0123456789", "next_page_token": "abcdef0123456789"}',
     "password: [redacted:0123456789ab], ://[redacted:0123456789ab]@h ://a:[redacted:0123456789ab]@",
     "Bearer [redacted:0123456789ab]123456789, api_key=[redacted:0123456789ab]",
+    "npm_config_registry_url_of_some_length, pypi-some-package-with-a-very-long-name-indeed",
+    "curl -u me:$PASSWORD, the machine login page password field, form-data; name=model",
+    '{"name":"model","value":"gpt"} {"author": "auth0r99", "auth": "none"} ?code=US&key=name',
     "Häuser 🏠 — Straße; naïve ' quotes \" and \t tabs \x00",
     "",
 ]
@@ -119,7 +149,7 @@ def cuts(body: bytes) -> Iterator[list[bytes]]:
 # --- forms ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("whole", "secret"), SECRETS)
+@pytest.mark.parametrize(("whole", "secret"), [*SECRETS, *IN_PARTS])
 def test_a_form_is_known_however_it_is_cut(whole: str, secret: str) -> None:
     own = Redaction().exchange(())
     expected = whole.encode().replace(secret.encode(), placeholder(secret.encode()))
@@ -167,6 +197,41 @@ def test_segmentation_changes_nothing(body: bytes, sizes: list[int], more: bool)
     assert b"".join(data for _, data, _ in out) == own.data(body)
     if own.data(body) == body:
         assert [data for _, data, _ in out] == parts
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIECES, st.lists(st.integers(1, 80), min_size=1, max_size=40))
+def test_a_body_is_the_same_however_it_comes(body: bytes, sizes: list[int]) -> None:
+    own = Redaction().exchange((("Authorization", "Bearer tok3n-of-its-own"),))
+    stream = StreamRedaction(own.rules, keeps_reads=False)
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += size
+    out = through(stream, [*parts, body[at:]])
+    assert b"".join(data for _, data, _ in out) == own.data(body)
+
+
+def test_the_same_body_in_other_pieces_is_the_same() -> None:
+    """Also where it is searched in slices."""
+    words = [word.encode() for word in WORDS] * 40
+    body = b" ".join(words) + b"A" * 100_000 + b" sk-0123456789abcdef " + b"\xff" * 50_000
+    own = Redaction().exchange(())
+    whole = own.body(body)
+    assert whole == own.data(body)
+    for size in (1000, 33_333, 70_000):
+        stream = own.body_stream()
+        parts = [stream.feed(body[at : at + size]) for at in range(0, len(body), size)]
+        assert b"".join([*parts, stream.flush()]) == whole
+
+
+def test_what_stands_around_a_picture_is_seen() -> None:
+    own = Redaction().exchange(())
+    picture = b"QUJD" * 10_000
+    told = own.data(b'{"password":"' + picture + b'", "key": "sk-0123456789abcdef", "p": "/9j/')
+    assert PLACEHOLDER.sub(b"#", told) == b'{"password":"#", "key": "#", "p": "/9j/'
+    said = b"sk-0123456789abcdef " + picture + b" sk-0123456789abcdef"
+    assert PLACEHOLDER.sub(b"#", own.data(said)) == b"# " + picture + b" #"
 
 
 CREDENTIALS = st.sampled_from(
@@ -253,8 +318,8 @@ def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
     )
     own = Redaction(patterns=["[0-9]{4}", "b=."] if more else ()).exchange(headers)
     told, whole = own.text(text), text.encode()
-    assert list(in_text(told)) == []
-    assert list(in_text(told.encode().decode("latin-1"))) == []
+    assert list(find_secrets(told)) == []
+    assert list(find_secrets(told.encode().decode("latin-1"))) == []
     assert own.text(told) == told
     parts = [whole[at : at + size] for at in range(0, len(whole), size)]
     assert b"".join(data for _, data, _ in through(own.stream(), parts)) == told.encode()
@@ -286,7 +351,7 @@ def test_nothing_is_left_for_a_scan(text: str, size: int, more: bool) -> None:
 def test_nothing_is_left_in_a_header(name: str, value: str) -> None:
     own = Redaction().exchange(((name, value),))
     told = own.headers(((name, value),))
-    assert list(in_header(*told[0])) == []
+    assert list(find_in_header(*told[0])) == []
     again = Redaction().exchange(told)
     assert again.headers(told) == told
     assert again.text(told[0][1]) == told[0][1]
@@ -518,6 +583,86 @@ def test_trees() -> None:
     assert told[0]["b"] == [1, None, True, "x"]
 
 
+# --- time -----------------------------------------------------------------------------------------
+
+
+def cost(work: Callable[[], object]) -> float:
+    """Processor seconds of the fastest of three runs."""
+    seconds = []
+    for _ in range(3):
+        start = time.thread_time()
+        work()
+        seconds.append(time.thread_time() - start)
+    return min(seconds)
+
+
+def cookie(values: int) -> Headers:
+    pairs = (f"c{n}=v{n * 7919 % 9999991:07d}-{chr(97 + n % 26)}" for n in range(values))
+    return (("Cookie", "; ".join(pairs)),)
+
+
+RUNS = [
+    "a",
+    "A",
+    "AAAA ",
+    "key vvvv cccc v1 v2 ",
+    "eyJ",
+    "eyJaaaaaaaa.",
+    "sk-",
+    "://a:",
+    "bearer ",
+    "secret",
+    "secret=",
+    'password: ["',
+    "cookie: a",
+    "-----BEGIN ",
+    "?sig=",
+    '"name":"api_key","value":"',
+    "form-data; name=api_key\r\n",
+    "machine a login b ",
+    "curl -u ",
+    "[redacted:",
+    "\\",
+    "sk-a1b2c3d4e5f6 ",
+    "hooks.slack.com/services/",
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_time_grows_as_the_size_does(run: str) -> None:
+    """Of a recorded body, of a scanned text, and of a label: not a hundred times for ten times."""
+    own = Redaction().exchange(cookie(50))
+
+    def look(text: str) -> None:
+        own.body(text.encode())
+        list(find_secrets(text))
+        redact(text)
+
+    seconds = [cost(partial(look, (run * size)[:size])) for size in (40_000, 400_000)]
+    assert seconds[1] <= 60 * max(seconds[0], 0.002), seconds
+
+
+def test_the_time_does_not_grow_with_the_number_of_credentials() -> None:
+    body = json.dumps({"content": "key vvvv cccc v1 v2 v3 " * 4000}).encode()
+    few, many = (Redaction().exchange(cookie(number)) for number in (5, 3500))
+    for own in (few, many):
+        assert own.text("it is v0007919-b!").startswith("it is [redacted:")
+    assert cost(lambda: many.body(body)) <= 5 * max(cost(lambda: few.body(body)), 0.01)
+
+
+def test_what_would_take_too_long_counts_as_secret_and_is_named() -> None:
+    """Thousands of credentials that begin alike, and a body of that beginning."""
+    pairs = "; ".join(f"c{n}=12345678{n:05d}" for n in range(4000))
+    own = Redaction().exchange((("Cookie", pairs),))
+    assert own.problem == ""
+    body = b"12345678" * 20_000
+    assert own.body(body) == placeholder(body)
+    assert "too many" in own.problem
+    assert own.data(b"anything") == placeholder(b"anything")
+    long = Redaction().exchange((("Cookie", f"a=1{'x' * 300_000}"),))
+    assert "too many" in long.problem
+
+
 # --- on the disk ----------------------------------------------------------------------------------
 
 KEY = "c0ffee-0123-abcdef"  # of no form
@@ -720,6 +865,7 @@ async def test_bytes_that_are_no_text_in_a_credential(upstream: Upstream, stage:
     [
         *("x_api_key", "Openai_Api_Key", "Api.Key", "X-Passwd", "X-Credential", "X-JWT"),
         *("X-Bearer", "Authentication", "x-auth-token", "apikey", "X-Client-Secret"),
+        *("X-Auth", "Cf-Access-Jwt-Assertion", "DPoP", "Signature", "X-Session", "X-CSRF"),
     ],
 )
 def test_a_header_is_known_by_its_name_however_it_is_spelt(name: str) -> None:
@@ -742,6 +888,10 @@ def test_a_header_that_only_sounds_like_one_stays(name: str) -> None:
         base64.b64encode(b"Z+q7/pctK9xW2=").decode(),
         base64.b64encode(b"Z+q7/pctK9xW2=").decode().rstrip("="),
         "Z+q7\\/pctK9xW2=",
+        "".join(f"%{byte:02X}" for byte in b"Z+q7/pctK9xW2="),
+        "Z%252Bq7%252FpctK9xW2%253D",
+        "".join(f"\\u{byte:04x}" for byte in b"Z+q7/pctK9xW2="),
+        b"Z+q7/pctK9xW2=".hex(),
     ],
 )
 def test_a_credential_of_the_request_is_known_in_other_encodings(encoded: str) -> None:
@@ -749,6 +899,18 @@ def test_a_credential_of_the_request_is_known_in_other_encodings(encoded: str) -
     said = own.text(f'{{"said": "{encoded}"}}')
     assert encoded not in said
     assert PLACEHOLDER.search(said.encode())
+
+
+@pytest.mark.parametrize("before", ["Bearer ", "x", "", "key:", "user:"])
+def test_a_credential_of_the_request_is_known_inside_base64(before: str) -> None:
+    key = "Z+q7/pctK9xW2-0123456789"
+    own = Redaction().exchange((("X-Api-Key", key),))
+    coded = base64.b64encode(f"{before}{key}; and more".encode()).decode()
+    said = own.text(f"x {coded}")
+    start = 2 + len(coded) * len(before) // len(f"{before}{key}; and more")
+    left = [coded[at : at + 6] for at in range(start, start + 24) if coded[at : at + 6] in said]
+    assert "[redacted:" in said
+    assert left == []
 
 
 def test_a_credential_that_is_no_ascii_is_known_as_json_writes_it() -> None:
@@ -763,6 +925,8 @@ def test_a_credential_that_is_no_ascii_is_known_as_json_writes_it() -> None:
         ("/x?u=https%3A%2F%2Fme%3Aabcd1234efgh%40host", "/x?u=https://me:{}@host"),
         ("/x?%70assword=abcd1234efgh", "/x?%70assword={}"),
         ("/x?key=abcd1234efgh5678", "/x?key={}"),
+        ("/x?sv=2&sig=abcd1234%2B&X-Amz-Signature=abcd1234", "/x?sv=2&sig={}&X-Amz-Signature={}"),
+        ("/x?auth=abcd1234&code=abcd1234&key=&key=abcd1234", "/x?auth={}&code={}&key=&key={}"),
         ("/x?a=%7B%22b%22%3A1%7D&c=a+b%20c", "/x?a=%7B%22b%22%3A1%7D&c=a+b%20c"),
     ],
 )

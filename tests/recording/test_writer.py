@@ -8,9 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lifecycle_proxy.recording.cassette import line, load, records
+from lifecycle_proxy.recording.cassette import load
+from lifecycle_proxy.recording.cassette_file import records
+from lifecycle_proxy.recording.json_lines import line
 from lifecycle_proxy.recording.writer import File, Files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_CLOEXEC"), reason="POSIX")
@@ -22,7 +25,7 @@ def record(number: int, size: int = 0) -> bytes:
 
 
 def ids(file: Path) -> list[int]:
-    return [one["id"] for one in records(file)]
+    return [one["id"] for _, one in records(file)]
 
 
 def mode(path: Path) -> int:
@@ -288,3 +291,25 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     files.close()
     assert ids(tmp_path / "a.jsonl") == [1]
     assert load(tmp_path / "a.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda place: place.chmod(0o640), "can be read by other users (chmod 600)"),
+        (lambda place: place.chmod(0o600), ""),
+        (lambda place: place.rename(place.parent / "x") and place.symlink_to("x"), "symbolic link"),
+        (lambda place: place.unlink() or (place.mkdir(), place.chmod(0o777)), "can write into"),
+        (lambda place: place.unlink() or place.mkdir(0o755), ""),
+        (lambda place: place.unlink(), ""),
+    ],
+)
+def test_a_place_that_others_reach_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, problem: str
+) -> None:
+    place = tmp_path / "a.jsonl"
+    place.touch(0o600)
+    make(place)
+    place = place if place.suffix else tmp_path
+    Files(place, Losses(), max_file_bytes=0, compress=False).close()
+    assert (problem in caplog.text) if problem else not caplog.messages

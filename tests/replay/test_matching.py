@@ -1,8 +1,11 @@
 """A request finds its recording, however it was written, and a miss says what differs."""
 
+import base64
 import json
 import os
+import random
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -141,8 +144,8 @@ def test_arguments_are_compared_as_json() -> None:
         (RESPONSES, {"input": "hi"}, {"input": [{"role": "user", "content": "hi"}], "top_p": 1}),
         (
             MESSAGES,
-            {**messages_round("a", "b"), "max_tokens": 1},
-            {**messages_round("a", "b"), "max_tokens": 2},
+            {**messages_round("a", "b"), "max_tokens": 1, "top_k": 1},
+            {**messages_round("a", "b"), "max_tokens": 1, "top_k": 2},
         ),
     ],
 )
@@ -151,6 +154,118 @@ def test_the_same_conversation(target: str, one: Json, other: Json) -> None:
         for body in (one, other):
             body["messages"].insert(0, {"role": "user", "content": "hi"})
     assert stage(asked(one, target=target), asked(other, target=target), STRICT) == "conversation"
+
+
+def with_part(kind: str, **inner: Any) -> Json:
+    words = {"type": "text", "text": "what is it?"}
+    return said([words, {"type": kind, **inner}], temperature=0)  # type: ignore[arg-type]
+
+
+PARTS: list[tuple[str, Json]] = [
+    (CHAT, {"image_url": {"url": "data:image/png;base64,AAAA"}}),
+    (CHAT, {"image_url": {"url": "https://pics.example/1.png"}}),
+    (CHAT, {"input_audio": {"data": "AAAA", "format": "wav"}}),
+    (CHAT, {"file": {"filename": "a.pdf", "file_data": "AAAA"}}),
+    (RESPONSES, {"image_url": "data:image/png;base64,AAAA"}),
+    (MESSAGES, {"source": {"type": "base64", "data": "AAAA"}}),
+]
+
+
+@pytest.mark.parametrize(("target", "part"), PARTS)
+def test_what_is_shown_and_heard_is_part_of_the_conversation(target: str, part: Json) -> None:
+    """The words alone are not: another picture is another question."""
+    key = "input" if target == RESPONSES else "messages"
+
+    def body(inner: Json, temperature: int) -> Request:
+        told = with_part(next(iter(inner)), **inner)
+        own = {"model": "m", key: told["messages"], "temperature": temperature}
+        return asked(own, target=target)
+
+    other = json.loads(json.dumps(part).replace("AAAA", "BBBB").replace("1.png", "2.png"))
+    assert stage(body(part, 0), body(part, 1), STRICT) == "conversation"
+    assert stage(body(part, 0), body(other, 1), STRICT) == ""
+    assert stage(body(part, 0), asked(said("what is it?"), target=target), STRICT) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (said(response_format={"type": "text"}), said(response_format={"type": "json_object"})),
+        (said(audio={"voice": "alloy"}), said(audio={"voice": "coral"})),
+        (said(tools=[{"function": {"name": "f"}}]), said(tools=[{"function": {"name": "g"}}])),
+        (said(tools=[{"type": "web_search"}]), said()),
+        (said(max_tokens=1), said(max_tokens=2)),
+        (said(reasoning_effort="low"), said(reasoning_effort="high")),
+        (said(stream=True), said()),
+        (said(n=2), said()),
+    ],
+)
+def test_what_else_decides_the_answer_is_part_of_the_conversation(one: Json, other: Json) -> None:
+    assert stage(asked(one), asked({**one, "temperature": 1}), STRICT) == "conversation"
+    assert stage(asked(one), asked(other), STRICT) == ""
+
+
+def test_how_tools_are_described_is_not() -> None:
+    tools = [{"type": "function", "function": {"name": n, "description": "x"}} for n in "ab"]
+    changed = [{"type": "function", "function": {"name": n, "parameters": {}}} for n in "ba"]
+    assert stage(asked(said(tools=tools)), asked(said(tools=changed)), STRICT) == "conversation"
+
+
+@pytest.mark.parametrize("target", ["/v1/embeddings", "/v1/audio/speech", "/v1/moderations"])
+def test_what_is_no_conversation_differs_by_all_it_says(target: str) -> None:
+    one = {"model": "m", "input": "hi", "voice": "alloy", "dimensions": 8, "temperature": 0}
+    recorded = asked(one, target=target)
+    assert stage(recorded, asked(one, target=target), STRICT) == "exact"
+    for key, value in (("voice", "coral"), ("dimensions", 9), ("temperature", 1)):
+        assert stage(recorded, asked({**one, key: value}, target=target), STRICT) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "by"),
+    [
+        ("?key=abc", "?key=def", "exact"),
+        ("?a=1&api_key=abc", "?api-key=def&a=1", "exact"),
+        ("?a=1&key=abc&b=2", "?b=2&a=1", "json"),
+        ("?sv=1&se=2026&sp=r&sig=abc", "?sv=2&se=2027&sp=r&sig=def", "exact"),
+        ("?X-Amz-Date=1&X-Amz-Signature=abc&p=1", "?X-Amz-Date=2&X-Amz-Signature=d&p=1", "exact"),
+        ("?code=abc&auth=x&p=1", "?code=def&auth=y&p=2", ""),
+        ("?page_token=abc", "?page_token=def", ""),
+        ("?sp=1", "?sp=2", ""),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_credentials_in_a_query_do_not_count(one: str, other: str, by: str, method: str) -> None:
+    recorded, wanted = (asked({"a": 1}, method=method, target=f"/x{q}") for q in (one, other))
+    cleaned = cleaned_by(Redaction())(recorded)
+    assert stage(cleaned, wanted, STRICT) == by
+    assert stage(recorded, wanted, STRICT) == by
+
+
+MISSED = [
+    *("A" * 80_000, "key " * 20_000, "ACGT" * 20_000, "a_" * 40_000, "\n" * 80_000),
+    base64.b64encode(random.Random(1).randbytes(60_000)).decode(),
+]
+
+
+@pytest.mark.parametrize("text", MISSED)
+def test_a_miss_takes_milliseconds_whatever_the_body_holds(text: str) -> None:
+    recorded = [exchange(asked(said(f"{number}{text}")), name=str(number)) for number in range(20)]
+    library = RecordingIndex(recorded, STRICT)
+    start = time.thread_time()
+    miss = missed(library, asked(said(f"x{text[:-1]}y")))
+    assert time.thread_time() - start < 0.5
+    assert len(miss.diff[0].path) > 0
+    assert len(miss.body()) < 10_000
+
+
+def test_the_middle_of_a_secret_is_not_shown() -> None:
+    """Where the difference is behind its beginning."""
+    key = "sk-" + "a1b2c3d4" * 200
+    one = asked(said(f"use {key}x please {'and ' * 3000}"))
+    other = asked(said(f"use {key}y please {'and ' * 3000}"))
+    rules = Rules(strict=True, clean=lambda request: request)
+    told = missed(RecordingIndex([exchange(one)], rules), other)
+    assert "a1b2c3d4" not in told.text() + told.body().decode()
 
 
 def test_results_and_tools_are_part_of_the_conversation() -> None:

@@ -20,7 +20,9 @@ from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import Fault, FaultSettings
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange, line, pack
+from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette_file import CassetteError
+from lifecycle_proxy.recording.json_lines import line, pack
 from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
@@ -424,6 +426,9 @@ def unplayable(**fields: Any) -> Exchange:
     return exchange(name="bad", **fields)
 
 
+BOTH = (("Content-Length", "2"), ("transfer-encoding", "chunked"))
+
+
 def torn() -> Exchange:
     one = unplayable()
     one.upstream.pieces.pop()
@@ -438,6 +443,11 @@ def torn() -> Exchange:
         (unplayable(end=""), "no answer on the upstream side"),
         (torn(), "missing"),
         (unplayable(pieces=[], status=0), "head"),
+        *[(unplayable(status=status), "not the status") for status in (100, 199, 600, 99999)],
+        (unplayable(headers=BOTH), "both Content-Length and Transfer-Encoding"),
+        (unplayable(headers=(("Transfer-Encoding", "gzip, chunked"),)), "not chunked"),
+        (unplayable(headers=(("Content-Length", "2"),) * 2), "no valid Content-Length"),
+        (unplayable(headers=(("Content-Length", "+2"),)), "no valid Content-Length"),
     ],
 )
 async def test_it_is_left_out(bad: Exchange, reason: str, start: StartReplay) -> None:

@@ -31,6 +31,7 @@ _COUNT_S: Final = 5.0
 
 WATCH: web.AppKey[StreamWatchdog] = web.AppKey("watch", StreamWatchdog)
 GATEWAY: web.AppKey[GatewayMiddleware] = web.AppKey("gateway", GatewayMiddleware)
+RECORDING_MODE: web.AppKey[RecordingMode] = web.AppKey("recording_mode", RecordingMode)
 
 
 def create_app(settings: Settings, *, store: MemoryStore | None = None) -> web.Application:
@@ -45,7 +46,7 @@ def create_app(settings: Settings, *, store: MemoryStore | None = None) -> web.A
     own = settings.upstream
     keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
     metrics = Metrics()
-    recording_mode = RecordingMode(settings, metrics.recording_lost)
+    recording_mode = RecordingMode(settings, metrics.recording_lost, metrics.recording_omitted)
     upstream = recording_mode.upstream()
     watch = StreamWatchdog(settings.upstream.stall_timeout_s, settings.server.heartbeat_s)
     access_log = AccessLog(all_of_them=settings.server.access_log)
@@ -76,7 +77,7 @@ def create_app(settings: Settings, *, store: MemoryStore | None = None) -> web.A
 
     app = web.Application(middlewares=[around])
     app.router.add_route("*", "/{rest:.*}", forwarder.handle, expect_handler=_continue)
-    app[WATCH], app[GATEWAY] = watch, gateway
+    app[WATCH], app[GATEWAY], app[RECORDING_MODE] = watch, gateway, recording_mode
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(responses.strip_default_headers)
     app.on_response_prepare.append(gateway.on_response_prepare)

@@ -9,11 +9,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import ConfigError, Mode, Recording, Settings
-from lifecycle_proxy.exchange import headers
+from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
-from lifecycle_proxy.recording.cassette import SUFFIXES, CassetteError, Exchange, load
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
 from lifecycle_proxy.recording.recorder import Recorder
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.matching import BY_QUESTION, Rules, cleaned_by
@@ -26,7 +27,7 @@ from lifecycle_proxy.upstream.routes import UpstreamUrls
 HEADER: Final = "X-Lifecycle-Record"
 _MODES: Final = ("off", "record", "once", "new_episodes", "replay")
 _RECORDING: Final = ("record", "new_episodes")
-_STREAMED: Final = "a body that was streamed and not kept"
+_WEBSOCKET: Final = "a WebSocket"
 
 Data = bytes | AsyncIterator[bytes] | None
 
@@ -37,14 +38,20 @@ class RecordingMode:
     Args:
         settings: ``[recording]``, and the keys that must not be recorded.
         lost: called for each exchange that could not be kept.
+        omitted: called for each of which something is not recorded on purpose.
 
     Raises:
         ConfigError: there is nothing to play, and nothing else may be done.
     """
 
-    def __init__(self, settings: Settings, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lost: Callable[[], None],
+        omitted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
-        self._lost = lost
+        self._lost, self._omitted = lost, omitted
         self._recorder: Recorder | None = None
         self._mode, exchanges = opened(settings.recording)
         self._played = _played(settings, exchanges, self._mode) if exchanges else None
@@ -69,7 +76,9 @@ class RecordingMode:
                 Path(own.path),
                 redaction_of(self._settings),
                 self._lost,
+                omitted=self._omitted,
                 max_file_bytes=own.max_file_bytes,
+                max_body_bytes=own.max_body_bytes,
                 compress=own.compress,
             )
         except OSError as error:
@@ -80,6 +89,23 @@ class RecordingMode:
         """Write what is waiting."""
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
+
+    def remove_unplayable(self) -> None:
+        """After ``close``: leave no files behind if the upstream could never be reached."""
+        if self._recorder is not None:
+            self._recorder.remove_unplayable()
+
+    async def whole(self, request: web.Request, data: Data) -> Data:
+        """The body, read if a recording may answer and the upstream may have to be asked.
+
+        Args:
+            request: the client's, which may ask for a mode.
+            data: its body.
+        """
+        mode = self._mode_of(request)
+        if self._played is None or self._mode == "replay" or mode != "new_episodes":
+            return data
+        return await request_body.whole(data)
 
     async def maybe_replay(
         self, request: web.Request, wanted: UpstreamRequest
@@ -123,17 +149,15 @@ class RecordingMode:
         exchange = request[EXCHANGE]
         tape = self._recorder.tape(f"ex_{exchange.token}", exchange.started)
         exchange.listeners.add(tape)
-        body, omitted = (data if isinstance(data, bytes) else None), ""
-        if exchange.route == "websocket":
-            omitted = "a WebSocket"
-        elif data is not None and body is None:
-            omitted = _STREAMED
-        if data is None and not omitted:
-            body = b""
+        is_socket = exchange.route == "websocket"
+        body = data if isinstance(data, bytes) else None  # it is streamed: see on_request_body
+        if data is None:
+            body = None if is_socket else b""
         what = (exchange.route, request.method, request.raw_path)
-        tape.request(what, headers.raw(request.raw_headers), body, omitted)
-        if omitted:
-            tape.omit(omitted)
+        own = headers.raw(request.raw_headers)
+        tape.request(what, own, body, _WEBSOCKET if is_socket else "")
+        if is_socket:
+            tape.omit(_WEBSOCKET)
         else:
             sent["Accept-Encoding"] = "identity"
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from lifecycle_proxy.app.factory import GATEWAY, WATCH, create_app
+from lifecycle_proxy.app.factory import GATEWAY, RECORDING_MODE, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.server.listener import bind, notify
@@ -108,3 +108,4 @@ async def serve(
         loop.remove_reader(supervisor)
     log.info("stopping: open streams have %g s to end", settings.server.drain_timeout_s)
     await stop(runner, settings.server.drain_timeout_s)
+    await asyncio.to_thread(runner.app[RECORDING_MODE].remove_unplayable)

@@ -20,7 +20,7 @@ from lifecycle_proxy.cli import recordings, usage
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.core.printable import printable
-from lifecycle_proxy.recording.cassette import CassetteError
+from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.server import supervisor as workers
 from lifecycle_proxy.telemetry import logs
 

@@ -1,26 +1,20 @@
 """The commands for recordings. Each imports what it needs when it runs."""
 
 import argparse
-import os
 import re
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from lifecycle_proxy.cli import usage
+from lifecycle_proxy.cli import recording_checks, usage
 from lifecycle_proxy.config import model as config
-from lifecycle_proxy.core.printable import wants_colour
-from lifecycle_proxy.recording.cassette import CassetteError, load
+from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
-Run = Callable[[Coroutine[Any, Any, int]], int]
-_Commands = Any  # argparse has no public name for it
-
-_CASSETTE = "a file with recordings (NAME.jsonl or NAME.jsonl.gz), or a folder of such files"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|)")
 
 
-def add(commands: _Commands, run: Run) -> None:
+def add(commands: usage.Commands, run: usage.Run) -> None:
     """Add them to the command line.
 
     Args:
@@ -30,12 +24,11 @@ def add(commands: _Commands, run: Run) -> None:
     _add_replay(commands, run)
     _add_show(commands)
     _add_export(commands)
-    _add_scan(commands)
-    _add_drift(commands, run)
+    recording_checks.add(commands, run)
     _add_import(commands)
 
 
-def _add_replay(commands: _Commands, run: Run) -> None:
+def _add_replay(commands: usage.Commands, run: usage.Run) -> None:
     parser = usage.add(
         commands,
         "replay",
@@ -49,7 +42,7 @@ def _add_replay(commands: _Commands, run: Run) -> None:
         "recordings --strict --speed 0\n"
         "one.jsonl --side client --listen 127.0.0.1:9000 --max-gap 200ms",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=usage.CASSETTE)
     parser.add_argument(
         "--listen",
         default="127.0.0.1:8788",
@@ -112,7 +105,7 @@ def _add_matching(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _replay(arguments: argparse.Namespace, run: Run) -> int:
+def _replay(arguments: argparse.Namespace, run: usage.Run) -> int:
     from lifecycle_proxy.replay import server as replay
     from lifecycle_proxy.replay.matching import Rules
 
@@ -139,7 +132,7 @@ def _ms(text: str) -> float:
     return float(found[1]) * (1000 if found[2] == "s" else 1)
 
 
-def _add_show(commands: _Commands) -> None:
+def _add_show(commands: usage.Commands) -> None:
     parser = usage.add(
         commands,
         "show",
@@ -149,7 +142,7 @@ def _add_show(commands: _Commands) -> None:
         "is set.",
         examples="recordings\none.jsonl --exchange ex_9f2c --side upstream",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument("path", type=Path, metavar="PATH", help=usage.CASSETTE)
     parser.add_argument(
         "--exchange",
         default="",
@@ -172,7 +165,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_export(commands: _Commands) -> None:
+def _add_export(commands: usage.Commands) -> None:
     parser = usage.add(
         commands,
         "export",
@@ -180,7 +173,7 @@ def _add_export(commands: _Commands) -> None:
         description="Write recordings as one HTML page that needs nothing else, or as HAR 1.2.",
         examples="recordings --html -o recordings.html\none.jsonl --har > one.har",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
+    parser.add_argument("path", type=Path, metavar="PATH", help=usage.CASSETTE)
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument(
         "--html", dest="form", action="store_const", const="html", help="one HTML page"
@@ -210,64 +203,15 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_scan(commands: _Commands) -> None:
-    parser = usage.add(
-        commands,
-        "scan",
-        brief="look for secrets in recordings",
-        description="Look for keys, tokens and passwords in recordings, and say where they are. "
-        "Exit code 0 if nothing looks like a secret, 1 if something does.",
-        examples="recordings tests/cassettes",
-    )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files or folders")
-    parser.set_defaults(run=_scan)
-
-
-def _scan(arguments: argparse.Namespace) -> int:
-    from lifecycle_proxy.inspect.scan import report
-
-    return report(arguments.paths, sys.stdout)
-
-
-def _add_drift(commands: _Commands, run: Run) -> None:
-    parser = usage.add(
-        commands,
-        "drift",
-        brief="ask a live backend again, and compare",
-        description="Send the recorded requests again, and compare shapes, tools, finish reasons "
-        "and usage, not wording. Exit code 0: identical; 3: harmless differences; 1: differences "
-        "that break clients, or nothing could be compared.",
-        examples="recordings --upstream http://127.0.0.1:11434/v1\n"
-        "one.jsonl --upstream https://api.example/v1 --api-key env:API_KEY",
-    )
-    parser.add_argument("path", type=Path, metavar="PATH", help=_CASSETTE)
-    parser.add_argument("--upstream", required=True, metavar="URL", help="base URL, including /v1")
-    parser.add_argument(
-        "--api-key", metavar="KEY", help="the key to send; env:NAME reads the variable NAME"
-    )
-    parser.set_defaults(run=lambda arguments: run(_drift(arguments)))
-
-
-async def _drift(arguments: argparse.Namespace) -> int:
-    from lifecycle_proxy.inspect.drift import drift, render
-
-    flags = {"upstream.url": arguments.upstream, "upstream.api_key": arguments.api_key}
-    settings = config.load(flags=flags)
-    report = await drift(load(arguments.path), settings, progress=sys.stderr)
-    coloured = wants_colour(sys.stdout.isatty(), os.environ)
-    for line in render(report, colour=coloured):
-        print(line)
-    return report.exit_code
-
-
-def _add_import(commands: _Commands) -> None:
+def _add_import(commands: usage.Commands) -> None:
     parser = usage.add(
         commands,
         "import",
-        brief="convert a vcrpy cassette or a HAR to recordings",
-        description="Read vcrpy's YAML (with the safe loader; needs PyYAML) or JSON, or HAR 1.2, "
-        "and write a file with recordings.",
-        examples="chat.yaml chat.jsonl\nsession.har session.jsonl.gz",
+        brief="convert a vcrpy cassette, a HAR or an event stream to recordings",
+        description="Read vcrpy's YAML (with the safe loader; needs PyYAML) or JSON, HAR 1.2 (of "
+        "browsers, Playwright, Polly.JS and others), or one event stream (NAME.sse), and write a "
+        "file with recordings. Standard error says what could not be taken.",
+        examples="chat.yaml chat.jsonl\nsession.har session.jsonl.gz\nanswer.sse answer.jsonl",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a file of one of these kinds")
     parser.add_argument("target", type=Path, metavar="TARGET", help="NAME.jsonl or NAME.jsonl.gz")
@@ -277,6 +221,9 @@ def _add_import(commands: _Commands) -> None:
 def _import(arguments: argparse.Namespace) -> int:
     from lifecycle_proxy.inspect.importer import convert
 
-    number = convert(arguments.source, arguments.target)
+    def tell(line: str) -> None:
+        print(f"lifecycle-proxy: {printable(line)}", file=sys.stderr)
+
+    number = convert(arguments.source, arguments.target, tell=tell)
     print(f"{arguments.target}: {number} exchanges")
     return 0

@@ -2,13 +2,18 @@
 
 import argparse
 import textwrap
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+Commands = Any  # argparse has no public name for it
+Run = Callable[[Coroutine[Any, Any, int]], int]  # runs a coroutine to its end
+
+CASSETTE: Final = "a file with recordings (NAME.jsonl or NAME.jsonl.gz), or a folder of such files"
 _WIDTH: Final = 78
 
 
 def add(
-    commands: Any, name: str, *, brief: str, description: str, examples: str
+    commands: Commands, name: str, *, brief: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
     """Add a command.
 

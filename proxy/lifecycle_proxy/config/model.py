@@ -107,6 +107,7 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     path: str = "recordings"
     compress: bool = False
     max_file_bytes: Count = 100 << 20
+    max_body_bytes: Count = 64 << 20
     speed: Annotated[float, Meta(ge=0)] = 1
     redact_headers: list[str] = []
     redact_patterns: list[str] = []

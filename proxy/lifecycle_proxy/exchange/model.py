@@ -22,7 +22,14 @@ Added = tuple[tuple[int, int], ...]
 SideName = Literal["upstream", "client"]
 
 
-_OF_BYTES: Final = ("on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end")
+_OF_BYTES: Final = (
+    "on_request_body",
+    "on_forwarded",
+    "on_head",
+    "on_chunk",
+    "on_write",
+    "on_side_end",
+)
 
 
 def first_header(headers: Headers, name: str) -> str:
@@ -52,6 +59,14 @@ class Listener:
 
     def on_request(self, exchange: "Exchange") -> None:
         """A request has arrived."""
+
+    def on_request_body(self, exchange: "Exchange", piece: bytes) -> None:
+        """A request body is streamed to the upstream.
+
+        Args:
+            exchange: whose request it is.
+            piece: of the body; ``b""`` at its end.
+        """
 
     def on_forwarded(
         self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
@@ -148,6 +163,9 @@ class Listeners(Listener):
 
     def on_request(self, exchange: "Exchange") -> None:
         self._each(lambda one: one.on_request(exchange))
+
+    def on_request_body(self, exchange: "Exchange", piece: bytes) -> None:
+        self._each(lambda one: one.on_request_body(exchange, piece))
 
     def on_forwarded(
         self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None

@@ -5,7 +5,7 @@ from typing import Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers, routes
+from lifecycle_proxy.exchange import headers, request_body, routes
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import (
@@ -31,6 +31,15 @@ class Recordings(Protocol):
             request: the client's.
             data: its body, as it came.
             sent: the headers for the upstream, which may be changed.
+        """
+        ...
+
+    async def whole(self, request: web.Request, data: RequestBody) -> RequestBody:
+        """The body, read as a whole if that decides whether a recording answers.
+
+        Args:
+            request: the client's.
+            data: its body.
         """
         ...
 
@@ -102,9 +111,11 @@ class Sender:
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
+        is_unchanged = original is None or original is wanted.body
+        wanted = wanted._replace(body=await self._recordings.whole(request, wanted.body))
         response = await self._recordings.maybe_replay(request, wanted)
         if response is None:
-            body = wanted.body if original is None else original
+            body = wanted.body if is_unchanged else original
             self._recordings.begin(request, body, wanted.headers)
             response = await self._ask(request[EXCHANGE], wanted)
         plan = request.get(PLAN)
@@ -116,7 +127,10 @@ class Sender:
 
         listeners, rewritten = exchange.listeners, exchange.body_rewritten
         if listeners.follow_bytes:
-            changed = wanted.body if isinstance(wanted.body, bytes) and rewritten else None
+            body = wanted.body
+            if not (body is None or isinstance(body, bytes)):
+                wanted = wanted._replace(body=request_body.followed(body, exchange))
+            changed = body if isinstance(body, bytes) and rewritten else None
             target = self._upstream.target(wanted.path)
             listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
         wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded

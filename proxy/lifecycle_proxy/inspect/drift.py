@@ -25,12 +25,13 @@ from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.signature import Comparison, Reply, Verdict
 from lifecycle_proxy.recording.cassette import Exchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
-from lifecycle_proxy.recording.secret_detection import in_header
+from lifecycle_proxy.recording.secret_detection import find_in_header
 from lifecycle_proxy.upstream.client import HttpUpstream
 from lifecycle_proxy.upstream.collect import collect
 
 EXIT: Final = {Verdict.IDENTICAL: 0, Verdict.BENIGN: 3, Verdict.BREAKING: 1}
 EXIT_NOTHING: Final = 1
+EXIT_UNREACHABLE: Final = 4
 
 _ROUTES: Final = (CHAT.name, RESPONSES.name)
 _BEFORE_PATH: Final = re.compile(r"\A(?:https?://[^/]*)?(?:/-/as/[^/]*)?", re.IGNORECASE)
@@ -61,20 +62,31 @@ class Report:
     Attributes:
         results: in the order of the recording.
         skipped: ids of the exchanges that could not be sent again, and why.
+        unreachable: why the upstream could not be reached; "" if it could. Then there is no
+            verdict, and the exchanges after that were not sent.
     """
 
     results: tuple[Result, ...]
     skipped: tuple[tuple[str, str], ...]
+    unreachable: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
-        """The worst one; None if nothing was sent."""
+        """The worst one; None if nothing was sent, or not all could be."""
+        if self.unreachable:
+            return None
         return max((result.comparison.verdict for result in self.results), default=None)
 
     @property
     def exit_code(self) -> int:
-        """0 identical, 3 benign, 1 breaking or nothing sent. 2 is for wrong usage."""
+        """0 identical, 3 benign, 1 breaking or nothing sent, 4 unreachable. 2 is wrong usage."""
+        if self.unreachable:
+            return EXIT_UNREACHABLE
         return EXIT_NOTHING if self.verdict is None else EXIT[self.verdict]
+
+
+class _Unreachable(Exception):  # noqa: N818  no error of a program
+    """The upstream takes no connection."""
 
 
 async def drift(
@@ -93,7 +105,7 @@ async def drift(
         progress: gets the number of the current request, if it is a terminal.
     """
     upstream, results, skipped = HttpUpstream(settings), list[Result](), list[tuple[str, str]]()
-    asked = list(exchanges)
+    asked, unreachable = list(exchanges), ""
     await upstream.start()
     try:
         for number, exchange in enumerate(asked, 1):
@@ -105,10 +117,12 @@ async def drift(
             _tell(progress, f"{number} of {len(asked)}: {what}")
             reply = await _ask(upstream, exchange, settings.upstream.api_key, timeout_s)
             results.append(Result(exchange.id, what, compare(_recorded(exchange), reply)))
+    except _Unreachable as failure:
+        unreachable = str(failure)
     finally:
         _tell(progress, "")
         await upstream.close()
-    return Report(tuple(results), tuple(skipped))
+    return Report(tuple(results), tuple(skipped), unreachable)
 
 
 def render(report: Report, *, colour: bool = False) -> Iterator[str]:
@@ -135,6 +149,8 @@ def _sum(report: Report) -> str:
     counts = [f"{verdicts.count(v)} {v.name.lower()}" for v in Verdict if v in verdicts]
     if report.skipped:
         counts.append(f"{len(report.skipped)} not asked")
+    if report.unreachable:
+        return f"unreachable: {printable(report.unreachable)}"
     verdict = "nothing to ask again" if report.verdict is None else report.verdict.name.lower()
     return f"{verdict} ({', '.join(counts) or 'no exchanges'})"
 
@@ -184,7 +200,7 @@ def _headers(request: Request, key: str) -> CIMultiDict[str]:
     kept = for_upstream(CIMultiDict(request.headers))
     hidden = Redaction().exchange(request.headers).headers(request.headers)
     for (name, value), (_, shown) in zip(request.headers, hidden, strict=True):
-        if value != shown or _PLACEHOLDER in value or any(in_header(name, value)):
+        if value != shown or _PLACEHOLDER in value or any(find_in_header(name, value)):
             kept.popall(name, None)
     kept["Accept-Encoding"] = "identity"
     if key:
@@ -208,6 +224,9 @@ async def _ask(upstream: HttpUpstream, exchange: Exchange, key: str, timeout_s: 
     except TimeoutError:
         return Reply(0, "", b"", f"no whole answer within {timeout_s:g} s")
     except ProxyError as failure:
+        # One that closes the connection on this request only is there, and has changed.
+        if failure.code == "upstream_unreachable" and await upstream.probe():
+            raise _Unreachable(failure.message) from None
         return Reply(0, "", b"", failure.message)
     except ValueError as problem:  # a line break in a header, and the like
         return Reply(0, "", b"", f"the request cannot be sent: {problem}")

@@ -28,7 +28,7 @@ class Ending:
     Attributes:
         ended: as in a cassette; None where that is not known, "" where the end was not recorded.
         sides: the status and the end of each side that is known; None for one that was not asked.
-        tools: the lifecycle events that the client was told.
+        tools: the lifecycle events.
     """
 
     ended: str | None = None
@@ -45,11 +45,12 @@ class Imported:
         ts: when it began; None where that is not known.
         url: absolute.
         status: 0 where there was no answer.
-        body: of the answer, in clear.
+        body: of the answer, without content coding.
         pieces: the same as it came, where that is known.
         head_ms: milliseconds from the request to the head; 0 where that is not known.
         end_ms: to the end.
         omitted: why there is no body, where there should be one.
+        request_omitted: the same of the request's.
         ending: how it ended.
     """
 
@@ -66,6 +67,7 @@ class Imported:
     end_ms: float = 0.0
     ts: datetime | None = None
     omitted: str = ""
+    request_omitted: str = ""
     ending: Ending = field(default_factory=Ending)
 
     def end(self, side: SideName) -> SideEnd:
@@ -100,11 +102,27 @@ def why(error: Exception) -> str:
 
 
 def unbase64(text: str) -> bytes:
-    """Raises Unreadable where it is none."""
+    """The bytes of base64, in which there may be spaces.
+
+    Raises:
+        Unreadable: it is not base64.
+    """
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise Unreadable("a body that should be base64 is not") from None
+
+
+def unhex(text: str) -> bytes:
+    """The bytes of hexadecimal digits.
+
+    Raises:
+        Unreadable: they are not.
+    """
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise Unreadable("a body that should be hexadecimal is not") from None
 
 
 def utf8(text: str) -> bytes:
@@ -123,7 +141,12 @@ def moment(value: object) -> datetime | None:
 
 
 def with_host(pairs: Iterable[tuple[Any, Any]], url: str) -> Headers:
-    """Headers as text, with a Host, which most tools leave out; without HTTP/2's own."""
+    """Headers as text, with a Host, which most tools leave out; without HTTP/2's own.
+
+    Args:
+        pairs: names and values.
+        url: of the request.
+    """
     headers = tuple((str(k), str(v)) for k, v in pairs if not str(k).startswith(":"))
     host = urlsplit(url).netloc.rpartition("@")[2]
     if not host or any(name.lower() == "host" for name, _ in headers):
@@ -133,6 +156,10 @@ def with_host(pairs: Iterable[tuple[Any, Any]], url: str) -> Headers:
 
 def in_clear(data: bytes, coding: str) -> bytes:
     """A body without its content coding. Some tools have undone it, and left the header.
+
+    Args:
+        data: the body.
+        coding: as the header has it.
 
     Raises:
         Unreadable: a coding that is not known here, or a body that is broken.

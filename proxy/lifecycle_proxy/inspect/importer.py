@@ -1,46 +1,47 @@
-"""Recordings of other tools as cassettes: HAR 1.2, and vcrpy in YAML or JSON.
+"""Recordings of other tools as cassettes: HAR 1.2, vcrpy in YAML or JSON, and event streams.
 
-Both know one side and whole bodies. So both sides of an exchange are the same here, and a body is
+They know one side and whole bodies. So both sides of an exchange are the same here, and a body is
 one read; when its pieces came is not known to them. Only a HAR of this proxy's own says that, what
 of them the proxy has added, and how each side ended. Secrets are replaced as in the proxy's own
 recordings.
 """
 
 import hashlib
-import importlib
-import json
 import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.exchange.routes import maybe_api
 from lifecycle_proxy.exchange.timestamp import iso_utc
-from lifecycle_proxy.inspect import har_reader, vcr_reader
+from lifecycle_proxy.inspect.import_source import exchanges
 from lifecycle_proxy.inspect.imported import Imported, Unreadable
-from lifecycle_proxy.recording.cassette import SUFFIXES, CassetteError, Json, Piece, line, pack
-from lifecycle_proxy.recording.redactor import Clear, ExchangeRedaction, Redaction
+from lifecycle_proxy.recording.cassette import Json, Piece
+from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
+from lifecycle_proxy.recording.json_lines import line, pack
+from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
+from lifecycle_proxy.recording.stream_redaction import RedactedChunk
 from lifecycle_proxy.recording.writer import File
 
-_NO_YAML: Final = (
-    "this is YAML, and PyYAML is not installed: pip install PyYAML, or convert it to JSON"
-)
-_VCR: Final = re.compile(r"^(?:http_)?interactions\s*:", re.MULTILINE)
-_PYTHON_TAG: Final = "python/"
 
+def convert(
+    source: Path,
+    target: Path,
+    redaction: Redaction | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Write a HAR or vcrpy file, or an event stream, as a cassette.
 
-def convert(source: Path, target: Path, redaction: Redaction | None = None) -> int:
-    """Write a HAR or vcrpy file as a cassette. What the file is its content says.
+    What the file is its content says; only an event stream is known by its name, ``*.sse``.
 
     Args:
+        source: the file.
         target: a new file, ``*.jsonl`` or ``*.jsonl.gz``.
         redaction: the usual rules, if not given.
+        tell: is called with each thing that could not be taken.
 
     Returns:
         How many exchanges there are in it.
@@ -55,7 +56,7 @@ def convert(source: Path, target: Path, redaction: Redaction | None = None) -> i
         raise CassetteError(f"{target}: there is such a file; remove it, or choose another name")
     raw = _raw(source)
     try:
-        found = _exchanges(raw, datetime.fromtimestamp(source.stat().st_mtime, UTC))
+        found = exchanges(source, raw, datetime.fromtimestamp(source.stat().st_mtime, UTC))
     except Unreadable as error:
         raise CassetteError(f"{source}: {error}") from None
     prefix = hashlib.sha256(raw).hexdigest()[:12]
@@ -63,10 +64,11 @@ def convert(source: Path, target: Path, redaction: Redaction | None = None) -> i
         _write(found, target, prefix, redaction or Redaction())
     except OSError as error:
         raise CassetteError(f"{target}: {error.strerror or error}") from None
+    for number, one in enumerate(found, 1):
+        for what, why in (("request", one.request_omitted), ("response", one.omitted)):
+            if why:
+                tell(f"exchange {number}, {one.method} {one.url[:100]}: the {what}: {why}")
     return len(found)
-
-
-# --- what it is ---------------------------------------------------------------------------------
 
 
 def _raw(source: Path) -> bytes:
@@ -74,66 +76,6 @@ def _raw(source: Path) -> bytes:
         return source.read_bytes()
     except OSError as error:
         raise CassetteError(f"{source}: {error.strerror or error}") from None
-
-
-def _exchanges(raw: bytes, written: datetime) -> list[Imported]:
-    """The exchanges of a file; ``written`` is the time of those that do not say theirs."""
-    tree, read = _tree(raw)
-    try:
-        found = list(read(tree))
-    except (AttributeError, TypeError) as error:
-        raise Unreadable(f"not as it should be: {error}") from None
-    if not found:
-        raise Unreadable("there are no exchanges in it")
-    for one in found:
-        one.ts = one.ts or written
-    return found
-
-
-def _tree(raw: bytes) -> tuple[Json, Callable[[Json], Iterator[Imported]]]:
-    """The document, and who can read it."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Unreadable("neither HAR 1.2 nor vcrpy: not UTF-8 (unpack it first?)") from None
-    tree: Any = None
-    with suppress(ValueError, RecursionError):
-        tree = json.loads(text, parse_constant=_refuse)
-    if tree is None and _VCR.search(text):
-        tree = _yaml(text)
-    if isinstance(tree, dict) and isinstance(tree.get("log"), dict):
-        return tree, har_reader.exchanges
-    if isinstance(tree, dict) and vcr_reader.interactions(tree) is not None:
-        return tree, vcr_reader.exchanges
-    is_ours = text.startswith(('{"kind":"cassette"', '{"kind": "cassette"'))
-    cure = "this is a cassette already" if is_ours else "export one of these, or check the file"
-    raise Unreadable(f"neither HAR 1.2 nor vcrpy: {cure}")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _yaml(text: str) -> Any:
-    """A document of plain data; whatever would make objects is refused."""
-    try:
-        yaml = importlib.import_module("yaml")
-    except ImportError:
-        raise Unreadable(_NO_YAML) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.constructor.ConstructorError as error:
-        problem, mark = str(error.problem or ""), error.problem_mark
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        if _PYTHON_TAG in problem:
-            tag = problem.partition("yaml.org,2002:")[2].strip("'\" ")
-            raise Unreadable(
-                f"{where}a Python object (!!{tag}), which could run code as it is read; "
-                "nothing of it was. Write that value as text, or record it again with plain bodies"
-            ) from None
-        raise Unreadable(f"{where}{problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Unreadable(f"no YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 # --- what becomes of it -------------------------------------------------------------------------
@@ -163,11 +105,12 @@ def _records(one: Imported, exchange_id: str, rules: Redaction) -> Iterator[Json
     ts = iso_utc(one.ts)
     target = own.target(_target(one.url))
     headers = own.headers(one.request_headers)
-    body = pack(own.body(one.request_body))
+    body = None if one.request_omitted else pack(own.body(one.request_body))
     api = maybe_api(one.method, target)
     route = "other" if api is None else api.name
     request = {"ts": ts, "route": route, "method": one.method}
     told: Json = {"target": target, "headers": headers, "body": body}
+    told |= {"omitted": one.request_omitted} if one.request_omitted else {}
     yield {"kind": "request", "id": exchange_id, **request, **told}
     asked: Json = {"ms": 0, "target": target, "headers": headers}
     if one.was_forwarded:
@@ -196,7 +139,7 @@ def _pieces(one: Imported, own: ExchangeRedaction) -> list[Piece]:
         return []
     if not one.pieces:
         return [Piece(one.end_ms, own.data(one.body))]
-    stream, clear = own.stream(), list[Clear]()
+    stream, clear = own.stream(), list[RedactedChunk]()
     for piece in one.pieces:
         clear += stream.feed(piece.ms, piece.data, piece.added)
     return [Piece(*came) for came in clear + stream.flush()]
@@ -243,14 +186,17 @@ def _end(
 def _clear_headers(
     one: Imported, own: ExchangeRedaction, side: SideName, size: int
 ) -> list[tuple[str, str]]:
-    """The headers of an answer for its body in clear, which may have become another length.
+    """The headers of an answer for its body without content coding, which has another length.
 
     The length of a body that broke off stays: it tells that. One of a coding says nothing here.
     """
     is_whole = one.end(side) == "eof"
     headers = own.headers(one.headers)
-    is_coded = any(name.lower() == "content-encoding" for name, _ in headers)
-    dropped = ["content-encoding", *(["content-length"] if is_coded and not is_whole else [])]
+    names = [name.lower() for name, _ in headers]
+    is_coded, is_chunked = "content-encoding" in names, "transfer-encoding" in names
+    dropped = ["content-encoding"]
+    # One of the two says where the body ends (RFC 9112 section 6.3).
+    dropped += ["content-length"] if (is_coded and not is_whole) or is_chunked else []
     return [
         (name, str(size) if name.lower() == "content-length" and one.body and is_whole else value)
         for name, value in headers

@@ -16,13 +16,19 @@ from typing import Any, Final, TextIO
 
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.inspect import timeline
-from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import Piece, Side, unpack
-from lifecycle_proxy.recording.secret_detection import Secret, in_header, in_text
+from lifecycle_proxy.recording.cassette import Piece, Side
+from lifecycle_proxy.recording.cassette_file import lines
+from lifecycle_proxy.recording.json_lines import unpack
+from lifecycle_proxy.recording.secret_detection import (
+    Secret,
+    find_in_header,
+    find_in_target,
+    find_secrets,
+)
 
 Json = dict[str, Any]
 
-_KINDS: Final = ("cassette", "request", "forwarded", "head", "read", "sent", "end")
+_KINDS: Final = ("cassette", "request", "body", "forwarded", "head", "read", "sent", "end")
 _PROBED_LINES: Final = 20
 
 
@@ -96,7 +102,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _is_binary(file: Path) -> bool:
-    return any(b"\0" in text for text in islice(cassette.lines(file), _PROBED_LINES))
+    return any(b"\0" in text for text in islice(lines(file), _PROBED_LINES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def _joined(pieces: Sequence[str], lines: Sequence[int]) -> _Joined:
 
 @dataclass(slots=True)
 class _Stream:
-    """One side of an answer, and which line each read stands on."""
+    """One side of an answer, or a request body, and which line each piece stands on."""
 
     side: Side = field(default_factory=Side)
     lines: list[int] = field(default_factory=list)
@@ -131,9 +137,7 @@ class _Stream:
         """The bytes, then what their frames write piece by piece."""
         if not self.lines:
             return
-        # Latin-1: an offset in the text is one in the bytes, and credentials are ASCII.
-        pieces = [piece.data.decode("latin-1") for piece in timeline.clear(self.side)]
-        whole = _joined(pieces, self.lines)
+        whole = self.whole(timeline.clear(self.side))
         yield whole
         written: dict[str, tuple[list[str], list[int]]] = {}
         for frame in timeline.frames(self.side):
@@ -144,6 +148,10 @@ class _Stream:
         for texts, lines in written.values():
             yield _joined(texts, lines)
 
+    def whole(self, pieces: Iterable[Piece]) -> _Joined:
+        """All bytes. Latin-1: an offset is one in the bytes, and credentials are ASCII."""
+        return _joined([piece.data.decode("latin-1") for piece in pieces], self.lines)
+
 
 class _File:
     """One file, as far as it has been read."""
@@ -151,13 +159,14 @@ class _File:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._streams: dict[str, dict[str, _Stream]] = {}  # of exchanges that are not over
+        self._bodies: dict[str, _Stream] = {}
         self._seen: set[tuple[str, str, bytes]] = set()
 
     def scan(self) -> Iterator[Finding]:
-        for number, text in enumerate(cassette.lines(self._file), 1):
+        for number, text in enumerate(lines(self._file), 1):
             record = _maybe_record(text)
             if record is None:
-                for secret in in_text(text.decode("utf-8", "replace")):
+                for secret in find_secrets(text.decode("utf-8", "replace")):
                     yield Finding(self._file, number, "", "text", secret.kind, secret.excerpt)
             else:
                 yield from self._record(number, record)
@@ -168,6 +177,8 @@ class _File:
         exchange = str(record.get("id", ""))
         streams = self._streams.setdefault(exchange, {"upstream": _Stream(), "client": _Stream()})
         kind, data = record["kind"], _bytes(record.get("data"))
+        if kind == "body":
+            self._bodies.setdefault(exchange, _Stream()).add(number, data)
         if kind == "read":
             streams["upstream"].add(number, data)
         if kind == "sent" or (kind == "read" and record.get("sent")):
@@ -181,10 +192,14 @@ class _File:
             yield from self._over(exchange)
 
     def _over(self, exchange: str) -> Iterator[Finding]:
+        if (body := self._bodies.pop(exchange, None)) is not None:
+            joined = body.whole(body.side.pieces)
+            for secret in find_secrets(joined.text):
+                yield from self._told(joined.line(secret.start), exchange, "body", secret)
         upstream, client = self._streams.pop(exchange).values()
         for stream in (upstream,) if client == upstream else (upstream, client):
             for joined in stream.texts():
-                for secret in in_text(joined.text):
+                for secret in find_secrets(joined.text):
                     line = joined.line(secret.start)
                     yield from self._told(line, exchange, "stream", secret)
 
@@ -208,12 +223,12 @@ def _maybe_record(text: bytes) -> Json | None:
 
 def _parts(record: Json) -> Iterator[tuple[str, Iterator[Secret]]]:
     """The parts of one line that stand by themselves."""
-    yield "url", in_text(str(record.get("target", "")))
+    yield "url", find_in_target(str(record.get("target", "")))
     for name, value in _headers(record):
-        yield f"header {name}", in_header(name, value)
-    yield "body", in_text(_bytes(record.get("body")).decode("latin-1"))
+        yield f"header {name}", find_in_header(name, value)
+    yield "body", find_secrets(_bytes(record.get("body")).decode("latin-1"))
     if record["kind"] == "end":
-        yield "end", in_text(json.dumps([record.get("error"), record.get("tools")]))
+        yield "end", find_secrets(json.dumps([record.get("error"), record.get("tools")]))
 
 
 def _headers(record: Json) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,8 @@ from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.inspect.terminal import Paper, columns, padded, size
 from lifecycle_proxy.inspect.timeline import Bar, Frame
 from lifecycle_proxy.recording import cassette, question
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange
+from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
 _SHORTEST_ID: Final = 8
 _LEAST_WIDTH: Final = 40

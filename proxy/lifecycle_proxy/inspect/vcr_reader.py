@@ -1,10 +1,11 @@
 """vcrpy's cassettes (https://vcrpy.readthedocs.io), from either of its serializers, and their like.
 
 Bodies are text, or bytes in base64 where they are no UTF-8; compressed ones are kept compressed,
-unless the recorder was told otherwise.
+unless the recorder had the setting to decompress them.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lifecycle_proxy.exchange.model import Headers
@@ -28,8 +29,12 @@ def interactions(tree: Json) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def exchanges(tree: Json) -> Iterator[Imported]:
+def exchanges(tree: Json, _folder: Path) -> Iterator[Imported]:
     """The exchanges of a file, in its order.
+
+    Args:
+        tree: the document.
+        _folder: not needed; see ``har_reader``.
 
     Raises:
         Unreadable: one of them is not as vcrpy writes them.

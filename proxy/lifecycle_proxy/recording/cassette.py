@@ -5,32 +5,37 @@ own. What is written is written for good, so a file can be appended to, read whi
 read up to the tear where a disk was full or a process died.
 """
 
-import base64
-import gzip
 import hashlib
-import json
 import logging
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 
-import orjson
+import msgspec
 
+from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Headers, SideName, first_header
+from lifecycle_proxy.recording.cassette_file import files, records
+from lifecycle_proxy.recording.json_lines import unpack
+from lifecycle_proxy.recording.records import (
+    BodyRecord,
+    EndRecord,
+    ForwardedRecord,
+    HeadRecord,
+    ReadRecord,
+    Record,
+    RequestRecord,
+    SentRecord,
+    maybe_typed,
+)
 
 log = logging.getLogger("proxy.recording")
 
-VERSION: Final = 1
-SUFFIXES: Final = (".jsonl", ".jsonl.gz")
+_NOT_WHOLE: Final = "its bytes are not whole in the recording"
 
 Json = dict[str, Any]
-
-
-class CassetteError(Exception):
-    """A file that is no cassette, or one of a later version. The text names file and line."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,7 @@ class Request:
         target: path and query, as on the request line.
         headers: in order, with duplicates.
         body: None where it was not recorded; ``omitted`` says why then.
+        sha256: of a body that was not recorded, "" where that is not known.
     """
 
     method: str
@@ -48,6 +54,7 @@ class Request:
     headers: Headers
     body: bytes | None = b""
     omitted: str = ""
+    sha256: str = ""
 
     def header(self, name: str) -> str:
         """The first header of this name, in whatever case; "" without one."""
@@ -115,7 +122,7 @@ class Exchange:
         upstream: what it sent.
         client: what the client got.
         ended: as in the metrics: ``done``, ``eof``, ``upstream_error``, ``client_gone``, ...
-        tools: the lifecycle events that the client was told, as the frames' fields.
+        tools: the lifecycle events of the exchange, as the frames' fields.
         omitted: why the answer is not recorded, if it is not.
         is_complete: whether its end was recorded.
     """
@@ -137,198 +144,125 @@ class Exchange:
         return self.upstream if name == "upstream" else self.client
 
 
-# --- bytes in JSON ------------------------------------------------------------------------------
-
-
-def pack(data: bytes) -> str | Json:
-    """Bytes as text, if they are UTF-8, else in base64."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
-
-
-def unpack(value: object) -> bytes:
-    """The bytes again.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    if isinstance(value, dict) and isinstance(value.get("base64"), str):
-        return base64.b64decode(value["base64"], validate=True)
-    raise ValueError("neither text nor base64")
-
-
-def line(record: Json) -> bytes:
-    """One record, with its line end."""
-    try:
-        return orjson.dumps(record) + b"\n"
-    except TypeError:  # lone surrogates, from headers that are no text
-        return json.dumps(record).encode() + b"\n"
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
 def load(path: Path) -> list[Exchange]:
     """The exchanges of a cassette, or of all cassettes in a folder, in the order they began.
 
-    Torn lines are passed over, with a warning in the log.
+    Invalid lines are ignored, with a warning in the log.
 
     Raises:
         CassetteError: nothing there, no cassette, or one of a later version.
     """
-    found: dict[str, Exchange] = {}
+    reader = _Reader()
     for file in files(path):
-        for record in records(file):
-            _apply(record, found, file)
-    return list(found.values())
+        for number, record in records(file):
+            try:
+                if (own := maybe_typed(record)) is not None:
+                    reader.take(own)
+            except ValueError as error:
+                kind = printable(str(record.get("kind")))[:40]
+                problem = f"an invalid {kind} record was ignored: {printable(str(error))}"
+                log.warning("%s: line %d: %s", file, number, problem)
+    return list(reader.found.values())
 
 
-def files(path: Path) -> list[Path]:
-    """The cassettes that a path means: itself, or those in the folder, oldest name first.
-
-    Raises:
-        CassetteError: there are none.
-    """
-    if path.is_dir():
-        inside = sorted(f for f in path.rglob("*") if f.name.endswith(SUFFIXES) and f.is_file())
-        if not inside:
-            raise CassetteError(f"{path}: no cassettes in this folder ({' or '.join(SUFFIXES)})")
-        return inside
-    if not path.exists():
-        raise CassetteError(f"{path}: no such file")
-    return [path]
+def _begun(record: RequestRecord) -> Exchange:
+    own = record
+    body = None if own.body is None else unpack(own.body)
+    request = Request(own.method, own.target, own.headers, body, own.omitted, own.sha256)
+    if own.streamed:
+        request.omitted = _NOT_WHOLE
+    return Exchange(own.id, own.ts, own.route, request)
 
 
-def records(file: Path) -> Iterator[Json]:
-    """The records of one file.
+class _Reader:
+    """The exchanges of some files, as far as they have been read."""
 
-    Raises:
-        CassetteError: it is no cassette.
-    """
-    is_first = True
-    for number, text in enumerate(lines(file), 1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            if is_first:
-                raise CassetteError(f"{file}: line {number}: not a cassette (JSON lines)") from None
-            log.warning("%s: line %d is not valid JSON and was ignored", file, number)
-            continue
-        if is_first and not (isinstance(record, dict) and record.get("kind") == "cassette"):
-            raise CassetteError(
-                f"{file}: line {number}: not a cassette: the first record is of another kind"
-            )
-        if isinstance(record, dict):
-            is_first = False
-            if record.get("kind") == "cassette":
-                _check_version(record, file)
-            else:
-                yield record
+    def __init__(self) -> None:
+        self.found: dict[str, Exchange] = {}
+        self._bodies: dict[str, list[bytes]] = {}  # of requests that were streamed
 
+    def take(self, record: Record) -> None:
+        """Take one record.
 
-def lines(file: Path) -> Iterable[bytes]:
-    """The lines of one file, decompressed, up to a tear.
+        Raises:
+            ValueError: its bytes are not as they should be.
+        """
+        if isinstance(record, RequestRecord):
+            self.found[record.id] = _begun(record)
+            self._bodies[record.id] = []
+            return
+        if (exchange := self.found.get(record.id)) is None:
+            return
+        match record:
+            case BodyRecord():
+                self._body(exchange, record)
+            case ForwardedRecord():
+                _forwarded(exchange, record)
+            case HeadRecord():
+                side = exchange.side(record.side)
+                side.status, side.reason = record.status, record.reason
+                side.headers, side.ms = record.headers, record.ms
+            case ReadRecord():
+                piece = Piece(record.ms, unpack(record.data))
+                exchange.upstream.pieces.append(piece)
+                if record.sent:
+                    exchange.client.pieces.append(piece)
+            case SentRecord():
+                data = unpack(record.data)
+                exchange.client.pieces.append(Piece(record.ms, data, _spans(record.added, data)))
+            case EndRecord():
+                _end(exchange, record)
 
-    Raises:
-        CassetteError: it cannot be read.
-    """
-    try:
-        with _open(file) as stream:
-            yield from stream
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        log.warning("%s: cut off (%s); the part before is used", file, error)
-    except OSError as error:
-        raise CassetteError(f"{file}: {error.strerror or error}") from None
-
-
-def _open(file: Path) -> IO[bytes]:
-    with file.open("rb") as probe:
-        is_gzip = probe.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(file, "rb")) if is_gzip else file.open("rb")
-
-
-def _check_version(record: Json, file: Path) -> None:
-    version = record.get("version")
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise CassetteError(f"{file}: version {version!r}; this program reads 1 to {VERSION}")
-
-
-def _apply(record: Json, found: dict[str, Exchange], file: Path) -> None:
-    try:
-        kind, exchange_id = record["kind"], record["id"]
-        if kind == "request":
-            found[exchange_id] = _begun(record)
-        elif exchange_id in found and (take := _TAKE.get(kind)):
-            take(found[exchange_id], record)
-    except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s: an invalid %s record was ignored: %r", file, record.get("kind"), error)
+    def _body(self, exchange: Exchange, record: BodyRecord) -> None:
+        """A piece of a request body, or, with its hash, the end of it."""
+        request, pieces = exchange.request, self._bodies[exchange.id]
+        if record.data is not None:
+            pieces.append(unpack(record.data))
+        if not record.sha256:
+            return
+        request.omitted, body = record.omitted, b"".join(pieces)
+        pieces.clear()
+        if request.omitted:
+            request.sha256 = record.sha256
+        elif hashlib.sha256(body).hexdigest() == record.sha256:
+            request.body = body
+        else:
+            request.omitted = _NOT_WHOLE
+        if (forwarded := exchange.forwarded) is not None and forwarded.body is None:
+            forwarded.body, forwarded.omitted = request.body, request.omitted
+            forwarded.sha256 = request.sha256
 
 
-def _begun(record: Json) -> Exchange:
-    request = _request(record, record["method"], record["target"])
-    return Exchange(record["id"], record["ts"], record["route"], request)
+def _spans(added: Iterable[tuple[int, int]], data: bytes) -> tuple[tuple[int, int], ...]:
+    """Raises ValueError where they are not in order, or not within the data."""
+    spans, at = tuple(added), 0
+    for start, stop in spans:
+        if not at <= start <= stop <= len(data):
+            raise ValueError("added: not within the data, or not in order")
+        at = stop
+    return spans
 
 
-def _request(record: Json, method: str, target: str) -> Request:
-    body = record.get("body")
-    kept = None if body is None else unpack(body)
-    return Request(method, target, _headers(record), kept, record.get("omitted", ""))
-
-
-def _headers(record: Json) -> Headers:
-    return tuple((str(name), str(value)) for name, value in record["headers"])
-
-
-def _forwarded(exchange: Exchange, record: Json) -> None:
+def _forwarded(exchange: Exchange, record: ForwardedRecord) -> None:
     asked = exchange.request
-    exchange.forwarded = _request(
-        {"body": None if asked.body is None else pack(asked.body), **record},
-        record.get("method", asked.method),
-        record["target"],
-    )
+    method = record.method or asked.method
+    if record.body is msgspec.UNSET:
+        body, omitted, sha256 = asked.body, asked.omitted, asked.sha256
+    else:
+        body = None if record.body is None else unpack(record.body)
+        omitted, sha256 = record.omitted, ""
+    exchange.forwarded = Request(method, record.target, record.headers, body, omitted, sha256)
 
 
-def _head(exchange: Exchange, record: Json) -> None:
-    side = exchange.side(record["side"])
-    side.status, side.reason = record["status"], record["reason"]
-    side.headers, side.ms = _headers(record), record["ms"]
-
-
-def _read(exchange: Exchange, record: Json) -> None:
-    piece = Piece(record["ms"], unpack(record["data"]))
-    exchange.upstream.pieces.append(piece)
-    if record.get("sent"):
-        exchange.client.pieces.append(piece)
-
-
-def _sent(exchange: Exchange, record: Json) -> None:
-    added = tuple((start, stop) for start, stop in record.get("added", ()))
-    exchange.client.pieces.append(Piece(record["ms"], unpack(record["data"]), added))
-
-
-def _end(exchange: Exchange, record: Json) -> None:
-    exchange.ended, exchange.error = record["ended"], record.get("error", "")
-    exchange.tools = record.get("tools", [])
-    exchange.omitted = record.get("omitted", "")
-    for name in ("upstream", "client"):
-        side, told = exchange.side(name), record[name]
-        side.end, side.end_ms, side.sha256 = told["end"], told["ms"], told["sha256"]
+def _end(exchange: Exchange, record: EndRecord) -> None:
+    exchange.ended, exchange.error = record.ended, record.error
+    exchange.tools, exchange.omitted = record.tools, record.omitted
+    for side, end in ((exchange.upstream, record.upstream), (exchange.client, record.client)):
+        side.end, side.end_ms, side.sha256 = end.end, end.ms, end.sha256
         if exchange.omitted:  # part of it may have been written before that was known
             side.pieces.clear()
             side.sha256 = ""
     exchange.is_complete = True
-
-
-_TAKE: Final = {
-    "forwarded": _forwarded,
-    "head": _head,
-    "read": _read,
-    "sent": _sent,
-    "end": _end,
-}

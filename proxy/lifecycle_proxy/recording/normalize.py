@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from lifecycle_proxy.recording.cassette import Json, Request
+from lifecycle_proxy.recording.secret_detection import is_credential_parameter
 
 # Left out of comparisons. A ``*`` is any item of a list, or any key.
 VOLATILE: Final = (
@@ -34,13 +35,45 @@ _REFERENCES: Final = ("tool_call_id", "tool_use_id", "call_id")
 # Items of a Responses input that have an id, besides those whose type ends in ``_call``.
 _ITEMS: Final = ("message", "reasoning", "item_reference")
 
-_EXACT: Final = 1 << 53  # below this every whole number has a float of its own
+# Of a signed URL: AWS and Google by their prefix, Azure's shared access signatures.
+_SIGNED: Final = ("x-amz-", "x-goog-")
+_SAS: Final = frozenset(
+    [
+        "sv",
+        "ss",
+        "srt",
+        "st",
+        "se",
+        "sp",
+        "spr",
+        "sip",
+        "sr",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+    ]
+)
+# What comes before the last turn, and what stands for it in another form.
+_BEFORE: Final = ("messages", "input", "system", "instructions", "tools", "functions")
+SAMPLING: Final = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
+_TEXTS: Final = ("text", "input_text", "output_text", None)
+# Of a message or a part of it: what does not change what is said.
+_NOT_SAID: Final = ("id", "status", "annotations", "logprobs", "cache_control")
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
-Turns = tuple[tuple[str, str], ...]
+_EXACT: Final = 1 << 53  # below this every whole number has a float of its own
 
 
 def normal(request: Request, volatile: Sequence[str] = VOLATILE) -> Any:
-    """The JSON of a body, volatile parts dropped and ids renamed in order of appearance."""
+    """The JSON of a body, volatile parts dropped and ids renamed in order of appearance.
+
+    Args:
+        request: whose body it is.
+        volatile: JSON paths to drop.
+    """
     if not request.body or _is_opaque(request):
         return None
     try:
@@ -72,19 +105,50 @@ def packed(document: Any) -> bytes | None:
         return None
 
 
-def conversation(document: Any) -> Turns | None:
-    """Who said what since the user last spoke: roles and texts, the names of called tools.
+def query(target: str) -> tuple[str, ...]:
+    """The query of a request without credentials, which are other ones in every run.
+
+    Of a URL that is signed nothing of the signature counts: not its date, nor how long it is valid.
+    """
+    parameters = [part for part in target.partition("?")[2].split("&") if part]
+    names = {part.partition("=")[0].lower() for part in parameters}
+    is_sas = "sig" in names
+    return tuple(
+        part
+        for part in parameters
+        if not (
+            is_credential_parameter(name := part.partition("=")[0])
+            or name.lower().startswith(_SIGNED)
+            or (is_sas and name.lower() in _SAS)
+        )
+    )
+
+
+def last_turn(document: Any) -> Json | None:
+    """A conversation without what was said before the user last spoke; None where it is none.
+
+    Everything else that decides the response stays: pictures, sound and files, the arguments of
+    calls, the names of tools, formats, limits. Left out are earlier messages, the system prompt,
+    how tools are described, and how words are drawn (``SAMPLING``).
+    """
+    messages = None if not isinstance(document, dict) else _since_user(document)
+    if messages is None:
+        return None
+    others = {
+        k: v for k, v in document.items() if k not in (*_BEFORE, *SAMPLING) and v not in _EMPTY
+    }
+    others["stream"] = bool(document.get("stream"))
+    turns = _renamed([_turn(message) for message in messages], {})
+    return {**others, "messages": turns, "tools": sorted(_tools(document))}
+
+
+def said(document: Any) -> str | None:
+    """What the user last said; None where it is no conversation.
 
     In Anthropic's requests results come as the user's messages; those do not count as speaking.
     """
-    if not isinstance(document, dict):
-        return None
-    told = document.get("messages", document.get("input"))
-    if isinstance(told, str):
-        return (("user", told.strip()),)
-    messages = [m for m in told if isinstance(m, dict)] if isinstance(told, list) else []
-    spoken = [n for n, message in enumerate(messages) if _is_speaking(message)]
-    return tuple(_turn(message) for message in messages[spoken[-1] :]) if spoken else None
+    messages = None if not isinstance(document, dict) else _since_user(document)
+    return None if messages is None else _text(messages[0].get("content"))
 
 
 # --- the normal form ----------------------------------------------------------------------------
@@ -154,6 +218,16 @@ def _maybe_object(text: str) -> Any:
 # --- the conversation ---------------------------------------------------------------------------
 
 
+def _since_user(document: Json) -> list[Json] | None:
+    """The messages from the user's last on; None where there is none."""
+    found = document.get("messages", document.get("input"))
+    if isinstance(found, str):
+        return [{"role": "user", "content": found}]
+    messages = [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
+    spoken = [n for n, message in enumerate(messages) if _is_speaking(message)]
+    return messages[spoken[-1] :] if spoken else None
+
+
 def _is_speaking(message: Json) -> bool:
     if message.get("role") != "user":
         return False
@@ -162,23 +236,53 @@ def _is_speaking(message: Json) -> bool:
     return isinstance(content, str) or any(isinstance(p, dict) and "text" in p for p in parts)
 
 
-def _turn(message: Json) -> tuple[str, str]:
-    who = str(message.get("role") or message.get("type") or "")
-    calls = message.get("tool_calls")
-    names = [_name(call) for call in calls] if isinstance(calls, list) else [_name(message)]
-    said = _text(message.get("content")) or _text(message.get("output"))
-    return who, " ".join((said, *names)).strip()
+def _turn(message: Json) -> Json:
+    """A message, in one form for a text and for a list with a text in it."""
+    turn = {k: v for k, v in message.items() if k not in _NOT_SAID}
+    turn["content"] = _parts(message.get("content"))
+    turn["output"] = _parts(message.get("output"))
+    return {k: v for k, v in turn.items() if v not in _EMPTY}
 
 
-def _name(call: Any) -> str:
-    """The tool of a call, in the words of Chat Completions or of Responses."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else ""
+def _parts(content: Any) -> list[Any]:
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        return [] if content is None else [content]
+    return [part for one in content if (part := _part(one)) not in _EMPTY]
+
+
+def _part(part: Any) -> Any:
+    """A text by its words alone, anything else as it is."""
+    if isinstance(part, str):
+        return part.strip()
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("text"), str) and part.get("type") in _TEXTS:
+        return part["text"].strip()
+    inner = {"content": _parts(part["content"])} if "content" in part else {}
+    whole = {**part, **inner}
+    return {k: v for k, v in whole.items() if k not in _NOT_SAID and v not in _EMPTY}
+
+
+def _tools(document: Json) -> set[str]:
+    """The names of the tools, or their kinds where the upstream runs them."""
+    tools = (document.get("tools"), document.get("functions"))
+    entries = [one for some in tools if isinstance(some, list) for one in some]
+    return {
+        str(_called(tool) or tool.get("name") or tool.get("type"))
+        for tool in entries
+        if isinstance(tool, dict)
+    }
+
+
+def _called(tool: Json) -> Any:
+    inner = tool.get("function", tool.get("custom"))
+    return inner.get("name") if isinstance(inner, dict) else None
 
 
 def _text(content: Any) -> str:
-    """The text of a message; of parts, joined. A call in parts counts by its name."""
+    """The text of a message; of parts, joined."""
     if isinstance(content, str):
         return content.strip()
     if isinstance(content, list):

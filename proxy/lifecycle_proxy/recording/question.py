@@ -55,11 +55,11 @@ def _document(exchange: Exchange) -> dict[str, Any]:
 
 def _said(document: dict[str, Any]) -> str:
     try:
-        turns = normalize.conversation(document)
+        words = normalize.said(document)
     except RecursionError:
         return ""
-    if turns:
-        return turns[0][1]
+    if words is not None:
+        return words
     for key in ("prompt", "input"):  # of completions, images, embeddings
         value = document.get(key)
         texts = value if isinstance(value, list) else [value]

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
+from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.exchange.timestamp import iso_utc
@@ -28,7 +29,8 @@ log = logging.getLogger("proxy.recording")
 
 _WRITE_EVERY_S: Final = 0.05
 _TURN_S: Final = 0.0005
-_WAITING_BYTES: Final = 64 << 20
+_WAITING_BYTES: Final = 128 << 20  # a request body of the largest size, and as much again
+_MAX_BODY_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
 _OVERHEAD_BYTES: Final = 200  # of an entry in the list
 _Work = Callable[[], None]
@@ -45,7 +47,9 @@ class ExchangeRecorder(Listener):
     def __init__(self, recorder: "Recorder", exchange_id: str, started: float) -> None:
         self._recorder = recorder
         self._started = started
-        self._writing = ExchangeEncoder(exchange_id, recorder.redaction, recorder.files)
+        self._writing = ExchangeEncoder(
+            exchange_id, recorder.redaction, recorder.files, recorder.max_body_bytes
+        )
         self._events: list[dict[str, Any]] = []
 
     def request(
@@ -55,7 +59,10 @@ class ExchangeRecorder(Listener):
 
         Args:
             what: route, method and target.
-            body: None where it is not recorded; ``why`` says why.
+            headers: the client's.
+            body: None where it is streamed (see ``on_request_body``), or, with ``why``, is not
+                recorded.
+            why: it is not.
         """
         ts = iso_utc(datetime.now(UTC))
         writing = self._writing
@@ -65,6 +72,10 @@ class ExchangeRecorder(Listener):
         """Keep nothing of the answer."""
         writing = self._writing
         self._put(0, lambda: writing.omit(why))
+
+    def on_request_body(self, exchange: Exchange, piece: bytes) -> None:
+        ms, writing = self._ms(time.monotonic()), self._writing
+        self._put(len(piece), lambda: writing.body(ms, piece))
 
     def on_forwarded(
         self, exchange: Exchange, target: str, headers: Headers, body: bytes | None
@@ -101,8 +112,14 @@ class ExchangeRecorder(Listener):
     def on_end(self, exchange: Exchange) -> None:
         ms, writing = self._ms(time.monotonic()), self._writing
         ended, fields = (exchange.ended, exchange.error), self._events
+        what = f"{exchange.method} {exchange.path}"
+
+        def end() -> None:
+            writing.end(ms, ended, fields)
+            self._recorder.over(writing, what)
+
         # Whatever waits already: an exchange that is not ended stays open.
-        self._recorder.put(0, lambda: writing.end(ms, ended, fields), writing)
+        self._recorder.put(0, end, writing)
 
     def _ms(self, now: float) -> float:
         return round((now - self._started) * 1000, 3)
@@ -118,7 +135,9 @@ class Recorder:
         folder: where cassettes go, or one cassette, by its name.
         redaction: what must not reach the disk.
         lost: called for each exchange that could not be kept.
+        omitted: called for each of which a part, or all, is not recorded on purpose.
         max_file_bytes: above this size another file is begun; 0 for never.
+        max_body_bytes: larger request bodies are not recorded.
         compress: write gzip.
         waiting_bytes: what may wait to be written, in memory.
 
@@ -126,21 +145,26 @@ class Recorder:
         OSError: the folder cannot be made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one place builds it, from the settings
         self,
         folder: Path,
         redaction: Redaction,
         lost: Callable[[], None],
         *,
+        omitted: Callable[[], None] = lambda: None,
         max_file_bytes: int = 0,
+        max_body_bytes: int = _MAX_BODY_BYTES,
         compress: bool = False,
         waiting_bytes: int = _WAITING_BYTES,
     ) -> None:
         self.redaction = redaction
+        self.max_body_bytes = max_body_bytes
         self.files = Files(
             folder, self._unwritten, max_file_bytes=max_file_bytes, compress=compress
         )
-        self._lost = lost
+        self._lost, self._omitted = lost, omitted
+        self._is_playable = False  # there is more than that the upstream could not be reached
+        self._unreachable = ""
         self._work: deque[tuple[int, _Work, ExchangeEncoder]] = deque()
         self._most_bytes = waiting_bytes
         # Each is counted up by one thread only.
@@ -153,11 +177,22 @@ class Recorder:
         self._thread.start()
 
     def tape(self, exchange_id: str, started: float) -> ExchangeRecorder:
-        """A tape for one exchange."""
+        """Record one exchange.
+
+        Args:
+            exchange_id: for the cassette.
+            started: when the request came, in seconds on the monotonic clock.
+        """
         return ExchangeRecorder(self, exchange_id, started)
 
     def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
-        """Take work for the thread, if there is room."""
+        """Take work for the thread, if there is room; else the exchange is lost.
+
+        Args:
+            size: in bytes, of what the work holds; 0 is always taken.
+            work: is called in the thread.
+            writing: of the exchange.
+        """
         if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
             self._lose(writing, "the disk was slower than the traffic")
             self._wake.set()
@@ -165,11 +200,41 @@ class Recorder:
         self._put_bytes += size
         self._work.append((size, work, writing))
 
+    def over(self, writing: "ExchangeEncoder", what: str) -> None:
+        """An exchange is written, as far as it can be.
+
+        Args:
+            writing: of that exchange.
+            what: method and path.
+        """
+        self._unreachable = what if writing.is_unreachable else ""
+        self._is_playable = self._is_playable or not writing.is_unreachable
+        if writing.named:
+            self._omitted()
+        for named in writing.named:
+            log.warning("recording: %s: %s", printable(what), named)
+
     def close(self) -> None:
         """Write what is waiting, and close the files."""
         self._closing = True
         self._wake.set()
         self._thread.join(_LAST_WRITE_S)
+
+    def remove_unplayable(self) -> None:
+        """Delete the files of a run, once it is closed, that never reached its upstream.
+
+        There is nothing in them that can be played, and the next run would try.
+        """
+        if self._thread.is_alive() or self._is_playable or not self._unreachable:
+            return
+        if place := self.files.remove():
+            what = printable(self._unreachable)
+            log.warning(
+                "nothing was recorded that can be played: the upstream could not be reached (last "
+                "request: %s); no file is left in %s",
+                what,
+                place,
+            )
 
     def _run(self) -> None:
         while not self._closing:

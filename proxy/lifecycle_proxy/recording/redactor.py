@@ -1,60 +1,40 @@
 """Secrets out of what is recorded, before it reaches the disk.
 
 Known secrets are the keys that the proxy holds and the credentials of the very exchange, wherever
-they turn up; others are known by their form, by their header, or by their place in a JSON body.
-Each is replaced by a placeholder that is always the same for the same secret, so that recordings
-still match each other. What ``scan`` would find is replaced, and more; a placeholder stays as it
-is. A secret may arrive in two reads: the end of a read is kept back until it is clear that no
-secret begins in it.
+they occur; others are known by their form, by their header, by the name of a query parameter, or by
+their place in a JSON body. Each is replaced by a placeholder that is always the same for the same
+secret, so that recordings still match each other. What ``scan`` would find is replaced, and more; a
+placeholder stays as it is.
 """
 
-import base64
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import quote, quote_from_bytes, quote_plus, unquote_plus
+from urllib.parse import quote, unquote_plus
 
 import orjson
 
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.recording import secret_detection
-from lifecycle_proxy.recording.secret_forms import (
-    ExchangeRules,
-    SecretMatcher,
-    Span,
-    apart,
-    last_break,
-    overlapping,
+from lifecycle_proxy.recording.known_secrets import SHORTEST, KnownSecrets, credentials, encodings
+from lifecycle_proxy.recording.secret_forms import ExchangeRules
+from lifecycle_proxy.recording.stream_redaction import (
+    RedactedChunk,
+    StreamRedaction,
+    cut,
+    placeholder,
 )
 
 # Besides those whose names say that they are secret.
 _HEADERS: Final = frozenset(("openai-organization", "openai-project"))
-_ESCAPE: Final = re.compile("%[0-9A-F]{2}")
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _QUERY_CHARACTERS: Final = "/:@[]"
-_AUTHORIZATIONS: Final = ("authorization", "proxy-authorization")
 # A header's value, or one of a cookie's, that is redacted already.
 _REDACTED: Final = re.compile(rf"\s*(?:[\w-]+[ =])?{secret_detection.PLACEHOLDER.pattern}\s*")
-_BREAK: Final = re.compile(rb"[\s\"',;]")
-_DASH: Final = re.compile(b"-")
-_URL_END: Final = re.compile(rb"[/\s@\"]")
-_JWT_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-_LONGEST_BYTES: Final = 1 << 16
-_MOST_BYTES: Final = 1 << 20  # that wait for the end of what looks like a secret
-_CONTEXT_BYTES: Final = 128  # a name, and what stands between it and its value
-_MOST_CONTEXT_BYTES: Final = 1024
-_SHORTEST_SECRET: Final = 8
-_LONGEST_WORD: Final = 24
-
-Marks = tuple[Span, ...]
-Clear = tuple[Any, bytes, Marks]
-
-
-def placeholder(secret: bytes) -> bytes:
-    """What stands for a secret: always the same."""
-    return f"[redacted:{hashlib.sha256(secret).hexdigest()[:12]}]".encode()
+_SLICE_BYTES: Final = 1 << 13  # searched at once: other threads wait meanwhile
+_MOST_TREE_BYTES: Final = 8 << 20
+_MOST_CREDENTIAL_BYTES: Final = 1 << 18
+TOO_MANY: Final = "its credentials are too many to search for"
+_TOO_LARGE: Final = f"over {_MOST_TREE_BYTES >> 20} MiB, too large for recording.redact_paths"
 
 
 class Redaction:
@@ -79,57 +59,22 @@ class Redaction:
         # Each on its own: flags and numbers of groups are of one pattern.
         self._more = [re.compile(pattern.encode()) for pattern in patterns]
         self._paths = [path.split(".") for path in paths]
-        own = (s for secret in secrets if len(secret) >= _SHORTEST_SECRET for s in _forms(secret))
-        self._rules = ExchangeRules(frozenset(own), self._more)
+        own = [secret for secret in secrets if len(secret) >= SHORTEST]
+        self._own = KnownSecrets(form for secret in own for form in encodings(secret))
 
     def exchange(self, headers: Headers) -> "ExchangeRedaction":
         """The rules for one exchange, whose own credentials are secrets, too."""
-        rules = self._rules
-        found = {
-            form
+        words = {
+            word
             for name, value in headers
-            if name.lower() in self._headers or secret_detection.is_secret(name)
-            for word in _credentials(name.lower(), value)
-            for form in _forms(word)
+            if name.lower() in self._headers or secret_detection.is_credential_header(name)
+            for word in credentials(name.lower(), value)
         }
-        if found - rules.known:
-            rules = ExchangeRules(rules.known | found, self._more)
+        is_too_much = sum(map(len, words)) > _MOST_CREDENTIAL_BYTES
+        forms = {form for word in words for form in encodings(word)} if not is_too_much else set()
+        own = KnownSecrets(self._own.all | forms) if forms - self._own.all else self._own
+        rules = ExchangeRules(own, self._more, is_exhausted=is_too_much)
         return ExchangeRedaction(self._headers, rules, self._paths)
-
-
-def _credentials(name: str, value: str) -> list[str]:
-    """What of a header is a secret wherever it turns up.
-
-    Schemes and names of cookies are none. Nor are words such as ``undefined``, ``localhost`` or
-    ``dark-mode``, which stand for a key, or beside one in a cookie, and in any chat as well.
-    """
-    words = [value]
-    if name.endswith("cookie"):
-        words = [part.partition("=")[2] for part in value.split(";")]
-    elif name in _AUTHORIZATIONS:
-        scheme, _, rest = value.partition(" ")
-        words = re.split(r"[,\s]+", rest or scheme)
-        words += [word.partition("=")[2] for word in words]  # as in Digest
-    words = [word.strip(' \t"') for word in words]
-    return [w for w in words if len(w) >= _SHORTEST_SECRET and not _is_innocent(w)]
-
-
-def _forms(secret: str) -> set[bytes]:
-    """A secret as it is, and as it stands in a URL, in JSON and in base64."""
-    plain = secret.encode("utf-8", "surrogateescape")
-    quoted = quote_from_bytes(plain, safe="")
-    coded, escaped = base64.b64encode(plain).rstrip(b"="), json.dumps(secret)[1:-1]
-    texts = {
-        *(quoted, quote_plus(plain), _ESCAPE.sub(lambda found: found[0].lower(), quoted)),
-        *(escaped, escaped.replace("/", "\\/")),
-    }
-    return {plain, coded, coded.translate(_URL_SAFE), *(text.encode() for text in texts)}
-
-
-def _is_innocent(text: str) -> bool:
-    """A word, or a placeholder that stands for what is not known any more."""
-    is_word = len(text) < _LONGEST_WORD and not any(letter.isdigit() for letter in text)
-    return is_word or bool(secret_detection.PLACEHOLDER.search(text))
 
 
 def _is_redacted(name: str, value: str) -> bool:
@@ -148,18 +93,26 @@ class ExchangeRedaction:
     """
 
     def __init__(
-        self, headers: frozenset[str], rules: SecretMatcher, paths: Sequence[Sequence[str]]
+        self, headers: frozenset[str], rules: ExchangeRules, paths: Sequence[Sequence[str]]
     ) -> None:
         self.rules = rules
         self._headers = headers
         self._paths = paths
+
+    @property
+    def problem(self) -> str:
+        """Why nothing of the exchange can be recorded; "" where it can.
+
+        What was redacted until then holds no secret: it is one placeholder.
+        """
+        return TOO_MANY if self.rules.is_exhausted else ""
 
     def headers(self, headers: Headers) -> Headers:
         """Names stay; values of headers that hold secrets go as a whole."""
         return tuple((name, self._header(name.lower(), value)) for name, value in headers)
 
     def _header(self, name: str, value: str) -> str:
-        if not (name in self._headers or secret_detection.is_secret(name)):
+        if not (name in self._headers or secret_detection.is_credential_header(name)):
             return self.text(value)
         if _is_redacted(name, value):
             return value
@@ -172,7 +125,11 @@ class ExchangeRedaction:
 
     def _parameter(self, part: str) -> str:
         name, _, value = part.partition("=")
-        plain = f"{unquote_plus(name)}={unquote_plus(value)}"
+        text = unquote_plus(value)
+        is_credential = text and secret_detection.is_credential_parameter(name)
+        if is_credential and not secret_detection.PLACEHOLDER.search(text):
+            return f"{name}={placeholder(text.encode('utf-8', 'surrogateescape')).decode()}"
+        plain = f"{unquote_plus(name)}={text}"
         clear = self.text(plain)
         if clear == plain:
             return part
@@ -183,7 +140,7 @@ class ExchangeRedaction:
 
     def data(self, data: bytes) -> bytes:
         """Any bytes, whole."""
-        return _cut(data, 0, len(data), self.rules.spans(data))
+        return cut(data, 0, len(data), self.rules.spans(data))
 
     def tree(self, value: Any) -> Any:
         """Any JSON, by its texts."""
@@ -198,157 +155,85 @@ class ExchangeRedaction:
                 return value
 
     def body(self, data: bytes) -> bytes:
-        """A body: its JSON places, then all forms."""
-        if self._paths:
-            try:
-                tree = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                return self.data(data)
-            hidden = [_hide(tree, path) for path in self._paths]
-            if any(hidden):
-                data = orjson.dumps(tree)
-        return self.data(data)
+        """A body: its JSON places, then all forms; a placeholder where it cannot be searched."""
+        own = self.body_stream()
+        clear = own.feed(data) + own.flush()
+        return placeholder(data) if own.problem or self.problem else clear
 
-    def stream(self) -> "StreamRedaction":
+    def body_stream(self) -> "BodyRedaction":
+        """For a body that comes in pieces."""
+        return BodyRedaction(self, self._paths)
+
+    def stream(self) -> StreamRedaction:
         return StreamRedaction(self.rules)
 
 
-class StreamRedaction:
-    """The bytes of one side of an exchange, as they come.
+class BodyRedaction:
+    """A request body, piece by piece; the result does not depend on where it was cut.
 
     Args:
-        rules: of the exchange.
+        own: the rules of the exchange.
+        paths: places in JSON bodies. Where there are any, the body is searched when it is whole.
+
+    Attributes:
+        problem: why it cannot be searched, "" where it can.
     """
 
-    def __init__(self, rules: SecretMatcher) -> None:
-        self._rules = rules
-        self._waiting: list[Clear] = []
-        self._size = 0
-        self._broken = 0  # where the last break ends
-        self._enough = 0  # no look before there is so much: what waits would be read often
-        self._before = b""  # what is clear already, but may say what the next words are
-        self._until: re.Pattern[bytes] | None = None  # where a secret that has no end may end
+    def __init__(self, own: ExchangeRedaction, paths: Sequence[Sequence[str]]) -> None:
+        self._own = own
+        self._paths = paths
+        self._waiting = bytearray()
+        self._stream: StreamRedaction | None = None
+        self.problem = ""
 
-    def feed(self, key: Any, data: bytes, marks: Marks = ()) -> list[Clear]:
-        """Take the bytes of one read; return reads that are clear now, with their keys.
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece; return what is clear now."""
+        if self.problem:
+            return b""
+        self._waiting += data
+        if self._paths:
+            if len(self._waiting) > _MOST_TREE_BYTES:
+                self.problem = _TOO_LARGE
+                self._waiting.clear()
+            return b""
+        return self._sliced()
 
-        Args:
-            marks: places in the data, as (start, stop); they are moved along.
-        """
-        if self._until is not None:
-            data, marks = self._behind(self._until, data, marks)
-        self._waiting.append((key, data, marks))
-        if end := last_break(data):
-            self._broken = self._size + end
-        self._size += len(data)
-        if self._size - self._broken >= _LONGEST_BYTES:
-            self._broken = self._size
-        if self._size and (not self._broken or self._size < self._enough):
-            return []
-        return self._clear(self._broken)
+    def flush(self) -> bytes:
+        """No more comes: return the rest."""
+        rest = bytes(self._waiting)
+        self._waiting.clear()
+        if self._paths and rest and (changed := self._hidden(rest)) is not None:
+            rest = changed
+        if self._stream is None and len(rest) <= _SLICE_BYTES:
+            return self._own.data(rest)
+        self._waiting += rest
+        clear = self._sliced()
+        assert self._stream is not None, "there was more than one slice"
+        return clear + _joined(self._stream.feed(None, bytes(self._waiting)), self._stream.flush())
 
-    def flush(self) -> list[Clear]:
-        """No more comes."""
-        return self._clear(self._size, is_last=True)
+    def _sliced(self) -> bytes:
+        clear = []
+        start, waiting = 0, self._waiting
+        while len(waiting) - start > _SLICE_BYTES:
+            if self._stream is None:
+                self._stream = StreamRedaction(self._own.rules, keeps_reads=False)
+            clear += self._stream.feed(None, bytes(waiting[start : start + _SLICE_BYTES]))
+            start += _SLICE_BYTES
+        del waiting[:start]
+        return _joined(clear)
 
-    def copy(self) -> "StreamRedaction":
-        """Another stream that was the same so far."""
-        twin = StreamRedaction(self._rules)
-        vars(twin).update(vars(self), _waiting=self._waiting.copy())
-        return twin
-
-    def _behind(self, end: re.Pattern[bytes], data: bytes, marks: Marks) -> tuple[bytes, Marks]:
-        """What stands behind the rest of a secret that was too long to wait for."""
-        found = end.search(data)
-        at = len(data)
-        if found is not None:
-            self._until, at = None, found.start()
-        moved = tuple((max(0, first - at), max(0, last - at)) for first, last in marks)
-        return data[at:], moved
-
-    def _clear(self, stop: int, *, is_last: bool = False) -> list[Clear]:
-        """The reads that lie before ``stop`` as a whole, secrets replaced where they begin."""
-        at = len(self._before)
-        joined = self._before + b"".join(piece for _, piece, _ in self._waiting)
-        spans = self._rules.spans(joined)
-        stop = len(joined) if is_last else self._certain(at + stop, spans, joined)
-        if len(joined) - max(stop, at) >= _MOST_BYTES:
-            stop, spans = len(joined), self._cut_off(joined, spans)
-        clear: list[Clear] = []
-        for key, piece, marks in self._waiting:
-            end = at + len(piece)
-            if end > stop:
-                break
-            moved = tuple(
-                (len(_cut(joined, at, at + first, spans)), len(_cut(joined, at, at + last, spans)))
-                for first, last in marks
-            )
-            clear.append((key, _cut(joined, at, end, spans), moved))
-            at = end
-        size = at - len(self._before)
-        del self._waiting[: len(clear)]
-        self._size -= size
-        self._broken = max(0, self._broken - size)
-        self._enough = self._size + self._size // 4
-        self._before = _context(joined, at, spans)
-        return clear
-
-    def _cut_off(self, joined: bytes, spans: list[Span]) -> list[Span]:
-        """No more can wait. What looks as if a secret began there is one, with all that follows."""
-        begins = _unfinished(joined)
-        spans = apart([*spans, (begins, len(joined))] if begins < len(joined) else spans)
-        if spans and spans[-1][1] == len(joined):
-            is_pem = joined.startswith(b"-----BEGIN", spans[-1][0])
-            self._until = _DASH if is_pem else _BREAK
-        return spans
-
-    def _certain(self, stop: int, spans: Sequence[Span], joined: bytes) -> int:
-        """How far it is certain what is a secret: in front of what may yet become one, or go on."""
-        if self._size:
-            stop = min(stop, len(joined) - self._rules.held_bytes, _unfinished(joined))
-        for first, _ in overlapping(spans, stop - 1, stop):
-            return first
-        return stop
+    def _hidden(self, data: bytes) -> bytes | None:
+        """The body without its secret places; None where it has none."""
+        try:
+            tree = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return None
+        hidden = [_hide(tree, path) for path in self._paths]
+        return orjson.dumps(tree) if any(hidden) else None
 
 
-def _unfinished(data: bytes) -> int:
-    """Where the beginning of a secret stands of which much may come before it is one."""
-    stop = len(data)
-    url = data.rfind(b"://")
-    if url >= 0 and not _URL_END.search(data, url + 3):
-        stop = url
-    jwt = data.find(b"eyJ", len(data.rstrip(_JWT_LETTERS)))
-    return min(stop, jwt) if jwt >= 0 else stop
-
-
-def _context(joined: bytes, at: int, spans: Sequence[Span]) -> bytes:
-    """The end of what is clear. A secret in it must be seen whole to be seen again."""
-    start = at - _CONTEXT_BYTES
-    for first, last in reversed(spans):
-        if last <= start:
-            break
-        if first - _CONTEXT_BYTES >= start:
-            continue
-        if at - first + _CONTEXT_BYTES > _MOST_CONTEXT_BYTES:
-            start = min(last, at)
-            break
-        start = first - _CONTEXT_BYTES
-    return joined[max(0, start) : at]
-
-
-def _cut(joined: bytes, start: int, stop: int, spans: Sequence[Span]) -> bytes:
-    """A part, less its part of each secret; the placeholder stands where the secret begins."""
-    if not spans:
-        return joined[start:stop]
-    pieces: list[bytes] = []
-    at = start
-    for first, last in overlapping(spans, start, stop):
-        pieces.append(joined[at : max(first, at)])
-        if first >= start:
-            pieces.append(placeholder(joined[first:last]))
-        at = min(last, stop)
-    pieces.append(joined[at:stop])
-    return b"".join(pieces)
+def _joined(*clear: list[RedactedChunk]) -> bytes:
+    return b"".join(data for some in clear for _, data, _ in some)
 
 
 def _hide(tree: Any, path: Sequence[str]) -> bool:

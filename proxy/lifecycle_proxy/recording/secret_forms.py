@@ -6,20 +6,21 @@ long run of letters does not look at that run again.
 
 import itertools
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final, Protocol
 
 from lifecycle_proxy.core.redact import KEY_PREFIXES
 from lifecycle_proxy.recording import secret_detection
+from lifecycle_proxy.recording.known_secrets import KnownSecrets, Span
 
 _PLACEHOLDER: Final = re.compile(secret_detection.PLACEHOLDER.pattern.encode())
-# What is a secret besides what a scan tells of, where letters without a digit are none. Bare words
-# such as key and token stand in too many innocent places: what is replaced cannot be replayed. Nor
-# is a word of prose behind "the secret:" one, and a placeholder for a null would be no JSON.
+# Patterns that the recorder redacts in addition to those that ``scan`` reports, which need a digit.
+# Bare ``key`` and ``token`` are excluded: they occur in ordinary text, and redacted text cannot be
+# replayed. So is a word of prose behind "the secret:", and null, which would not be valid JSON.
 _KEYS: Final = KEY_PREFIXES.encode()
-_NAMES: Final = rb"password|passwd|secret|api[_-]?key|access[_-]?token|client[_-]?secret"
+_NAMES: Final = rb"password|passwd|passphrase|secret|api[_-]?key|access[_-]?token|client[_-]?secret"
 _FORMS: Final = (
     rb"(?i:\bbearer\s{1,32})(?P<s0>[\w.~+/=-]{8,})",
     # Not names such as hf-tiny-agents: a key has something else than small letters.
@@ -28,11 +29,13 @@ _FORMS: Final = (
     rb"://[^/\s:@\"]*:(?P<s3>[^/\s@\"]+)@",
     rb"(?P<s4>-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----[^-]*)",
     rb"(?i:(?:%b)(?!(?<=secret):\s{1,32}[a-z]+(?:[\s.,!?;)]|\Z))"
-    rb"(?:\\?[\"'])?\s{0,32}[=:]\s{0,32}(?!null\b|true\b|false\b)(?:\\?[\"'])?)"
+    rb"(?:\\?[\"'])?\s{0,32}[=:]\s{0,32}(?!null\b|true\b|false\b)"
+    rb"(?:\[\s{0,8}(?=\\?[\"']))?(?:\\?[\"'])?)"
     rb"(?P<s5>[^\s\"'&;,\\\[{}]{4,})" % _NAMES,
 )
-# A run of letters in which one begins is looked at once: where it is none, it is passed over as a
-# whole. By itself, as other forms may begin in such a run.
+_FORM: Final = re.compile(b"|".join(_FORMS))
+# A run of letters in which one begins is searched once: if it is not a JWT, it is skipped as a
+# whole. A pattern of its own, as other forms may begin in such a run.
 _JWT: Final = re.compile(
     rb"\b(?:(?P<jwt>eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?)|eyJ[\w-]*+)",
 )
@@ -55,18 +58,21 @@ _TRIGGERS: Final = re.compile(
             *(b"sk-", b"sk_", b"pk-", b"pk_", b"rk-", b"rk_", b"hf-", b"hf_", b"xai-", b"xai_"),
             *(b"ghp", b"gho", b"ghu", b"ghs", b"ghr", b"github_pat", b"glpat", b"nvapi", b"xox"),
             *(b"akia", b"asia", b"aiza", b"eyj", b"://", b"-----begin", b"bearer", b"basic"),
-            *(b"cookie:", b"passw", b"pwd", b"secret", b"access", b"key", b"token"),
-            *(b"authorization", b"credential"),
+            *(b"cookie", b"passw", b"passphrase", b"pwd", b"secret", b"access", b"key", b"token"),
+            *(b"auth", b"credential", b"npm_", b"pypi-", b"_v1_", b"sg.", b"hooks.slack.com"),
+            *(b"sig=", b"signature=", b"code=", b"machine", b"curl"),
         )
     )
 )
+_RUN: Final = re.compile(rb"[A-Za-z0-9+/]{8192,}+")
+_KEPT_BYTES: Final = 2048
 # Behind one of these no secret goes on, but for those that hold one themselves.
 _TO_BREAK: Final = re.compile(rb"(?s:.*)[\s\"',;]")
 _HELD_BYTES: Final = 128  # -----BEGIN ENCRYPTED PRIVATE KEY-----, or a name and half a value
 _HELD_FOR_PATTERNS_BYTES: Final = 256
 _MOST_CONTINUED: Final = 3  # bytes of a character behind its first, in UTF-8
 
-Span = tuple[int, int]
+_MOST_ROUNDS: Final = 32  # of looking again; random text takes three
 
 
 class SecretMatcher(Protocol):
@@ -85,18 +91,27 @@ class SecretMatcher(Protocol):
 class ExchangeRules:
     """What is a secret in one exchange.
 
-    Attributes:
+    Args:
         known: secrets, literally.
+        more: further forms; the whole match is the secret.
+        is_exhausted: nothing is searched: everything counts as secret.
+
+    Attributes:
         held_bytes: see ``SecretMatcher``.
+        is_exhausted: a search took too long. From then on everything counts as secret.
     """
 
-    def __init__(self, known: frozenset[bytes], more: Sequence[re.Pattern[bytes]]) -> None:
-        self.known = known
-        longest = [re.escape(secret) for secret in sorted(known, key=len, reverse=True)]
-        literal = [b"(?P<known>" + b"|".join(longest) + b")"] if known else []
-        self._forms = re.compile(b"|".join([*literal, *_FORMS]))
+    def __init__(
+        self,
+        known: KnownSecrets,
+        more: Sequence[re.Pattern[bytes]] = (),
+        *,
+        is_exhausted: bool = False,
+    ) -> None:
+        self.is_exhausted = is_exhausted
+        self._known = known
         self._more = more
-        broken = [len(secret) for secret in known if last_break(secret)]
+        broken = [len(secret) for secret in known.all if last_delimiter(secret)]
         usual = _HELD_FOR_PATTERNS_BYTES if more else _HELD_BYTES
         self.held_bytes = max(usual, *broken) if broken else usual
 
@@ -106,31 +121,77 @@ class ExchangeRules:
         A secret may come to light where another one, right before it, is gone: what is found is
         masked, and the rest is looked at again.
         """
-        may_hold = bool(_TRIGGERS.search(data.lower())) or any(s in data for s in self.known)
-        if not (may_hold or self._more):
-            return []
-        spans: list[Span] = []
+        if not (self._more or self.is_exhausted or self._may_hold(data)):
+            return []  # a quick no, most of the time
         taken = [found.span() for found in _PLACEHOLDER.finditer(data)]
         data = _masked(data, taken)
-        while new := _outside(apart(self._found(data, may_hold=may_hold)), taken):
+        spans: list[Span] = []
+        for _ in range(_MOST_ROUNDS):
+            if self.is_exhausted or (found := self._found(data)) is None:
+                break
+            if not (new := _outside(merge_spans(found), taken)):
+                return spans
             spans = sorted(spans + new)
             taken = sorted(taken + new)
             data = _masked(data, new)
-        return spans
+        self.is_exhausted = True
+        return [(0, len(data))] if data else []
 
-    def _found(self, data: bytes, *, may_hold: bool) -> list[Span]:
-        more = (f for form in self._more for f in form.finditer(data) if f[0])
-        spans = [(f.start(), _behind_character(data, f.end())) for f in more]
-        if may_hold:
-            spans += [_span(found) for found in self._forms.finditer(data)]
-            if b"eyJ" in data:
-                spans += [found.span("jwt") for found in _JWT.finditer(data) if found["jwt"]]
-            for secret in secret_detection.in_text(data.decode("latin-1")):
-                spans.append((secret.start, secret.start + len(secret.value)))
-        return spans
+    def _may_hold(self, data: bytes) -> bool:
+        return bool(_TRIGGERS.search(data.lower())) or self._known.may_occur(data)
+
+    def _found(self, data: bytes) -> list[Span] | None:
+        spans = self._known.spans(data)
+        if spans is None:
+            return None
+        for form in self._more:
+            matches = (found for found in form.finditer(data) if found[0])
+            spans += [(f.start(), _behind_character(data, f.end())) for f in matches]
+        short = _Shortened(data)
+        return spans + [short.span_in_data(span) for span in _by_form(short.data)]
 
 
-def apart(spans: Iterable[Span]) -> list[Span]:
+def _by_form(data: bytes) -> list[Span]:
+    """Where something has the form of a secret, in any order."""
+    if not _TRIGGERS.search(data.lower()):
+        return []
+    spans = [_span(found) for found in _FORM.finditer(data)]
+    if b"eyJ" in data:
+        spans += [found.span("jwt") for found in _JWT.finditer(data) if found["jwt"]]
+    for secret in secret_detection.find_secrets(data.decode("latin-1")):
+        spans.append((secret.start, secret.start + len(secret.value)))
+    return spans
+
+
+class _Shortened:
+    """Bytes without the middle of long base64: pictures and sound, which the forms need not see.
+
+    Both ends stay, so that a secret which begins in front of one still reaches to its end.
+
+    Attributes:
+        data: what is left.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._cuts: list[int] = []  # in what is left
+        self._removed = [0]  # of all before each cut, and at last of all
+        left, at = [], 0
+        for run in _RUN.finditer(data):
+            start, stop = run.start() + _KEPT_BYTES, run.end() - _KEPT_BYTES
+            left.append(data[at:start])
+            self._cuts.append(start - self._removed[-1])
+            self._removed.append(self._removed[-1] + stop - start)
+            at = stop
+        self.data = b"".join([*left, data[at:]]) if left else data
+
+    def span_in_data(self, span: Span) -> Span:
+        """Where that is in all the bytes."""
+        start, stop = span
+        first, last = bisect_right(self._cuts, start), bisect_left(self._cuts, stop)
+        return start + self._removed[first], stop + self._removed[last]
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """In order; those that overlap are one."""
     parts: list[Span] = []
     for start, stop in sorted(spans):
@@ -156,7 +217,13 @@ def _outside(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
 
 
 def overlapping(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:
-    """Those that have something in common with the one from ``start`` to ``stop``."""
+    """Those that have something in common with the one from ``start`` to ``stop``.
+
+    Args:
+        spans: in order, none within another.
+        start: of the one.
+        stop: of the one.
+    """
     for number in range(bisect_right(spans, start, key=itemgetter(1)), len(spans)):
         if spans[number][0] >= stop:
             return
@@ -173,7 +240,7 @@ def _masked(data: bytes, spans: Sequence[Span]) -> bytes:
     return bytes(masked)
 
 
-def last_break(data: bytes) -> int:
+def last_delimiter(data: bytes) -> int:
     """Where the last break ends; 0 without one."""
     found = _TO_BREAK.match(data)
     return 0 if found is None else found.end()

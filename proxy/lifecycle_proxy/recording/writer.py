@@ -2,7 +2,7 @@
 
 Lines are kept until they are flushed, and then written in one piece. What does not reach the disk
 is taken back as a whole, as far as the file system can: no line is torn, and where the disk has
-room again the file goes on. Whose lines they were is told.
+room again the file goes on. ``lost`` is called for those whose lines they were.
 """
 
 import gzip
@@ -16,7 +16,9 @@ from typing import Final
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.timestamp import iso_utc
-from lifecycle_proxy.recording.cassette import SUFFIXES, VERSION, line, lines
+from lifecycle_proxy.recording.cassette_file import SUFFIXES, VERSION, CassetteError, lines
+from lifecycle_proxy.recording.json_lines import line
+from lifecycle_proxy.recording.place import make, warn_of
 
 _BATCH_BYTES: Final = 1 << 20
 _OWNER_ONLY: Final = 0o600
@@ -58,7 +60,12 @@ class File:
                 self._torn = not _ends_a_line(path)
 
     def write(self, data: bytes, owner: object = None) -> None:
-        """Take whole lines."""
+        """Take whole lines; they are written in batches.
+
+        Args:
+            data: the lines.
+            owner: whose they are; see ``owners``.
+        """
         if owner is not None:
             self.owners.add(owner)
         self._waiting.append(data)
@@ -117,7 +124,7 @@ class File:
 def _write(fd: int, data: memoryview) -> int:
     taken = os.write(fd, data)
     if not taken:
-        raise OSError("nothing can be written")  # else whoever tries again tries for ever
+        raise OSError("nothing can be written")  # trying again would never end
     return taken
 
 
@@ -141,8 +148,10 @@ class Files:
         self._max = max_file_bytes if self._is_folder else 0
         self._compress = compress if self._is_folder else place.name.endswith(".gz")
         self._open: list[File] = []
+        self._made: list[Path] = []  # files that were not there before
         self._count = 0
-        _make(place if self._is_folder else place.parent)
+        warn_of(place)
+        make(place if self._is_folder else place.parent)
 
     def file(self) -> File:
         """The file for an exchange that begins; ``done`` must follow.
@@ -159,7 +168,13 @@ class Files:
         return current
 
     def write(self, file: File, data: bytes, owner: object) -> None:
-        """Take whole lines of an owner's."""
+        """Write whole lines; if that fails, ``lost`` is called.
+
+        Args:
+            file: of ``Files.file``.
+            data: the lines.
+            owner: whose they are.
+        """
         self._guarded(file, lambda: file.write(data, owner))
 
     def done(self, file: File) -> None:
@@ -175,6 +190,16 @@ class Files:
         for file in self._open:
             self._guarded(file, file.close)
         self._open.clear()
+
+    def remove(self) -> Path | None:
+        """Delete the files that were made here, once they are closed.
+
+        Returns:
+            Where they were; None where none was made.
+        """
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        return self._place if self._made else None
 
     def _close_unused(self) -> None:
         for file in [f for f in self._open[:-1] if not f.exchanges]:
@@ -192,14 +217,19 @@ class Files:
 
     def _next(self) -> File:
         if not self._is_folder:
-            return File(self._place, compress=self._compress)
+            is_made = not self._place.exists()
+            file = File(self._place, compress=self._compress)
+            self._made += [self._place] if is_made else []
+            return file
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         suffix = SUFFIXES[1] if self._compress else SUFFIXES[0]
         while True:
             self._count += 1
             path = self._place / f"{now}-{os.getpid()}-{self._count:04d}{suffix}"
             with suppress(FileExistsError):
-                return File(path, compress=self._compress, is_new=True)
+                file = File(path, compress=self._compress, is_new=True)
+                self._made.append(path)
+                return file
 
 
 def _first() -> bytes:
@@ -210,14 +240,6 @@ def _first() -> bytes:
 
 def _size(fd: int) -> int:
     return os.fstat(fd).st_size
-
-
-def _make(folder: Path) -> None:
-    """A folder and what it lies in, mode 0700 whatever the umask; what is there stays as it is."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir()
-        folder.chmod(0o700)
 
 
 def _opened(path: Path, *, is_new: bool) -> int:
@@ -250,8 +272,11 @@ def _mended(path: Path, fd: int) -> int:
             fresh = whole.with_name(f"{whole.name}.{os.getpid()}.mended")
             fd = _opened(fresh, is_new=True)
             packed = zlib.compressobj(wbits=_GZIP)
-            for text in lines(path):
-                os.write(fd, packed.compress(text if text.endswith(b"\n") else text + b"\n"))
+            try:
+                for text in lines(path):
+                    os.write(fd, packed.compress(text if text.endswith(b"\n") else text + b"\n"))
+            except CassetteError as problem:
+                raise OSError(str(problem)) from None
             os.write(fd, packed.flush())
             fresh.replace(whole)
     return fd

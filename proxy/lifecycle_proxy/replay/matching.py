@@ -4,17 +4,20 @@ Four stages are tried in this order, each more lenient than the one before it:
 
 ``exact``
     Method, target and the bytes of the body are those of the recording. GET, HEAD and OPTIONS
-    are matched by method and target alone.
+    are matched by method and target alone. A body that was too large to be recorded is matched by
+    its hash.
 ``json``
-    The same JSON, whatever the order of its keys, without volatile parts (``canonical.VOLATILE``)
+    The same JSON, whatever the order of its keys, without volatile parts (``normalize.VOLATILE``)
     and with the ids of calls renamed in order of appearance; the query in any order. Of a
     multipart body the same parts, whatever the boundary between them.
 ``conversation``
-    The same path, model and kind of answer (streamed or not), and the same was said since the user
-    last spoke.
+    The same path, and everything in the request is the same but what came before the user's last
+    words, the system prompt, and how tools are described (``normalize.last_turn``).
 ``order``
     The next recording of the same method and path that has not been given out. Behind other
     stages it is of the same kind of answer, too: nobody gets a stream who did not ask for one.
+
+Credentials in the query are no part of any of them.
 
 Several recordings that fit are given out in the order they were recorded, and each session counts
 on its own. After the last one it depends: with ``loop`` the first follows, else the last one is
@@ -27,6 +30,7 @@ for the proxy or for its upstream.
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,13 +38,14 @@ from functools import cache, cached_property, partial
 from itertools import takewhile
 from typing import Any, Final, Literal
 
+from lifecycle_proxy.exchange.routes import maybe_api
 from lifecycle_proxy.recording import normalize
 from lifecycle_proxy.recording.cassette import Exchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.near_miss import Miss, miss
 
 Stage = Literal["exact", "json", "conversation", "order"]
-# By what is asked: whoever asks for something else does not get whatever comes next.
+# By what is requested: another request does not get the next recording of its path.
 BY_QUESTION: Final[tuple[Stage, ...]] = ("exact", "json", "conversation")
 STAGES: Final[tuple[Stage, ...]] = (*BY_QUESTION, "order")
 
@@ -129,6 +134,7 @@ class RecordingIndex:
         self._index: dict[Stage, dict[Hashable, list[int]]] = {stage: {} for stage in stages}
         self._keys = _KEYS if stages[:1] == ("order",) else {**_KEYS, "order": _last_resort}
         self._sessions: OrderedDict[str, set[int]] = OrderedDict()
+        self._giving = threading.Lock()  # held for as long as it takes to choose, no longer
         for number, exchange in enumerate(self._exchanges):
             for request in _views(exchange):
                 self._add(number, request)
@@ -136,18 +142,22 @@ class RecordingIndex:
     def find(self, asked: Request, session: str = "") -> Found | Miss:
         """The recording that answers a request, and count it as given out.
 
+        May be called from any thread. It takes as long as the body is large, and a miss longer.
+
         Args:
+            asked: the request, its body whole.
             session: whose request it is; each has counters of its own.
         """
-        given = self._given(session)
         last: Found | None = None  # of those that fit best, and have been given out
         clean = cache(partial(self._rules.clean, asked))
         for stage, key in self._found_by(asked, clean):
             candidates = [] if key is None else self._index[stage].get(key, [])
-            chosen = self._choose(stage, candidates, given)
-            if chosen is not None:
-                given.add(chosen)
-                return Found(self._exchanges[chosen], stage)
+            with self._giving:
+                given = self._given(session)
+                chosen = self._choose(stage, candidates, given)
+                if chosen is not None:
+                    given.add(chosen)
+                    return Found(self._exchanges[chosen], stage)
             if last is None and candidates and stage != "order":
                 last = Found(self._exchanges[candidates[-1]], stage)
         if last is not None and asked.method in _BODILESS:
@@ -156,7 +166,7 @@ class RecordingIndex:
         return miss(clean(), near, self._rules.volatile, is_used_up=is_used_up)
 
     def _add(self, number: int, request: Request) -> None:
-        form = _Form(request, self._rules.volatile)
+        form = _RequestKey(request, self._rules.volatile)
         for stage, index in self._index.items():
             found = index.setdefault(self._keys[stage](form), [])
             if not found or found[-1] != number:  # both views of an exchange are mostly the same
@@ -171,11 +181,11 @@ class RecordingIndex:
         cleaned before it is needed. Where nothing of a request is a secret, its JSON says as much.
         """
         volatile = self._rules.volatile
-        plain = _Form(asked, volatile)
+        plain = _RequestKey(asked, volatile)
         whole = list(takewhile(_WHOLE.__contains__, self._index))
         for stage in whole:
             yield stage, self._keys[stage](plain)
-        cleaned = _Form(clean(), volatile)
+        cleaned = _RequestKey(clean(), volatile)
         for stage in self._index:
             key = self._keys[stage](plain)
             if stage not in whole:
@@ -215,7 +225,7 @@ def _views(exchange: Exchange) -> tuple[Request, ...]:
     return (exchange.request,) if forwarded is None else (exchange.request, forwarded)
 
 
-class _Form:
+class _RequestKey:
     """A request, and its JSON where that is looked at."""
 
     def __init__(self, request: Request, volatile: Sequence[str]) -> None:
@@ -231,48 +241,58 @@ def _place(request: Request) -> tuple[str, str]:
     return request.method, request.target.partition("?")[0]
 
 
-def _exact(form: _Form) -> Hashable | None:
+def _exact(form: _RequestKey) -> Hashable | None:
     request = form.request
-    asked = (request.method, request.target)
+    asked = (*_place(request), normalize.query(request.target))
     if request.method in _BODILESS:
         return asked
-    return None if request.body is None else (*asked, hashlib.sha256(request.body).digest())
+    digest = request.sha256  # of a body that was too large to be recorded
+    if request.body is not None:
+        digest = hashlib.sha256(request.body).hexdigest()
+    return (*asked, digest) if digest else None
 
 
-def _json(form: _Form) -> Hashable | None:
+def _json(form: _RequestKey) -> Hashable | None:
     request = form.request
-    query = tuple(sorted(request.target.partition("?")[2].split("&")))
+    asked = (*_place(request), _query(request))
     if request.method in _BODILESS:
-        return (*_place(request), query)
+        return asked
     body = normalize.packed(form.document)
     parts = normalize.parts(request) if body is None else [body]
     if parts is None:
         return None
-    digests = tuple(hashlib.sha256(part).digest() for part in parts)
-    return (*_place(request), query, digests)
+    return (*asked, tuple(hashlib.sha256(part).digest() for part in parts))
 
 
-def _conversation(form: _Form) -> Hashable | None:
-    asked, turns = form.document, normalize.conversation(form.document)
-    if turns is None:
+def _conversation(form: _RequestKey) -> Hashable | None:
+    request = form.request
+    if maybe_api(request.method, request.target) is None:
         return None
-    return (*_place(form.request), str(asked.get("model")), _is_streamed(form), turns)
+    turn = normalize.packed(normalize.last_turn(form.document))
+    if turn is None:
+        return None
+    return (*_place(request), _query(request), hashlib.sha256(turn).digest())
 
 
-def _order(form: _Form) -> Hashable | None:
+def _query(request: Request) -> tuple[str, ...]:
+    """In any order."""
+    return tuple(sorted(normalize.query(request.target)))
+
+
+def _order(form: _RequestKey) -> Hashable | None:
     return _place(form.request)
 
 
-def _last_resort(form: _Form) -> Hashable | None:
+def _last_resort(form: _RequestKey) -> Hashable | None:
     return (*_place(form.request), _is_streamed(form))
 
 
-def _is_streamed(form: _Form) -> bool:
+def _is_streamed(form: _RequestKey) -> bool:
     """Whether a stream is asked for."""
     return isinstance(form.document, dict) and bool(form.document.get("stream"))
 
 
-_KEYS: Final[dict[Stage, Callable[[_Form], Hashable | None]]] = {
+_KEYS: Final[dict[Stage, Callable[[_RequestKey], Hashable | None]]] = {
     "exact": _exact,
     "json": _json,
     "conversation": _conversation,

@@ -17,11 +17,13 @@ MISS_STATUS: Final = 404
 NO_RETRY: Final = {"X-Should-Retry": "false", "X-Lifecycle-Miss": "1"}
 
 _MAX_LEAVES: Final = 5_000
-_LISTED: Final = 20  # differences that are told
+_LISTED: Final = 20  # differences that are listed
 _NAMED: Final = 3  # and in the message
 _SHOWN: Final = 100  # characters of a value
 _BEFORE: Final = 30  # of them before the first that differs
 _COMPARED: Final = 2_000  # characters: enough to tell which of two texts is nearer
+_COMPARED_BYTES: Final = 4 << 20  # of all recordings together
+_MARGIN: Final = 4_000  # characters around those shown, in which a secret may begin or end
 _OF_ONE_ALONE: Final = 0.25  # what a key counts in which nothing is alike
 _NOTHING: Final = object()
 
@@ -33,8 +35,8 @@ class Difference(NamedTuple):
 
     Attributes:
         path: keys and positions, with dots between them; ``:method``, ``:target``, and ``:body``
-            for one that is no JSON, ``:part.1`` and so on where it is multipart.
-        recorded: a number, a boolean, or a text, shortened, its secrets blotted out; None where
+            for one that is not JSON, ``:part.1`` and so on where it is multipart.
+        recorded: a number, a boolean, or a text, shortened, its secrets redacted; None where
             there is nothing. A JSON null is the text ``null``.
         asked: the same of what was asked.
     """
@@ -42,6 +44,15 @@ class Difference(NamedTuple):
     path: str
     recorded: object
     asked: object
+
+
+def _error(message: str, **more: object) -> bytes:
+    told = {"message": message, "type": "proxy_error", "param": None, "code": "no_recording"}
+    return json.dumps({"error": {**told, **more}}, ensure_ascii=False).encode("utf-8", "replace")
+
+
+# For clients that must not hear what others have asked.
+UNTOLD: Final = _error("no recording for this request; the log of the proxy says more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +73,10 @@ class Miss:
 
     def body(self) -> bytes:
         """The error in the shape that OpenAI SDKs show; to be sent with ``MISS_STATUS``."""
-        told = {
-            "message": self.message,
-            "type": "proxy_error",
-            "param": None,
-            "code": "no_recording",
-            "diff": [difference._asdict() for difference in self.diff],
-            "differences": self.differences,
-            "nearest": self.nearest or None,
-        }
-        return json.dumps({"error": told}, ensure_ascii=False).encode("utf-8", "replace")
+        diff = [difference._asdict() for difference in self.diff]
+        return _error(
+            self.message, diff=diff, differences=self.differences, nearest=self.nearest or None
+        )
 
     def text(self) -> str:
         """The same in lines for a terminal."""
@@ -98,20 +103,36 @@ def miss(
         volatile: JSON paths that do not count.
         is_used_up: there were recordings that fit, and all have been given out.
     """
-    name = redact(f"{asked.method} {asked.target}")
+    name = redact(f"{asked.method} {asked.target}"[:_MARGIN])
     wanted = leaves(asked, volatile)
-    views = [(one, leaves(request, volatile)) for one, request in recorded]
+    views = [(one, leaves(request, volatile)) for one, request in _some(recorded)]
     if not views:
         return Miss(f"no recording for {name}: there are no recordings")
     nearest, view = max(views, key=lambda one: likeness(one[1], wanted))
-    diff = differences(view, wanted)
-    why = "all that fit have been given out" if is_used_up else _where(diff)
+    paths = _differing(view, wanted)
+    why = "all that fit have been given out" if is_used_up else _where(paths)
     message = f"no recording for {name}; nearest: {nearest}, {why}"
-    return Miss(message, nearest, tuple(diff[:_LISTED]), len(diff))
+    diff = tuple(_difference(path, view, wanted) for path in paths[:_LISTED])
+    return Miss(message, nearest, diff, len(paths))
+
+
+def _some(recorded: Iterable[tuple[str, Request]]) -> Iterator[tuple[str, Request]]:
+    """The first of them, and more while they are not too large to be compared."""
+    left = _COMPARED_BYTES
+    for one, request in recorded:
+        yield one, request
+        left -= len(request.body or b"")
+        if left < 0:
+            return
 
 
 def leaves(request: Request, volatile: Sequence[str] = normalize.VOLATILE) -> Leaves:
-    """All values of a request by their path; of a very large one the first thousands."""
+    """All values of a request by their path; of a very large one the first thousands.
+
+    Args:
+        request: the request.
+        volatile: JSON paths that do not count.
+    """
     found: Leaves = {":method": request.method, ":target": request.target}
     document = normalize.normal(request, volatile)
     if document is None:
@@ -129,6 +150,10 @@ def leaves(request: Request, volatile: Sequence[str] = normalize.VOLATILE) -> Le
 def likeness(one: Leaves, other: Leaves) -> float:
     """How alike two requests are, from 0 to 1.
 
+    Args:
+        one: of ``leaves``.
+        other: of another one.
+
     ``tools`` counts as ``model`` does, however long it is, and what only one of them has counts
     little: a question is known by what was said.
     """
@@ -140,23 +165,24 @@ def likeness(one: Leaves, other: Leaves) -> float:
     return sum(likes) / sum(1 if like else _OF_ONE_ALONE for like in likes)
 
 
-def differences(recorded: Leaves, asked: Leaves) -> list[Difference]:
+def _differing(recorded: Leaves, asked: Leaves) -> list[str]:
     """Where two requests differ, in the order of the recorded one."""
     paths = [*recorded, *(path for path in asked if path not in recorded)]
-    found = []
-    for path in paths:
-        if (one := recorded.get(path, _NOTHING)) != (other := asked.get(path, _NOTHING)):
-            key = next((k for k in reversed(path.split(".")) if not k.isdigit()), "")
-            start = _first_difference(one, other)
-            found.append(Difference(path, _shown(one, key, start), _shown(other, key, start)))
-    return found
+    return [p for p in paths if recorded.get(p, _NOTHING) != asked.get(p, _NOTHING)]
 
 
-def _where(diff: Sequence[Difference]) -> str:
-    if not diff:
+def _difference(path: str, recorded: Leaves, asked: Leaves) -> Difference:
+    one, other = recorded.get(path, _NOTHING), asked.get(path, _NOTHING)
+    key = next((k for k in reversed(path.split(".")) if not k.isdigit()), "")
+    start = _first_difference(one, other)
+    return Difference(path, _shown(one, key, start), _shown(other, key, start))
+
+
+def _where(paths: Sequence[str]) -> str:
+    if not paths:
         return "which differs in nothing that is compared"
-    more = f" and {len(diff) - _NAMED} more" if len(diff) > _NAMED else ""
-    return f"which differs in {', '.join(d.path for d in diff[:_NAMED])}{more}"
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return f"which differs in {', '.join(path[:_SHOWN] for path in paths[:_NAMED])}{more}"
 
 
 def _walk(node: Any, path: str) -> Iterator[tuple[str, object]]:
@@ -201,8 +227,14 @@ def _first_difference(one: object, other: object) -> int:
 
 def _common(one: str, other: str) -> int:
     """How many characters two texts have in common at their start."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _shown(value: object, key: str, start: int) -> object:
@@ -213,15 +245,19 @@ def _shown(value: object, key: str, start: int) -> object:
         return orjson.dumps(value).decode()
     if not isinstance(value, str):
         return value
-    text = str(redact_json(redact(value), key))
-    if len(text) <= _SHOWN:
-        return text
-    start = max(0, min(start - _BEFORE, len(text) - _SHOWN))
-    end = start + _SHOWN
-    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
+    # Of a long text only the part around the difference is searched for secrets.
+    first = max(0, start - _MARGIN)
+    part = value[first : start + _MARGIN]
+    text = str(redact_json(redact(part), key))
+    before, after = first > 0, first + len(part) < len(value)
+    if len(text) > _SHOWN:
+        at = max(0, min(start - first - _BEFORE, len(text) - _SHOWN))
+        before, after = before or at > 0, after or at + _SHOWN < len(text)
+        text = text[at : at + _SHOWN]
+    return f"{'…' if before else ''}{text}{'…' if after else ''}"
 
 
 def _line(value: object) -> str:
     """A value in one line that a terminal can be given; an absent one as a dash."""
-    text = "-" if value is None else " ".join(str(value).split())
+    text = "-" if value is None else " ".join(str(value)[: 2 * _SHOWN].split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

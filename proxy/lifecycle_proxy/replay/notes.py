@@ -2,11 +2,13 @@
 missing."""
 
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import Final
 
-from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.core.printable import printable, wants_colour
+from lifecycle_proxy.core.redact import redact
 from lifecycle_proxy.recording import question
 from lifecycle_proxy.recording.cassette import Request
 from lifecycle_proxy.replay.matching import Found, Stage
@@ -14,12 +16,8 @@ from lifecycle_proxy.replay.near_miss import Miss
 
 log = logging.getLogger("proxy.replay")
 
-_FOUND_BY: Final[dict[Stage, str]] = {
-    "exact": "the same request byte for byte",
-    "json": "the same request as JSON",
-    "conversation": "the same conversation",
-    "order": "the next one of this path, whatever was asked",
-}
+# These compare a part of the request only; in colour on a terminal.
+_LOOSE: Final[dict[Stage, str]] = {"conversation": "33", "order": "31"}
 
 
 def print_miss(miss: Miss) -> None:
@@ -33,21 +31,39 @@ def log_miss(miss: Miss) -> None:
 
 
 def print_found(found: Found, asked: Request) -> None:
-    """What is played, and how it was found, on stderr."""
-    print(f"lifecycle-proxy: {played(found, asked)}", file=sys.stderr, flush=True)
+    """Print what is played, and how it was found, on stderr.
+
+    Args:
+        found: what is played.
+        asked: the request.
+    """
+    text, colour = f"lifecycle-proxy: {matched(found, asked)}", _LOOSE.get(found.stage)
+    if colour and wants_colour(sys.stderr.isatty(), os.environ):
+        text = f"\x1b[{colour}m{text}\x1b[0m"
+    print(text, file=sys.stderr, flush=True)
 
 
 def log_found(found: Found, asked: Request) -> None:
-    """What was found by its order alone, in the log: it may be the answer to another question."""
+    """Log what was found by its order alone: it may be the response to another request.
+
+    Args:
+        found: what is played.
+        asked: the request.
+    """
     if found.stage == "order":
-        log.info("%s", played(found, asked))
+        log.info("%s", matched(found, asked))
 
 
-def played(found: Found, asked: Request) -> str:
-    """One line: the request, the recording, and how it was found."""
+def matched(found: Found, asked: Request) -> str:
+    """One line: the request, the recording, and the stage that found it.
+
+    Args:
+        found: what is played.
+        asked: the request.
+    """
     own = found.exchange
-    words = f"{asked.method} {asked.target}: played {own.id}, {_FOUND_BY[found.stage]}"
-    recorded, wanted = question.line(own), question.line(replace(own, request=asked))
-    if found.stage == "order" and recorded != wanted:
-        words += f"; asked: {wanted}; recorded: {recorded}"
+    words = f"{asked.method} {redact(asked.target)}: matched {own.id} by {found.stage}"
+    if found.stage in _LOOSE:
+        recorded, wanted = question.line(own), question.line(replace(own, request=asked))
+        words += f"; asked: {wanted}; recorded: {recorded}" if recorded != wanted else ""
     return printable(words)

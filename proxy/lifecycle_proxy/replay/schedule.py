@@ -11,9 +11,11 @@ from lifecycle_proxy.exchange.model import Headers, SideName, first_header
 from lifecycle_proxy.recording.cassette import Exchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
-# can be told from it.
+# differs from it.
 ScheduleEnd = Literal["eof", "reset", "cut", "timeout", "gone"]
 
+_FIRST_STATUS: Final = 200
+_LAST_STATUS: Final = 599
 BODILESS: Final = (204, 304)  # these statuses have no body (RFC 9110 section 6.4.1)
 
 
@@ -57,6 +59,10 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
 
     A recorded length that is not the body's, for secrets were replaced, is put right.
 
+    Args:
+        exchange: the recording.
+        name: of the side.
+
     Raises:
         UnplayableError: the recording is incomplete, or does not hold this side's bytes.
     """
@@ -71,6 +77,10 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
         raise UnplayableError(f"bytes of the {name} side are missing (SHA-256)")
     if not side.status and side.end == "eof":
         raise UnplayableError(f"the headers of the {name} side are missing")
+    if side.status and not _FIRST_STATUS <= side.status <= _LAST_STATUS:
+        raise UnplayableError(f"{side.status} is not the status of a final response")
+    if problem := _framing(side):
+        raise UnplayableError(f"the headers of the {name} side {problem}")
     return Schedule(
         id=exchange.id,
         status=side.status,
@@ -83,10 +93,28 @@ def schedule(exchange: Exchange, name: SideName) -> Schedule:
     )
 
 
+def _framing(side: Side) -> str:
+    """What is wrong with how a body is framed (RFC 9112 section 6.3); "" for nothing."""
+    codings = [v.strip().lower() for k, v in side.headers if k.lower() == "transfer-encoding"]
+    lengths = [v.strip() for k, v in side.headers if k.lower() == "content-length"]
+    if codings and lengths:
+        return "have both Content-Length and Transfer-Encoding"
+    if codings not in ([], ["chunked"]):
+        return "have a Transfer-Encoding that is not chunked"
+    if lengths and not (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit()):
+        return "have no valid Content-Length"
+    return ""
+
+
 def playable(
     exchanges: Iterable[Exchange], side: SideName
 ) -> tuple[list[Exchange], list[tuple[str, str]]]:
-    """Those that can be played, and of the others the id and the reason why not."""
+    """Those that can be played, and of the others the id and the reason why not.
+
+    Args:
+        exchanges: recordings.
+        side: which one is to be played.
+    """
     good: list[Exchange] = []
     refused: list[tuple[str, str]] = []
     for exchange in exchanges:

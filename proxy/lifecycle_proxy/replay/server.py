@@ -23,7 +23,8 @@ from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.model import Handler, SideName
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.faults.rules import FaultSettings
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange, Request, load
+from lifecycle_proxy.recording.cassette import Exchange, Request, load
+from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import faults as fault_schedule
 from lifecycle_proxy.replay import notes
 from lifecycle_proxy.replay.matching import Found, RecordingIndex, Rules
@@ -192,7 +193,9 @@ class _Replay:
             return web.json_response({"status": "ok"})
         body = await request.read()
         asked = Request(request.method, _target(request), tuple(request.headers.items()), body)
-        found = self._library.find(asked, self._options.session(request))
+        # Large bodies, and misses, take a while; other streams are playing.
+        session = self._options.session(request)
+        found = await asyncio.to_thread(self._library.find, asked, session)
         if isinstance(found, Miss):
             return self._missed(found)
         (self._options.on_found or notes.log_found)(found, asked)

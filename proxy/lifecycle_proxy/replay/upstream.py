@@ -18,7 +18,7 @@ from lifecycle_proxy.exchange.ports import BodySink, UpstreamRequest
 from lifecycle_proxy.recording.cassette import Exchange, Request
 from lifecycle_proxy.replay import notes
 from lifecycle_proxy.replay.matching import RecordingIndex, Rules
-from lifecycle_proxy.replay.near_miss import MISS_STATUS, NO_RETRY, Miss
+from lifecycle_proxy.replay.near_miss import MISS_STATUS, NO_RETRY, UNTOLD, Miss
 from lifecycle_proxy.replay.schedule import BODILESS, Schedule, schedule, timed
 from lifecycle_proxy.upstream.errors import BROKE, CUT
 from lifecycle_proxy.upstream.routes import UpstreamUrls
@@ -71,12 +71,13 @@ class PlayedUpstream:
     async def open(
         self, request: UpstreamRequest, on_retry: Callable[[], None]
     ) -> "PlayedResponse":
-        """See ``UpstreamClient``. A request that no recording answers gets an error that says what
-        differs from the nearest one, with a status that SDKs do not try again."""
+        """See ``UpstreamClient``. A request that no recording answers gets an error with a status
+        that SDKs do not try again. What differs from the nearest recording only the log says: the
+        client may be another user than the one who was recorded."""
         found = await self.find(request)
         if isinstance(found, Miss):
             notes.log_miss(found)
-            return _missed(found)
+            return _missed()
         return await self.play(request, found)
 
     async def find(self, request: UpstreamRequest) -> Exchange | Miss:
@@ -87,7 +88,8 @@ class PlayedUpstream:
         asked = Request(
             request.method, self.target(request.path), tuple(request.headers.items()), body or b""
         )
-        found = self._index.find(asked, scope_of(request.headers))
+        # Large bodies, and misses, take a while; other streams are playing.
+        found = await asyncio.to_thread(self._index.find, asked, scope_of(request.headers))
         if isinstance(found, Miss):
             return found
         notes.log_found(found, asked)
@@ -223,9 +225,9 @@ async def _until(start: float, ms: float) -> None:
         await asyncio.sleep(left_s)
 
 
-def _missed(miss: Miss) -> PlayedResponse:
+def _missed() -> PlayedResponse:
     """An error in the response's place."""
-    body = miss.body()
+    body = UNTOLD
     headers = {
         "Content-Type": "application/json; charset=utf-8",
         "Content-Length": str(len(body)),

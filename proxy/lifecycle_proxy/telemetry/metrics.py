@@ -232,7 +232,10 @@ class Metrics(Listener):
         self._streams = _Streams(make)
         self._tools = _Tools(make)
         text = "Exchanges that could not be recorded"
-        self._recording_lost = make.counter("recording_lost_total", text)
+        # May be called from any thread.
+        self.recording_lost = make.counter("recording_lost_total", text)[()].inc
+        text = "Exchanges of which something is not recorded on purpose, such as a WebSocket"
+        self.recording_omitted = make.counter("recording_omitted_total", text)[()].inc
         text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
         self._listener_failures = make.counter("listener_failures_total", text, "listener")
         self._connections = make.gauge(
@@ -257,10 +260,6 @@ class Metrics(Listener):
     def completed(self, call: ToolCompleted) -> None:
         """Count a tool call that has ended."""
         self._tools.completed(call)
-
-    def recording_lost(self) -> None:
-        """Count an exchange that could not be recorded. May be called from any thread."""
-        self._recording_lost[()].inc()
 
     def set_connections(self, connections: int) -> None:
         """Set how many connections to the upstream this process has at the moment."""

@@ -11,7 +11,8 @@ import pytest
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError, Settings
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange, load
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import BY_QUESTION, Rules
 from lifecycle_proxy.replay.near_miss import Miss

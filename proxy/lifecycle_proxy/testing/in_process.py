@@ -21,7 +21,8 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import CassetteError, Exchange, load
+from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import Rules, cleaned_by
 from lifecycle_proxy.replay.schedule import playable
