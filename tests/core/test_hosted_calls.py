@@ -1,6 +1,5 @@
 """Calls that the client cannot run, taken out of its stream."""
 
-import time
 from pathlib import Path
 
 import orjson
@@ -24,6 +23,7 @@ from tests.core import (
     text,
     whatwg,
 )
+from tests.curve import assert_linear
 
 CLIENT_TOOLS = frozenset({"own"})
 HEAD = calls(call(0, "a", "theirs"))
@@ -170,14 +170,13 @@ def test_an_index_of_any_kind_breaks_nothing() -> None:
 
 @pytest.mark.unmeasured
 def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only() -> None:
-    def took_s(count: int, **entry: object) -> float:
-        body = calls(*({"index": n, **entry} for n in range(count)))
-        began = time.perf_counter()
-        assert merged_alone(body) == b""
-        return time.perf_counter() - began
+    entries: list[Json] = [{"id": "a"}, {"function": {"name": "theirs"}}]
+    for entry in entries:
 
-    for entry in ({"id": "a"}, {"function": {"name": "theirs"}}):
-        assert took_s(40_000, **entry) < 16 * took_s(10_000, **entry) + 0.1
+        def make(count: int, entry: Json = entry) -> bytes:
+            return calls(*({"index": n, **entry} for n in range(count)))
+
+        assert_linear(make, merged_alone, 2_000)
 
 
 def test_no_more_is_kept_than_a_call_could_have() -> None:
