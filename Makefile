@@ -1,8 +1,9 @@
 # What a fresh machine needs: make, and Python 3.11 or later. Everything else goes into .venv.
 #   make demo ARGS=--once        make test PYTHON=/opt/python3.13/bin/python3
+# LOCKED=1 installs the versions in locks/, with their hashes, as CI and the image do.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants lint format clean
+.PHONY: help demo test check fuzz mutants lint format conformance lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,14 +17,14 @@ FOUND = $(shell python3 --version 2>/dev/null | sed 's/^/python3 here is /' | gr
 LOG := $(VENV)/install.log
 UNREACHABLE := NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|Temporary failure
 # Quiet, unless it fails. More retries would only take longer to fail.
-install = PIP_RETRIES=$${PIP_RETRIES:-2} $(BIN)/python -m pip install --disable-pip-version-check \
-	--editable $(1) >$(LOG) 2>&1 || { \
+install = PIP_RETRIES=$${PIP_RETRIES:-2} $(or $(2),$(BIN))/python -m pip install --disable-pip-version-check \
+	$(1) >$(LOG) 2>&1 || { \
 	if grep -Eq '$(UNREACHABLE)' $(LOG); then $(SAY) "no package index can be reached ($(LOG) has the details)." \
 		"Connect to the network, or set HTTPS_PROXY or PIP_INDEX_URL, then try again."; \
 	else tail -n 20 $(LOG) >&2; $(SAY) "the installation failed; $(LOG) has the details."; fi; exit 1; }
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## see it work: ARGS=--once, ARGS='--listen 127.0.0.1:9000'
 	@$(BIN)/lifecycle-proxy demo $(ARGS)
@@ -59,6 +60,29 @@ format: $(VENV)/.installed-dev ## bring the code into form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+conformance: $(VENV)/.installed ## openai-python's tests, directly and proxied: needs npm; ARGS=--whole
+	@$(BIN)/python bench/conformance.py --folder $(VENV)/conformance $(ARGS)
+
+TOOLS := $(VENV)/tools
+uv := uv==0.13.9
+pip-audit := pip-audit==2.10.1
+# Universal: for every system and every Python from 3.11 on, with markers where they differ.
+compile = $(TOOLS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
+lock: $(TOOLS)/bin/uv ## write locks/ anew, with the newest versions that pyproject.toml allows
+	$(compile) pyproject.toml --extra dev -o locks/dev.txt
+	$(compile) pyproject.toml -c locks/dev.txt -o locks/run.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], \
+		"editables", sep="\n")' | $(compile) - -c locks/dev.txt -o locks/build.txt
+
+audit: $(TOOLS)/bin/pip-audit ## known vulnerabilities of the versions in locks/
+	@$(BIN)/python .ci/audit.py $< locks/*.txt
+
+$(TOOLS)/bin/%: Makefile $(BIN)/python
+	@test -d $(TOOLS) || $(BIN)/python -m venv $(TOOLS)
+	@$(call install,$($*),$(TOOLS)/bin)
+	@touch $@
+
 clean: ## remove .venv and all that tools left behind
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache fuzz/corpus fuzz/failures
@@ -81,10 +105,11 @@ $(BIN)/python:
 # Stamps: install again where pyproject.toml has changed. Editable, so the sources need no stamp.
 $(VENV)/.installed: pyproject.toml $(BIN)/python
 	@echo "Installing into $(VENV): once, about half a minute, 60 MB."
-	@$(call install,.)
+	@$(call install,--editable .)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
 	@echo "Installing into $(VENV), with the tools for tests: once, about a minute, 280 MB."
-	@$(call install,'.[dev]')
+	@$(if $(LOCKED),$(call install,--require-hashes -r locks/build.txt -r locks/dev.txt))
+	@$(call install,$(if $(LOCKED),--no-deps --no-build-isolation --editable .,--editable '.[dev]'))
 	@touch $@ $(VENV)/.installed
