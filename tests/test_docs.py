@@ -59,12 +59,13 @@ def _read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", _read(DOCS / "reliability.md"))
+@pytest.mark.parametrize(("page", "least"), [("reliability.md", 100), ("security.md", 20)])
+def test_every_test_that_a_page_names_is_there(page: str, least: int) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", _read(DOCS / page))
     missing = [
         f"{file}::{name}" for file, name in named if f"def {name}(" not in _read(TESTS / file)
     ]
-    assert len(named) > 100
+    assert len(named) > least
     assert missing == []
 
 

@@ -26,7 +26,9 @@ class Hops:
         Raises:
             ProxyError: ``loop_detected``: the request has been here.
         """
-        hops = [hop.strip() for hop in headers.get(HEADER, "").split(",") if hop.strip()]
+        if HEADER not in headers:
+            return self._own
+        hops = [hop.strip() for hop in headers[HEADER].split(",") if hop.strip()]
         if self._own in hops or len(hops) >= _MAX_HOPS:
             message = "the request came back to this proxy: upstream.url leads to the proxy itself"
             raise ProxyError("loop_detected", message)

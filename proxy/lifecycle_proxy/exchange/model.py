@@ -210,6 +210,7 @@ class Exchange:
     Attributes:
         token: random, hexadecimal; the proxy's own ids are made of it.
         path: without the query, which may contain a key.
+        target: raw path and query, also of a request line in absolute form.
         client: the peer's address.
         model: as requested, "" if that is not known.
         error: the code of the proxy's own error, "" without one.
@@ -229,6 +230,7 @@ class Exchange:
     method: str
     path: str
     client: str
+    target: str = ""
     route: Route = "other"
     started: float = field(default_factory=time.monotonic)
     model: str = ""

@@ -21,11 +21,11 @@ _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 _RESPONSE: Final = re.compile(r"/responses/[^/]+\Z")
 
 
-def target(request: web.Request) -> str:
-    """Raw path and query of the request line, also of one in absolute form (RFC 9112, 3.2.2).
+def check_target(request: web.Request) -> None:
+    """Refuse a request line that this proxy must not forward.
 
     Raises:
-        ProxyError: ``bad_request`` for a target that this proxy must not forward.
+        ProxyError: ``bad_request``.
     """
     if request.method == "CONNECT":
         message = "CONNECT is not supported: the proxy forwards to its upstream only"
@@ -36,11 +36,10 @@ def target(request: web.Request) -> str:
         raise ProxyError("bad_request", message)
     if not path.startswith("/") or not path.isascii() or not path.isprintable():
         raise ProxyError("bad_request", "the request line has no path that can be forwarded")
-    return path
 
 
 def split_absolute(raw: str) -> tuple[str | None, str]:
-    """``http://HOST/x`` as HOST and ``/x``; any other target as it is."""
+    """``http://HOST/x`` as HOST and ``/x`` (RFC 9112, 3.2.2); any other target as it is."""
     if not raw.startswith(("http://", "https://")):
         return None, raw
     rest = raw.partition("://")[2]

@@ -80,8 +80,8 @@ class Conversations:
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
         conversation: ConversationCalls | None = None
-        scope = maybe_scope(request.headers)
-        if api.spans_requests and span == "execution" and scope is not None:
+        is_followed = api.spans_requests and span == "execution"
+        if is_followed and (scope := maybe_scope(request.headers)) is not None:
             seen = followup.last_calls(asked.messages)
             conversation = ConversationCalls(self._store, scope, seen)
         opening = self._open(request, path, asked)

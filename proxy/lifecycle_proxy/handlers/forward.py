@@ -37,7 +37,7 @@ class Forwarder:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request but those for the proxy's own paths."""
-        profile, path = routes.split_profile(self._keys.without_keys(routes.target(request)))
+        profile, path = routes.split_profile(self._keys.without_keys(request[EXCHANGE].target))
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
         route = request[EXCHANGE].route

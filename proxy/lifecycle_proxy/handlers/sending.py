@@ -5,7 +5,7 @@ from typing import Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers, request_body, routes
+from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import (
@@ -95,7 +95,7 @@ class Sender:
         if self._adds_forwarded:
             host = request.headers.get("Host", "")
             headers.add_forwarded(kept, request.remote or "", request.scheme, host)
-        self.keys.exchange(kept, routes.target(request))
+        self.keys.exchange(kept, request[EXCHANGE].target)
         return kept
 
     async def open(

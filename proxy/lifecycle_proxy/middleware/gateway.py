@@ -20,7 +20,7 @@ from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors
 from lifecycle_proxy.middleware.hosts import Hosts
-from lifecycle_proxy.middleware.redirects import Redirects
+from lifecycle_proxy.middleware.redirects import HEADERS, Redirects
 
 log = logging.getLogger("proxy.middleware")
 
@@ -123,9 +123,10 @@ class GatewayMiddleware:
 
     async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal handler, for every head that goes out."""
-        profile, _ = routes.split_profile(routes.split_absolute(request.raw_path)[1])
-        prefix = "" if profile is None else f"{routes.PROFILE_PREFIX}{profile}"
-        self._redirects.rewrite(response.headers, request.headers.get("Host", ""), prefix)
+        if any(name in response.headers for name in HEADERS):
+            profile, _ = routes.split_profile(request[EXCHANGE].target)
+            prefix = "" if profile is None else f"{routes.PROFILE_PREFIX}{profile}"
+            self._redirects.rewrite(response.headers, request.headers.get("Host", ""), prefix)
         self._cors.mark(request, response.headers)
 
     def _maybe_answer(self, request: web.Request) -> web.Response | None:
@@ -139,7 +140,7 @@ class GatewayMiddleware:
         if coding is not None and coding.strip().lower() != "chunked":
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
             raise ProxyError("bad_request", "a transfer coding other than chunked")
-        routes.target(request)
+        routes.check_target(request)
         if not self._is_socket:
             self._hosts.check(request)
         if (preflight := self._cors.maybe_preflight(request)) is not None:
@@ -196,24 +197,26 @@ async def _taped(request: web.Request, response: web.StreamResponse) -> web.Stre
 
 def _exchange(request: web.Request) -> Exchange:
     token = secrets.token_hex(12)
-    path = routes.split_absolute(request.raw_path)[1].partition("?")[0]
+    target = routes.split_absolute(request.raw_path)[1]
+    path = target.partition("?")[0]
     return Exchange(
         token=token,
         request_id=_request_id(request, token),
         method=request.method,
         path=path,
+        target=target,
         client=request.remote or "unix",
-        route=_route(request, path),
+        route=_route(request, path, target),
     )
 
 
-def _route(request: web.Request, path: str) -> Route:
+def _route(request: web.Request, path: str, target: str) -> Route:
     """What kind of request it is."""
     if routes.is_own(path):
         return "own"
     if routes.is_upgrade(request):
         return "websocket"
-    api = routes.maybe_api(request.method, request.raw_path)
+    api = routes.maybe_api(request.method, target)
     return "other" if api is None else api.name
 
 

@@ -15,6 +15,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 # What no web page can have as its name: loopback (RFC 6761, 6.3), the name that Docker gives this
 # machine, and names that the public DNS does not lead anywhere: without a dot, and .test (6.2).
 _OWN_NAMES: Final = frozenset(("", "localhost", "host.docker.internal"))
+_MOST_SERVED: Final = 256
 _OWN_ENDS: Final = (".localhost", ".test")
 
 
@@ -30,6 +31,7 @@ class Hosts:
         self._names = frozenset(name.lower() for name in names)
         self._ends = tuple(name[1:] for name in self._names if name.startswith("*."))
         self._restricted = (restricted or bool(names)) and "*" not in self._names
+        self._served: set[str] = set()  # headers that were accepted, a bounded number of them
 
     def check(self, request: web.Request) -> None:
         """Serve a request, or not.
@@ -37,9 +39,16 @@ class Hosts:
         Raises:
             ProxyError: ``host_not_allowed``.
         """
-        if self._restricted and not self._serves(host_of(request.headers.get("Host", ""))):
+        if not self._restricted:
+            return
+        header = request.headers.get("Host", "")
+        if header in self._served:
+            return
+        if not self._serves(host_of(header)):
             message = "this name is not served; add it to server.hosts"
             raise ProxyError("host_not_allowed", message, "Host")
+        if len(self._served) < _MOST_SERVED:
+            self._served.add(header)
 
     def _serves(self, host: str) -> bool:
         if host in self._names or host in _OWN_NAMES or host.endswith(_OWN_ENDS + self._ends):

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from multidict import CIMultiDict
 
-_HEADERS: Final = ("Location", "Content-Location", "Operation-Location")  # the last is Azure's
+HEADERS: Final = ("Location", "Content-Location", "Operation-Location")  # the last is Azure's
 _PORTS: Final = {"http": 80, "https": 443}
 _Place = tuple[str, int | None]
 
@@ -35,7 +35,7 @@ class Redirects:
             host: the request's ``Host``.
             profile: ``/-/as/NAME`` where the client has that before each path, else "".
         """
-        for name in _HEADERS:
+        for name in HEADERS:
             if name in headers:
                 headers[name] = self._for_client(headers[name], host, profile)
 

@@ -67,7 +67,8 @@ class Relay:
                 self._listeners.on_head(self._exchange, "client", *head_of(self._response))
             self._exchange.first_byte = self.last_read
             self._exchange.status = self._response.status
-            self.data_received(self._start)
+            if self._start:
+                self.data_received(self._start)
             if not self._finished.done():
                 self._upstream.attach(self)
             failure = await self._finished

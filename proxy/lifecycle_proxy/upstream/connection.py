@@ -30,6 +30,7 @@ from lifecycle_proxy.upstream.response_head import (
     MAX_BYTES,
     TOO_LARGE,
     HeadBytes,
+    framing_of,
     is_ambiguous,
     maybe_invalid,
     maybe_length,
@@ -171,9 +172,10 @@ class StreamingProtocol(ResponseHandler):
             self.close()
             return
         message = data[0]
-        if is_ambiguous(message, is_head=self._is_head):
+        framing = framing_of(message)
+        if is_ambiguous(message, framing, is_head=self._is_head):
             self.force_close()
-        if invalid := maybe_invalid(message, self._head):
+        if invalid := maybe_invalid(message, self._head, framing):
             self._refuse(invalid)
         elif 100 <= message.code < 200 and message.code != 101:  # then another follows
             self._interim += 1
@@ -182,7 +184,7 @@ class StreamingProtocol(ResponseHandler):
                 self._refuse("too many interim responses")
         else:
             self._is_asked = False
-            self._left = maybe_length(message, is_head=self._is_head)
+            self._left = maybe_length(message, framing, is_head=self._is_head)
             super().feed_data(data, size)
 
     def _refuse(self, why: str) -> None:

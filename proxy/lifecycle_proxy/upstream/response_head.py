@@ -8,7 +8,7 @@ response.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawResponseMessage
@@ -20,6 +20,11 @@ _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5
 # RFC 9110 section 5.5. CR and LF are looked at apart.
 _CONTROL: Final = bytes({*range(0x20), 0x7F} - {*b"\t\r\n"})
 _BLANK_FIRST: Final = re.compile(rb"[^\n]*\n[ \t]")  # RFC 9112 section 2.2
+_LENGTH: Final = b"content-length"
+_CODING: Final = b"transfer-encoding"
+_LENGTH_SIZE: Final = len(_LENGTH)
+_CODING_SIZE: Final = len(_CODING)
+_MOST_NAMES: Final = 1024
 _ENDS: Final = (b"\n\r\n", b"\n\n")
 _LINE_ENDS: Final = b"\r\n"
 _BODILESS: Final = (204, 304)
@@ -54,12 +59,36 @@ class HeadBytes:
         return read[:size], read[size:]
 
 
-def maybe_invalid(message: RawResponseMessage, head: HeadBytes) -> str:
+class Framing(NamedTuple):
+    """What the headers of a response say of the length of its body.
+
+    Attributes:
+        lengths: the values of ``Content-Length``.
+        codings: the values of ``Transfer-Encoding``.
+    """
+
+    lengths: list[bytes]
+    codings: list[bytes]
+
+
+def framing_of(message: RawResponseMessage) -> Framing:
+    """Headers are walked over once for all that is asked about them."""
+    framing = Framing([], [])
+    for name, value in message.raw_headers:
+        if len(name) == _LENGTH_SIZE and name.lower() == _LENGTH:
+            framing.lengths.append(value.strip())
+        elif len(name) == _CODING_SIZE and name.lower() == _CODING:
+            framing.codings.append(value.strip())
+    return framing
+
+
+def maybe_invalid(message: RawResponseMessage, head: HeadBytes, framing: Framing) -> str:
     """Why a response must not be sent on; "" where it may.
 
     Args:
         message: status line and headers, as aiohttp parsed them.
         head: the same, as they came.
+        framing: what they say of the body.
     """
     if not head.is_whole or message.code < 100:
         return "a status line or headers that cannot be read"
@@ -72,24 +101,24 @@ def maybe_invalid(message: RawResponseMessage, head: HeadBytes) -> str:
     if _BLANK_FIRST.match(head.raw):
         return "a blank before the first header"
     # A blank before the colon, too: RFC 9112 section 5.1
-    if not all(_NAME.fullmatch(name) for name, _ in message.raw_headers):
+    if not all(_is_token(name) for name, _ in message.raw_headers):
         return "a header name that is not a token"
-    codings = _values(message, b"transfer-encoding")
+    codings = framing.codings
     # RFC 9112 section 7. Other codings were not asked for: no TE is sent. Some have no end.
     if codings and ([coding.lower() for coding in codings] != [b"chunked"] or not message.chunked):
         return "a transfer coding other than chunked"
     return ""
 
 
-def is_ambiguous(message: RawResponseMessage, *, is_head: bool) -> bool:
+def is_ambiguous(message: RawResponseMessage, framing: Framing, *, is_head: bool) -> bool:
     """Whether bytes may follow that belong to this response by somebody's reading.
 
     Args:
         message: status line and headers, as aiohttp parsed them.
+        framing: what they say of the body.
         is_head: the request was a HEAD.
     """
-    lengths = _values(message, b"content-length")
-    codings = _values(message, b"transfer-encoding")
+    lengths, codings = framing
     if len(lengths) + len(codings) > 1 or message.code == 101:
         return True
     if codings and message.version < HttpVersion11:  # RFC 9112 section 6.1
@@ -98,14 +127,15 @@ def is_ambiguous(message: RawResponseMessage, *, is_head: bool) -> bool:
     return has_body and (is_head or _has_no_body(message))
 
 
-def maybe_length(message: RawResponseMessage, *, is_head: bool) -> int | None:
+def maybe_length(message: RawResponseMessage, framing: Framing, *, is_head: bool) -> int | None:
     """How long the body is, by ``Content-Length``; None where something else says that.
 
     Args:
         message: status line and headers, as aiohttp parsed them.
+        framing: what they say of the body.
         is_head: the request was a HEAD.
     """
-    lengths = _values(message, b"content-length")
+    lengths = framing.lengths
     if message.chunked or is_head or _has_no_body(message) or not lengths or not lengths[0]:
         return None
     return int(lengths[0])
@@ -115,10 +145,14 @@ def _has_no_body(message: RawResponseMessage) -> bool:
     return message.code < 200 or message.code in _BODILESS
 
 
-def _values(message: RawResponseMessage, wanted: bytes) -> list[bytes]:
-    size = len(wanted)
-    return [
-        value.strip()
-        for name, value in message.raw_headers
-        if len(name) == size and name.lower() == wanted
-    ]
+_tokens: set[bytes] = set()  # names that were seen, a bounded number of them
+
+
+def _is_token(name: bytes) -> bool:
+    if name in _tokens:
+        return True
+    if not _NAME.fullmatch(name):
+        return False
+    if len(_tokens) < _MOST_NAMES:
+        _tokens.add(name)
+    return True
