@@ -65,23 +65,21 @@ class WatchedParser:
         Raises:
             HttpProcessingError: this is not a request that can be read. Nothing behind it is.
         """
+        if self._failure is not None:
+            self.has_failed = True
+            raise self._failure
+        was_in_body = not self.payload.is_eof()
         try:
-            return self._fed(data)
+            fed: tuple[Any, bool, bytes] = self._parser.feed_data(data)
+            self._count(fed[0], data, was_in_body=was_in_body)
         except Exception:
             self.has_failed = True
             raise
-
-    def _fed(self, data: bytes) -> tuple[Any, bool, bytes]:
-        if self._failure is not None:
-            raise self._failure
-        was_in_body = not self.payload.is_eof()
-        fed: tuple[Any, bool, bytes] = self._parser.feed_data(data)
-        self._count(fed[0], data, was_in_body=was_in_body)
         return fed
 
     def _count(self, messages: Any, data: bytes, *, was_in_body: bool) -> None:
         if messages:
-            if self._is_too_much(len(data)):
+            if 0 < self._max_head_bytes < self._head_bytes + len(data):
                 self._measure(messages)
             self.payload = messages[-1][1]
             self._head_bytes = self._body_bytes = 0

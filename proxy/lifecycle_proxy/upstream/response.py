@@ -47,6 +47,7 @@ class HttpResponse:
     ) -> None:
         self.status = answer.status
         self.reason = answer.reason or ""
+        self.headers = answer.headers
         self.was_reset = False
         self._answer = answer
         self._carrier = carrier
@@ -54,10 +55,6 @@ class HttpResponse:
         self._sink: BodySink | None = None
         self._protocol: StreamingProtocol | None = None
         self._is_paused = False
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        return self._answer.headers
 
     @property
     def raw_headers(self) -> Headers:
