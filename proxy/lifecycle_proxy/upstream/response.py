@@ -10,7 +10,6 @@ from typing import NamedTuple, cast
 
 import aiohttp
 from aiohttp.http import StreamWriter
-from multidict import CIMultiDictProxy
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError, cause_of
