@@ -12,6 +12,8 @@ from typing import Final
 
 import orjson
 
+from lifecycle_proxy.core.complexity import is_too_complex
+
 _ENDS: Final = {"{": "}", "[": "]"}
 
 
@@ -148,6 +150,8 @@ class Arguments:
 
 def canonical(arguments: str) -> str:
     """The same for arguments that mean the same: JSON without its blanks, with its keys sorted."""
+    if is_too_complex(arguments):
+        return arguments.strip()
     try:
         decoded = orjson.loads(arguments)
         return orjson.dumps(decoded, option=orjson.OPT_SORT_KEYS).decode()

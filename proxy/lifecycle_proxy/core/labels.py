@@ -12,9 +12,13 @@ from typing import Any, Final
 
 import orjson
 
+from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.redact import redact, redact_json
 
 _TOOLS_KEPT: Final = 512
+# So many characters behind the cut are searched for the rest of a secret that begins before it.
+_LOOK_AHEAD: Final = 512
+_MAX_SHOWN: Final = 1 << 16  # characters of arguments that a card shows
 DEFAULT_EMOJI: Final = "⚡"
 EMOJI: Final[dict[str, str]] = {
     name: emoji
@@ -98,7 +102,7 @@ class Labels:
         """Any text as a label may show it: one line, no secrets, not too long."""
         text = _one_line(text)
         if self._max_length:
-            text = text[: self._max_length + 4096]  # bounds the work on huge arguments
+            text = text[: self._max_length + _LOOK_AHEAD]  # bounds the work on huge arguments
         if self._redacted and not text.isidentifier():
             text = redact(text)
         if self._max_length and len(text) > self._max_length:
@@ -107,6 +111,8 @@ class Labels:
 
     def arguments(self, text: str) -> str:
         """A call's arguments as people may see them: the values redacted; "" if no JSON object."""
+        if len(text) > _MAX_SHOWN:
+            return ""  # each text in it is searched for secrets
         try:
             args = orjson.loads(text)
             shown = redact_json(args) if self._redacted else args
@@ -130,6 +136,8 @@ def preview(tool: str, arguments: str) -> str:
         tool: its name.
         arguments: JSON, as far as it has come.
     """
+    if is_too_complex(arguments):
+        return ""
     try:
         args = orjson.loads(arguments)
     except orjson.JSONDecodeError:

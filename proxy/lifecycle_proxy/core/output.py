@@ -36,10 +36,11 @@ class Output:
         gap: what must be written to close the client's last event.
         has_ids: an event of the upstream had an ``id`` field.
         events: the lifecycle events of this input, for all other listeners.
+        pieces: the bytes of this input, so far.
         changed: something was added to this input, or taken out of it.
     """
 
-    __slots__ = ("_added", "_frames", "_pieces", "changed", "events", "gap", "has_ids")
+    __slots__ = ("_added", "_frames", "changed", "events", "gap", "has_ids", "pieces")
 
     def __init__(self) -> None:
         self.gap = b""
@@ -48,7 +49,7 @@ class Output:
 
     def _begin(self) -> None:
         self.changed = False
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
         self._added: list[int] = []  # which pieces are frames
         self.events: list[LifecycleEvent] = []
         self._frames = 0
@@ -60,13 +61,13 @@ class Output:
             raw: the bytes.
             gap: what is missing behind them to write another event.
         """
-        self._pieces.append(raw)
+        self.pieces.append(raw)
         self.gap = gap
 
     def rewrite(self, raw: bytes) -> None:
         """Events in the place of the upstream's, whole ones, maybe none."""
         self.changed = True
-        self._pieces.append(raw)
+        self.pieces.append(raw)
         if raw:
             self.gap = b"" if raw.endswith(_BLANK_LINES) else gap_after(raw)
 
@@ -74,8 +75,8 @@ class Output:
         """An added frame, or none."""
         if frame:
             self.changed = True
-            self._added.append(len(self._pieces))
-            self._pieces.append(self.gap + frame)
+            self._added.append(len(self.pieces))
+            self.pieces.append(self.gap + frame)
             self.gap = b""
 
     def write_lifecycle(self, frame: bytes) -> None:
@@ -99,10 +100,10 @@ class Output:
             unchanged: the input, if it was passed on whole unless something ``changed``.
         """
         if unchanged is not None and not self.changed and not self.events:
-            self._pieces.clear()
+            self.pieces.clear()
             return Step(unchanged)
-        data = b"".join(self._pieces) if self.changed or unchanged is None else unchanged
-        offsets = [0, *itertools.accumulate(map(len, self._pieces))] if self._added else []
+        data = b"".join(self.pieces) if self.changed or unchanged is None else unchanged
+        offsets = [0, *itertools.accumulate(map(len, self.pieces))] if self._added else []
         added = [(offsets[number], offsets[number + 1]) for number in self._added]
         step = Step(data, tuple(self.events), tuple(added), self._frames)
         self._begin()

@@ -42,6 +42,7 @@ from lifecycle_proxy.core.tracker import Tracker
 
 _NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
+_BLANK_BYTES: Final = len(b"\r\n\r\n")
 
 
 class Pipeline:
@@ -144,7 +145,9 @@ class Pipeline:
         tail = parser.tail
         if self._passed != len(tail) and not self._must_hold(tail):
             stop = max(self._passed, len(tail) - parser.undecided)
-            gap = b"" if not tail.strip(b"\r\n") else gap_after(tail)
+            # No more than half a blank line is a tail of line ends alone.
+            is_blank = len(tail) < _BLANK_BYTES and not tail.strip(b"\r\n")
+            gap = b"" if is_blank else gap_after(tail)
             self._output.pass_on(bytes(tail[self._passed : stop]), gap)
             self._passed = stop
         is_whole = not held and self._passed == len(tail)
@@ -245,15 +248,18 @@ class Pipeline:
         if self._drops_native and event.name == hermes.EVENT_NAME and not passed:
             output.changed = True
             return
-        self._passed = max(0, passed - len(event.raw))  # pieces of a large event overlap
-        raw = event.raw[passed:]
-        if self._rewrites and not (passed or is_skimmed):
+        raw = event.raw
+        if passed:
+            self._passed = max(0, passed - len(raw))  # pieces of a large event overlap
+            raw = raw[passed:]
+        elif self._rewrites and not is_skimmed:
             raw = self._rewriter.edit(event)
             if not raw.endswith(event.raw):
                 output.rewrite(raw)
                 return
             output.changed |= len(raw) != len(event.raw)
-        output.pass_on(raw, b"" if event.closed else gap_after(event.raw))
+        output.pieces.append(raw)  # nearly every event passes here, so no call of ``pass_on``
+        output.gap = b"" if event.closed else gap_after(event.raw)
 
     def _replace_native(self, event: sse.Event, native: NativeProgress, now: float) -> None:
         """Write a frame in the place of the upstream's own lifecycle event, or pass it (rule 4)."""
@@ -288,5 +294,5 @@ def _leading(seen: Sequence[Observation]) -> int:
 
 
 def _may_be_native(tail: bytearray) -> bool:
-    head = tail.lstrip(b"\r\n")[: len(_NATIVE_START)]
+    head = tail[: _BLANK_BYTES + len(_NATIVE_START)].lstrip(b"\r\n")[: len(_NATIVE_START)]
     return _NATIVE_START.startswith(head)

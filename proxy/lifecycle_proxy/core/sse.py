@@ -13,6 +13,8 @@ import json
 import re
 from typing import Final, NamedTuple
 
+from lifecycle_proxy.core.complexity import SIMPLE_BYTES, is_too_complex
+
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end and a blank line. A CR at the end of what has arrived may be half of a CRLF, so the
@@ -20,8 +22,11 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*data:([^\r\n]*)(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE_THEN_DATA: Final = re.compile(_DATA_LINE.pattern + rb"(?=data: ?[{\[])")
-_ID_LINE: Final = re.compile(rb"(?:\A|[\r\n])id(?:[:\r\n]|\Z)")
+_ID_LINES: Final = tuple(a + b"id" + b for a in (b"\n", b"\r") for b in (b":", b"\n", b"\r"))
 _LOOK_BACK: Final = len(b"\ndata: {") - 1
+_FIRST_LINE: Final = len(b"data:")  # at least
+_DECIDING: Final = len(b"\ndata: {")  # whether a line is data of its own is known by then
+_MAX_LINES: Final = 50_000  # of one event; they are looked at one by one
 # What may become the start of a second data line.
 _MAYBE_DATA: Final = re.compile(rb"[\r\n](d|da|dat|data|data:|data: )\Z")
 # What a stream can begin with: a field or a comment.
@@ -74,16 +79,19 @@ class Parser:
 
     Args:
         max_event_bytes: an event that grows beyond this is returned in unparsed pieces as it
-            arrives, so that neither memory nor the stream waits for its end.
+            arrives, so that neither memory nor the stream waits for its end. One that is smaller,
+            but would take too long to decode, is returned unparsed as well.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
+        self._small = min(max_event_bytes, _MAX_LINES)
         self._tail = bytearray()
         self._scanned = 0  # no event ends before this offset of the tail
         self._first = True
         self._any_line_end = False  # a CR was seen: LF LF is not the only blank line
         self._by_line = False  # this server writes one event a line
+        self._is_block = False  # the tail's first line is known to be no event of its own
         self.skipping = False  # inside an event above the limit
         self.oversized = 0  # how many of those there were
 
@@ -126,7 +134,7 @@ class Parser:
             data.endswith(b"\n\n")
             and data.startswith(b"data: ")
             and data.find(b"\n", 0, -2) < 0
-            and len(data) <= self._max
+            and len(data) <= self._small
             and not (self._any_line_end or self._by_line or self.skipping)
         )
 
@@ -151,6 +159,7 @@ class Parser:
                 start = scan = line_end
             if not end:
                 return events, start
+            self._is_block = False
             raw = bytes(buffer[start:end])
             events.append(self._event(raw, closed=not (self._by_line and self.skipping)))
             start = scan = end
@@ -173,22 +182,31 @@ class Parser:
         clients that read line by line do not mind. By the standard such lines are one event whose
         joined data is not JSON, so nobody who follows the standard loses anything by the cut.
         """
-        if self.skipping:
+        if self.skipping or self._is_block:
             return 0
         if self._by_line:
             if _LINE_END.search(buffer, scan, stop) is None:
                 return 0
-            found = _DATA_LINE.match(buffer, start, stop)
-        elif buffer.find(b"\ndata:", scan, stop) < 0 and not (
-            self._any_line_end and buffer.find(b"\rdata:", scan, stop) >= 0
-        ):
-            return 0
+            found, is_decided = _DATA_LINE.match(buffer, start, stop), False
         else:
+            second = self._data_line(buffer, max(scan, start + _FIRST_LINE), stop)
+            if second < 0:
+                return 0
             found = _DATA_LINE_THEN_DATA.match(buffer, start, stop)
-        if found is None or not _is_whole(found[1]):
-            return 0
-        self._by_line = True
-        return found.end()
+            is_decided = second + _DECIDING <= stop
+        if found is not None and _is_whole(found[1]):
+            self._by_line = True
+            return found.end()
+        # Decided once: the first line may be long, and others may follow one by one.
+        self._is_block = is_decided or found is not None
+        return 0
+
+    def _data_line(self, buffer: bytes | bytearray, scan: int, stop: int) -> int:
+        """Where a further line of data begins, with its line end; -1 if none does."""
+        at = buffer.find(b"\ndata:", scan, stop)
+        if at < 0 and self._any_line_end:
+            at = buffer.find(b"\rdata:", scan, stop)
+        return at
 
     def _piece(self) -> Event:
         """All of the tail but the bytes that may be the start of its blank line."""
@@ -196,14 +214,18 @@ class Parser:
         self.skipping = True
         raw = bytes(self._tail[:-3])
         del self._tail[:-3]
-        has_id = _ID_LINE.search(raw) is not None
+        has_id = _has_id(raw)
         return Event(raw, b"", None, closed=False, parsed=False, has_id=has_id)
 
+    def _is_too_much(self, raw: bytes) -> bool:
+        lines = raw.count(b"\n") + raw.count(b"\r")
+        return len(raw) > self._max or lines > _MAX_LINES or is_too_complex(raw)
+
     def _event(self, raw: bytes, *, closed: bool) -> Event:
-        if self.skipping or len(raw) > self._max:
+        if self.skipping or (len(raw) > self._small and self._is_too_much(raw)):
             self.oversized += not self.skipping
             self.skipping = self._first = False
-            has_id = _ID_LINE.search(raw) is not None
+            has_id = _has_id(raw)
             return Event(raw, b"", None, closed, parsed=False, has_id=has_id)
         block = raw
         if self._first:
@@ -215,6 +237,11 @@ class Parser:
                 return Event(raw, b"", value, closed)
         name, data, has_id = _fields(block)
         return Event(raw, name, data, closed, has_id=has_id)
+
+
+def _has_id(raw: bytes) -> bool:
+    lines = b"\n%b\n" % raw
+    return any(line in lines for line in _ID_LINES)  # faster than a pattern on megabytes
 
 
 def _fields(block: bytes) -> tuple[bytes, bytes | None, bool]:
@@ -232,10 +259,15 @@ def _fields(block: bytes) -> tuple[bytes, bytes | None, bool]:
 
 
 def _is_whole(value: bytes) -> bool:
-    """Whether one line of data is a whole message: a JSON object or ``[DONE]``."""
+    """Whether one line of data is a whole message: a JSON object or ``[DONE]``.
+
+    A long one is judged by its ends: decoding it takes time, and is done once more behind this.
+    """
     value = value.strip()
     if value == b"[DONE]":
         return True
+    if len(value) > SIMPLE_BYTES:
+        return value.startswith(b"{") and value.endswith(b"}")
     try:
         return isinstance(json.loads(value), dict)
     except (ValueError, RecursionError):

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api
+from lifecycle_proxy.core.complexity import SIMPLE_BYTES
 from lifecycle_proxy.core.context import PipelineOptions, StreamContext
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects.writer import Writer
 from lifecycle_proxy.core.events import (
     ACTIVITY_TYPES,
-    Counts,
     Envelope,
     LifecycleEvent,
     NativeProgress,
@@ -78,7 +79,7 @@ class Tracker:
         self._result_preview = options.result_preview
         self.carried_over = context.carried_over
         self._merger = rewriter if rewriter.merges_rounds else None
-        self._max_event_bytes = options.max_event_bytes
+        self._max_skimmed = min(options.max_event_bytes, SIMPLE_BYTES)
         self._may_skim = not writer.needs_full_parse  # as far as is known here
 
     @property
@@ -101,7 +102,7 @@ class Tracker:
             return False
         if self._merger is not None and self._merger.needs_full_parse:
             return False
-        if len(raw) > self._max_event_bytes:
+        if len(raw) > self._max_skimmed:
             return False
         try:
             return self._observer.skim(raw)
