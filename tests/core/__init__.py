@@ -9,8 +9,14 @@ from typing import Any, NamedTuple
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api
 from lifecycle_proxy.core.context import PipelineOptions, StreamContext
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import Dialect, Encoder, stateless
-from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.events import (
+    Envelope,
+    LifecycleEvent,
+    ToolCompleted,
+    ToolRunning,
+)
 from lifecycle_proxy.core.observers import Observer
 from lifecycle_proxy.core.output import Step
 from lifecycle_proxy.core.pipeline import Pipeline

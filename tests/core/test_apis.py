@@ -6,8 +6,9 @@ from pathlib import Path
 import lifecycle_proxy
 import pytest
 from lifecycle_proxy.core.apis import APIS, CHAT, Api
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
-from lifecycle_proxy.core.events import Counts, Envelope, ToolRunning
+from lifecycle_proxy.core.events import Envelope, ToolRunning
 
 from tests.core import DONE
 

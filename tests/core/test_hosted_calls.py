@@ -169,20 +169,35 @@ def test_an_index_of_any_kind_breaks_nothing() -> None:
 
 
 @pytest.mark.unmeasured
-def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only() -> None:
-    entries: list[Json] = [{"id": "a"}, {"function": {"name": "theirs"}}]
-    for entry in entries:
+@pytest.mark.parametrize("entry", [{"id": "a"}, {"function": {"name": "theirs"}}])
+def test_many_calls_in_one_event_take_a_time_that_grows_with_their_number_only(entry: Json) -> None:
+    def body(count: int) -> bytes:
+        return calls(*({"index": n, **entry} for n in range(count)))
 
-        def make(count: int, entry: Json = entry) -> bytes:
-            return calls(*({"index": n, **entry} for n in range(count)))
+    assert merged_alone(body(1_000)) == b""
+    assert_linear(body, merged_alone, 3_000)
 
-        assert_linear(make, merged_alone, 2_000)
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("entry", [{"id": "a"}, {"function": {"name": "theirs"}}])
+def test_many_choices_take_a_time_that_grows_with_their_number_only(entry: Json) -> None:
+    def body(count: int) -> bytes:
+        begun = [calls({"index": 0, **entry}, choice=n) for n in range(count)]
+        return b"".join((*begun, *(finish(choice=n) for n in range(count))))
+
+    assert_linear(body, merged_alone, 250)
 
 
 def test_no_more_is_kept_than_a_call_could_have() -> None:
     late = calls(call(0, "b", None, "1")) + calls(*5000 * [call(0, None, None, "2")])
     entries = shown(merged(late + calls(call(0, None, "own", "3")) + finish() + DONE))
     assert [entry["function"]["arguments"] for entry in entries] == ["1", *4095 * ["2"], "3"]
+
+
+def test_no_more_calls_are_remembered_than_there_could_be() -> None:
+    many = calls(*(call(n, f"i{n}", "theirs") for n in range(4096)))
+    later = [calls(call(0, name, name), choice=1) for name in ("theirs", "own")]
+    assert merged_alone(many + b"".join(later)) == later[1]
 
 
 def test_arguments_at_a_place_without_a_call_are_those_of_the_latest_call() -> None:

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.calls import TABLE, Signal, State
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     ACTIVITY,
     UPSTREAM_ERROR,
@@ -12,7 +13,6 @@ from lifecycle_proxy.core.events import (
     CallResult,
     CallResumed,
     ChoiceFinished,
-    Counts,
     LifecycleEvent,
     NativeProgress,
     Observation,

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import (
-    Counts,
     Envelope,
     LifecycleEvent,
     Observation,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy import __version__
-from lifecycle_proxy.core.events import Counts, Outcome, ToolCompleted
+from lifecycle_proxy.core.counts import Counts
+from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.telemetry.metrics import Metrics, forget_worker
 from prometheus_client.openmetrics.parser import (
@@ -169,7 +170,7 @@ class TestStreams:
         assert sample(metrics, f"{OWN}stream_chunk_gap_mean_seconds_count") == 0
 
     def test_counts(self) -> None:
-        counts = Counts(undecodable=1, dropped=2, observer_failures=3)
+        counts = Counts(undecodable=1, dropped=2, observer_failures=3, not_followed=6)
         metrics = told(an_exchange(counts=counts, frames=4, oversized=5))
         metrics.listener_failed("Tape")
         assert sample(metrics, f"{OWN}listener_failures_total", listener="Tape") == 1
@@ -178,6 +179,7 @@ class TestStreams:
         assert sample(metrics, f"{OWN}observer_failures_total") == 3
         assert sample(metrics, f"{OWN}frames_total") == 4
         assert sample(metrics, f"{OWN}events_oversized_total") == 5
+        assert sample(metrics, f"{OWN}calls_not_followed_total") == 6
 
     def test_what_is_not_labelled_is_there_from_the_start(self) -> None:
         assert sample(Metrics(), f"{OWN}observer_failures_total") == 0

@@ -16,7 +16,7 @@ Rules:
 from collections.abc import Callable
 
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.calls import ENDED, Call, Signal, State
+from lifecycle_proxy.core.calls import Call, Signal, State
 from lifecycle_proxy.core.context import PendingCalls, Presenter
 from lifecycle_proxy.core.events import (
     DelegatedCall,
@@ -27,20 +27,18 @@ from lifecycle_proxy.core.events import (
     ToolRunning,
 )
 from lifecycle_proxy.core.followup import fingerprint
+from lifecycle_proxy.core.open_calls import OpenCalls
 
 
 class Announcer:
     """The events of one stream.
-
-    Attributes:
-        finishing: how many calls are finished and not completed yet.
-        has_ended_calls: a call has ended since this was last set to False.
 
     Args:
         presenter: labels and emojis.
         make_id: makes an id, unique beyond this stream, for a call that never gets one.
         internal_prefix: tools whose names start so have no events (Hermes' rule); "" for none.
         pending: the calls that clients run; None in the span ``call``, where they run none.
+        calls: of the stream, as long as they have not ended.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class Announcer:
         make_id: Callable[[], str],
         internal_prefix: str,
         pending: PendingCalls | None,
+        calls: OpenCalls,
     ) -> None:
         self._presenter = presenter
         self._make_id = make_id
@@ -57,8 +56,7 @@ class Announcer:
         self._pending = pending
         self._by_id: dict[tuple[int, str], Call] = {}  # the latest announced of a choice and id
         self._has_labels = True
-        self.finishing = 0
-        self.has_ended_calls = False
+        self._calls = calls
 
     def freeze_labels(self) -> None:
         """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
@@ -74,7 +72,7 @@ class Announcer:
         return self._by_id.get((choice, call_id))
 
     def move(self, call: Call, signal: Signal) -> bool:
-        """Follow the table, and keep count.
+        """Follow the table, and keep account of it.
 
         Args:
             call: any.
@@ -86,8 +84,7 @@ class Announcer:
         before = call.state
         if not call.move(signal):
             return False
-        self.finishing += (call.state is State.FINISHING) - (before is State.FINISHING)
-        self.has_ended_calls = self.has_ended_calls or call.state in ENDED
+        self._calls.moved(call, before)
         return True
 
     def start(self, call: Call, now: float) -> list[LifecycleEvent]:
@@ -193,8 +190,11 @@ class Announcer:
 
     def _present(self, call: Call) -> tuple[str, str]:
         if self._has_labels:
-            label = call.label or self._presenter.label(call.name, str(call.arguments))
-            call.presented = label, call.emoji or self._presenter.emoji(call.name)
+            text = str(call.arguments)
+            if text != call.presented_of or not call.presented[0]:
+                label = call.label or self._presenter.label(call.name, text)
+                call.presented = label, call.emoji or self._presenter.emoji(call.name)
+                call.presented_of = text
         return call.presented
 
     def _is_internal(self, name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import Dialect
 from lifecycle_proxy.core.dialects.writer import Writer
 from lifecycle_proxy.core.error_frames import (
@@ -16,7 +17,6 @@ from lifecycle_proxy.core.error_frames import (
     messages_error,
     responses_error,
 )
-from lifecycle_proxy.core.events import Counts
 from lifecycle_proxy.core.observers import Observer
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.observers.messages import MessagesObserver

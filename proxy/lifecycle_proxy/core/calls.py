@@ -70,9 +70,12 @@ class Call:
     label: str | None = None
     emoji: str | None = None
     presented: tuple[str, str] = ("", "")  # label and emoji, as announced last
+    presented_of: str = ""  # the arguments by then
     started: float = 0.0
     reason: str | None = None  # of the finish
     outcome: Outcome = Outcome.UNKNOWN
+    key: int = 0  # of its observer
+    position: int = 0  # in the order of appearance
 
     def move(self, signal: Signal) -> bool:
         """Follow the table; False where it has no such move."""

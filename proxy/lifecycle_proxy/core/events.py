@@ -6,7 +6,7 @@ the three.
 """
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from lifecycle_proxy.core.arguments import Arguments
@@ -288,13 +288,3 @@ class Envelope:
     model: str
     system_fingerprint: str | None = None
     sequence_number: int = 0
-
-
-@dataclass(slots=True)
-class Counts:
-    """What an observer and the lifecycle ignored in one stream."""
-
-    undecodable: int = 0  # data that is not JSON
-    dropped: int = 0  # results of unknown ids, second results, repeated events
-    observer_failures: int = 0
-    failure: BaseException | None = field(default=None, repr=False)

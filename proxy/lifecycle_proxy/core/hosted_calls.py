@@ -13,6 +13,7 @@ takes bytes away. ``without_results`` is for clients that put a result's text in
 
 import json
 import operator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -21,8 +22,8 @@ from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.observers.json import loads
 
 _Json = dict[str, Any]
-_Place = tuple[int, object]  # choice and index
-# Pieces of calls without a name that are kept until the name comes. No backend sends so many.
+# Calls that are remembered, and pieces of calls without a name that are kept until the name comes.
+# No backend sends so many.
 _MAX_KEPT: Final = 4096
 
 
@@ -65,6 +66,16 @@ def _left(
     return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
 
 
+@dataclass(slots=True)
+class _Choice:
+    """Where the calls of one choice stand, by index, until its finish."""
+
+    is_shown: dict[object, bool] = field(default_factory=dict)
+    nameless: dict[object, list[_Json]] = field(default_factory=dict)
+    kept: int = 0  # pieces of nameless ones
+    last_is_shown: bool | None = None  # the last named call
+
+
 class HostedCallFilter:
     """The hosted calls of one stream.
 
@@ -74,23 +85,18 @@ class HostedCallFilter:
 
     def __init__(self, runnable: frozenset[str]) -> None:
         self._runnable = runnable
-        # Where calls stand, each until its choice's finish: hidden, shown, or not yet named.
-        self._hidden: set[_Place] = set()
-        self._shown: set[_Place] = set()
-        self._nameless: dict[_Place, list[_Json]] = {}
-        self._kept = 0
-        self._last: dict[int, bool] = {}  # whether the choice's last named call is shown
+        self._choices: dict[int, _Choice] = {}
+        self._size = 0  # of all choices: calls and pieces
+        self._hidden = 0  # of all choices: calls that are hidden, or not yet named
 
     @property
     def is_active(self) -> bool:
         """Whether more of a hidden call may come."""
-        return bool(self._hidden or self._nameless)
+        return self._hidden > 0
 
     def strip(self, event: sse.Event) -> sse.Event | None:
         """An event without such calls; None where nothing else is in it."""
-        if event.data is None or not (
-            b"tool" in event.data or self._shown or self._hidden or self._nameless
-        ):
+        if event.data is None or not (b"tool" in event.data or self._choices):
             return event
         try:
             chunk = loads(event.data)
@@ -134,32 +140,53 @@ class HostedCallFilter:
         if not isinstance(entry, dict):
             return [entry]
         index = entry.get("index")
-        place = choice, index if isinstance(index, int | str) else None
+        place = index if isinstance(index, int | str) else None
+        calls = self._calls(choice)
         kept: list[Any] = []
         if name := _name(entry):
             is_shown = name in self._runnable
-            kept = self._nameless.pop(place, [])
-        elif place in self._shown or place in self._hidden:
-            is_shown = place in self._shown
-        elif place in self._nameless or entry.get("id") or choice not in self._last:
-            if self._kept < _MAX_KEPT:
-                self._kept += 1
-                self._nameless.setdefault(place, []).append(entry)
+            kept = calls.nameless.pop(place, [])
+            self._hidden -= bool(kept)
+        elif place in calls.is_shown:
+            is_shown = calls.is_shown[place]
+        elif place in calls.nameless or entry.get("id") or calls.last_is_shown is None:
+            self._keep(calls, place, entry)
             return []
         else:  # SGLang with MiniMax: arguments at an index that never had a name
-            is_shown = self._last[choice]
-        self._last[choice] = is_shown
-        (self._shown if is_shown else self._hidden).add(place)
-        (self._hidden if is_shown else self._shown).discard(place)
+            is_shown = calls.last_is_shown
+        calls.last_is_shown = is_shown
+        self._remember(calls, place, is_shown=is_shown)
         return [*kept, entry] if is_shown else []
+
+    def _calls(self, choice: int) -> _Choice:
+        found = self._choices.get(choice)
+        if found is None:
+            found = _Choice()
+            if self._size < _MAX_KEPT:
+                self._choices[choice] = found
+        return found
+
+    def _keep(self, calls: _Choice, place: object, entry: _Json) -> None:
+        if self._size < _MAX_KEPT:
+            self._size += 1
+            calls.kept += 1
+            self._hidden += place not in calls.nameless
+            calls.nameless.setdefault(place, []).append(entry)
+
+    def _remember(self, calls: _Choice, place: object, *, is_shown: bool) -> None:
+        was_shown = calls.is_shown.get(place)
+        if was_shown is None:
+            if self._size >= _MAX_KEPT:
+                return
+            self._size += 1
+        self._hidden += (not is_shown) - (was_shown is False)
+        calls.is_shown[place] = is_shown
 
     def _forget(self, choice: int) -> None:
         """The choice's finish: its places are free again. What has no name by now never had one."""
-        self._hidden = {place for place in self._hidden if place[0] != choice}
-        self._shown = {place for place in self._shown if place[0] != choice}
-        self._nameless = {k: v for k, v in self._nameless.items() if k[0] != choice}
-        self._kept = sum(map(len, self._nameless.values()))
-        self._last.pop(choice, None)
+        if calls := self._choices.pop(choice, None):
+            self._size -= len(calls.is_shown) + calls.kept
+            self._hidden -= len(calls.nameless) + list(calls.is_shown.values()).count(False)
 
 
 def _name(entry: _Json) -> str:

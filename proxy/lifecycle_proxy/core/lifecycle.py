@@ -26,8 +26,9 @@ from collections.abc import Callable
 from typing import assert_never
 
 from lifecycle_proxy.core.announcer import Announcer
-from lifecycle_proxy.core.calls import AFFECTED_BY_TEXT, BEING_WRITTEN, ENDED, Call, Signal, State
+from lifecycle_proxy.core.calls import AFFECTED_BY_TEXT, ENDED, Call, Signal, State
 from lifecycle_proxy.core.context import DEFAULT_CONTEXT, Presenter, StreamContext, StreamPending
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     Activity,
     CallDelta,
@@ -36,7 +37,6 @@ from lifecycle_proxy.core.events import (
     CallWritten,
     ChoiceFinished,
     ChoiceFinishing,
-    Counts,
     LifecycleEvent,
     NativeProgress,
     Observation,
@@ -46,6 +46,7 @@ from lifecycle_proxy.core.events import (
     UnknownResult,
 )
 from lifecycle_proxy.core.finish import judge_finish
+from lifecycle_proxy.core.open_calls import OpenCalls, in_order
 
 
 class Lifecycle:
@@ -74,6 +75,8 @@ class Lifecycle:
         context: StreamContext = DEFAULT_CONTEXT,
     ) -> None:
         self._counts = counts
+        self._calls = OpenCalls(counts)
+        self._open, self._finishing = self._calls.by_key, self._calls.finishing
         self._delegates = context.span == "execution"
         self._infer = infer
         self._waits_for_arguments = whole_arguments
@@ -86,23 +89,23 @@ class Lifecycle:
             make_id=make_id,
             internal_prefix=internal_prefix,
             pending=pending if self._delegates else None,
+            calls=self._calls,
         )
-        self._calls: dict[int, Call] = {}  # by key, in order of appearance, until they have ended
-        self._ended: set[int] = set()
+        self._cut: dict[int, list[Call]] = {}  # by choice: a finish cut them, as it seemed
         self._native_key = 0
 
     @property
     def open(self) -> bool:
         """Whether there may still have to be a completed, or both events, of a call."""
-        return any(call.name for call in self._calls.values())
+        return self._calls.named > 0
 
     @property
     def needs_full_parse(self) -> bool:
         """Whether the next text may change something: then every event has to be decoded."""
-        if not self._calls or self._announcer.finishing:
-            return bool(self._calls)
+        if not self._open or self._finishing:
+            return bool(self._open)
         affected = self._affected_by_text
-        return bool(affected) and any(call.state in affected for call in self._calls.values())
+        return bool(affected) and self._calls.are_in(affected)
 
     def freeze_labels(self) -> None:
         """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
@@ -113,9 +116,7 @@ class Lifecycle:
         call = self._announcer.maybe_announced(0, call_id)
         return call is not None and not call.native
 
-    def feed(  # noqa: C901, PLR0912  one arm for each observation
-        self, seen: Observation, now: float
-    ) -> list[LifecycleEvent]:
+    def feed(self, seen: Observation, now: float) -> list[LifecycleEvent]:  # noqa: C901
         """Take one observation; return the events that follow from it, in order.
 
         Args:
@@ -124,55 +125,59 @@ class Lifecycle:
         """
         match seen:
             case Activity():
-                if not self._announcer.finishing:
-                    return []
-                events = self._complete_finished(now)
+                return self._complete_finished(now) if self._finishing else []
             case Text(choice):
-                events = self._complete_finished(now) + self._complete_server_run(choice, now)
-                events += self._close_written(choice, now, infer=self._infer)
-                events += self._stop_waiting(choice, now)
+                return self._text(choice, now) if self._open else []
             case CallWritten(key, reason):
-                events = self._written(key, reason, now)
+                return self._written(key, reason, now)
             case CallDelta():
-                events = self._delta(seen, now)
+                return self._delta(seen, now)
             case CallResult(key):
-                events = self._result(self._calls.get(key), seen, now)
+                return self._result(self._open.get(key), seen, now)
             case CallResumed(key):
-                events = self._resume(key)
+                return self._resume(key)
             case NativeProgress():
-                events = self._native(seen, now)
+                return self._native(seen, now)
             case ChoiceFinishing(choice):
-                events = self._stop_waiting(choice, now)
+                return self._stop_waiting(choice, now)
             case ChoiceFinished(choice, reason):
-                events = self._finish(choice, reason, now)
+                return self._finish(choice, reason, now)
             case StreamEnded():
-                events = self._end(seen, now)
+                return self._end(seen, now)
             case UnknownResult():
-                events = self._result(None, None, now)
+                return self._result(None, None, now)
             case _:
                 assert_never(seen)
-        if self._announcer.has_ended_calls:
-            self._forget_ended()
-        return events
 
-    # --- inputs ---------------------------------------------------------------------------------
+    def _text(self, choice: int, now: float) -> list[LifecycleEvent]:
+        events = self._complete_finished(now)
+        if self._delegates:
+            events += self._complete_server_run(choice, now)
+        events += self._close_written(choice, now, infer=self._infer)
+        return events + self._stop_waiting(choice, now)
 
     def _delta(self, seen: CallDelta, now: float) -> list[LifecycleEvent]:
-        if seen.key in self._ended:
+        if seen.key in self._calls.ended:
             return []
         events: list[LifecycleEvent] = []
-        call = self._calls.get(seen.key)
+        call = self._open.get(seen.key)
         if call is None:
             infer = self._infer and seen.reused
             events = self._close_written(seen.choice, now, infer=infer, by_call=True)
-            call = Call(seen.choice, seen.arguments, hosted=seen.hosted)
-            self._calls[seen.key] = call
+            name = seen.name or ""
+            call = Call(seen.choice, seen.arguments, seen.id or "", name, hosted=seen.hosted)
+            if not self._calls.add(seen.key, call):
+                return events
         if call.state is State.NEW:
             call.id = call.id or seen.id or ""
-            call.name = call.name or seen.name or ""
+            if seen.name and not call.name:
+                call.name = seen.name
+                self._calls.identify(call)
             waits = self._waits(call)
             if (call.id or call.arguments or seen.settled) and not waits:
                 events += self._announcer.start(call, now)
+            elif call.name and self._delegates:
+                self._calls.look_again(call)
         return events
 
     def _waits(self, call: Call) -> bool:
@@ -187,40 +192,32 @@ class Lifecycle:
     def _complete_server_run(self, choice: int, now: float) -> list[LifecycleEvent]:
         """Text behind a finish means that the upstream ran the choice's tools, not the client."""
         events: list[LifecycleEvent] = []
-        for call in self._calls.values():
-            if call.choice == choice and call.state is State.DELEGATED:
-                call.outcome, call.reason = Outcome.UNKNOWN, None
-                events += self._announcer.complete(call, now)
+        for call in self._calls.in_state(choice, State.DELEGATED):
+            call.outcome, call.reason = Outcome.UNKNOWN, None
+            events += self._announcer.complete(call, now)
         return events
 
     def _close_written(
         self, choice: int, now: float, *, infer: bool, by_call: bool = False
     ) -> list[LifecycleEvent]:
-        """The choice goes on with something else: what it had begun is written.
-
-        Args:
-            by_call: with another call; an empty object may then still be a placeholder.
-        """
-        events: list[LifecycleEvent] = []
-        if not (self._delegates or infer):
-            return events
-        for call in self._calls.values():
-            if call.choice != choice or call.state not in BEING_WRITTEN or call.native:
-                continue
-            is_written = call.arguments.are_settled if by_call else call.arguments.complete
-            if infer or is_written:
+        """The choice goes on with something else, maybe a call: what it had begun is written."""
+        if infer:
+            events: list[LifecycleEvent] = []
+            calls = self._calls.in_state(choice, State.NEW)
+            for call in in_order(calls + self._calls.in_state(choice, State.RUNNING)):
                 events += self._announcer.start(call, now)
-            if infer:
                 call.outcome, call.reason = Outcome.UNKNOWN, "inferred"
                 events += self._announcer.complete(call, now)
-        return events
+            return events
+        written = self._calls.written(choice, by_call=by_call) if self._delegates else []
+        return [event for call in written for event in self._announcer.start(call, now)]
 
     def _stop_waiting(self, choice: int, now: float) -> list[LifecycleEvent]:
         """The choice goes on with text: no more arguments will come, whatever they look like."""
         return self._start_all(choice, now) if self._waits_for_arguments else []
 
     def _start_all(self, choice: int, now: float) -> list[LifecycleEvent]:
-        calls = [call for call in self._calls.values() if call.choice == choice]
+        calls = self._calls.in_state(choice, State.NEW)
         return [event for call in calls for event in self._announcer.start(call, now)]
 
     def _result(
@@ -235,10 +232,9 @@ class Lifecycle:
 
     def _resume(self, key: int) -> list[LifecycleEvent]:
         """Arguments that a finish cut, as it seemed, go on; so may those of other calls."""
-        if resumed := self._calls.get(key):
-            for call in self._calls.values():
-                if call.choice == resumed.choice and call.outcome is Outcome.CUT:
-                    self._announcer.move(call, Signal.RESUME)
+        if resumed := self._open.get(key):
+            for call in self._cut.pop(resumed.choice, []):
+                self._announcer.move(call, Signal.RESUME)
         return []
 
     def _native(self, seen: NativeProgress, now: float) -> list[LifecycleEvent]:
@@ -251,33 +247,42 @@ class Lifecycle:
             self._announcer.take_back(call)
             return []
         self._native_key -= 1
-        call = self._calls[self._native_key] = self._announcer.native_call(seen)
+        call = self._announcer.native_call(seen)
+        if not (self._counts.may_follow() and self._calls.add(self._native_key, call)):
+            return []
         return self._announcer.start(call, now)
 
     def _finish(self, choice: int, reason: str, now: float) -> list[LifecycleEvent]:
         events = self._start_all(choice, now)
-        for call in self._calls.values():
-            if call.choice == choice and not call.native:
-                self._announcer.end_writing(call, *judge_finish(reason, call.arguments))
+        for call in self._calls.in_state(choice, State.RUNNING):
+            self._end_writing(call, reason)
         return events
 
     def _written(self, key: int, reason: str, now: float) -> list[LifecycleEvent]:
-        call = self._calls.get(key)
+        call = self._open.get(key)
         if call is None:
             return []
         events = self._announcer.start(call, now)
-        self._announcer.end_writing(call, *judge_finish(reason, call.arguments))
+        self._end_writing(call, reason)
         return events
 
+    def _end_writing(self, call: Call, word: str) -> None:
+        outcome, reason = judge_finish(word, call.arguments)
+        self._announcer.end_writing(call, outcome, reason)
+        if outcome is Outcome.CUT:
+            self._cut.setdefault(call.choice, []).append(call)
+
     def _complete_finished(self, now: float) -> list[LifecycleEvent]:
-        finished = [call for call in self._calls.values() if call.state is State.FINISHING]
+        finished = self._calls.all_finishing()
+        self._cut.clear()
         return [event for call in finished for event in self._announcer.complete(call, now)]
 
     def _end(self, seen: StreamEnded, now: float) -> list[LifecycleEvent]:
         events = [] if seen.beats_finish else self._complete_finished(now)
-        for call in self._calls.values():
+        calls = list(self._open.values())
+        for call in calls:
             events += self._announcer.start(call, now)
-        for call in self._calls.values():
+        for call in calls:
             if call.state is State.DELEGATED and not seen.beats_finish:
                 continue
             call.outcome, call.reason = seen.outcome, seen.reason
@@ -288,12 +293,6 @@ class Lifecycle:
                     self._announcer.end_writing(call, seen.outcome, None)
             if call.state is not State.DELEGATED or seen.reason is not None:
                 events += self._announcer.complete(call, now)
-        self._ended.update(self._calls)  # those that never had a name, too
         self._calls.clear()
+        self._cut.clear()
         return events
-
-    def _forget_ended(self) -> None:
-        self._announcer.has_ended_calls = False
-        for key in [k for k, c in self._calls.items() if c.state in ENDED]:
-            del self._calls[key]
-            self._ended.add(key)

@@ -28,6 +28,8 @@ _SUBSTANCE: Final = (
 )
 # Nothing of this size is kept back: it passes as it is.
 _MAX_HELD_BYTES: Final = 1 << 20
+# Nor so many events, or finishes: each is looked at again when a choice goes on.
+_MAX_HELD: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class FinishMerger:
         finished = frozenset(_index(c) for c in choices if _has_finish(c))
         for index in finished:
             self._left_out.pop(index, None)
+        if len(self._held) + len(self._left_out) + len(finished) > _MAX_HELD:
+            return before + self.release() + raw
         # Behind a finish that is kept back, what is no more of an answer waits with it: the usage.
         if finished or (not going_on and self._is_behind(choices)):
             self._held.append(_Held(raw, chunk, finished))

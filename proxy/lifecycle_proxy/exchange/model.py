@@ -13,7 +13,8 @@ from typing import ClassVar, Final, Literal
 from aiohttp import web
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api, ApiName
-from lifecycle_proxy.core.events import Counts, Envelope, LifecycleEvent, ToolCompleted
+from lifecycle_proxy.core.counts import Counts
+from lifecycle_proxy.core.events import Envelope, LifecycleEvent, ToolCompleted
 from lifecycle_proxy.exchange.ends import Ended, SideEnd, ended_by
 
 Route = ApiName | Literal["websocket", "own", "other"]

@@ -141,8 +141,8 @@ class _Streams:
         self._frames = make.counter("frames_total", "Lifecycle frames added to streams")
         self.failures = make.counter("observer_failures_total", "Observers that were switched off")
         self._oversized = make.counter("events_oversized_total", "Events too long to look into")
-        text = "Events that are not valid JSON"
-        self._undecodable = make.counter("events_undecodable_total", text)
+        self._undecodable = make.counter("events_undecodable_total", "Events that are not JSON")
+        self._not_followed = make.counter("calls_not_followed_total", "Calls above the limits")
         self._dropped = make.counter("results_dropped_total", "Results of unknown or ended calls")
 
     def closed(self, exchange: Exchange, now: float) -> None:
@@ -155,6 +155,7 @@ class _Streams:
             (self.failures, counts.observer_failures),
             (self._oversized, exchange.oversized),
             (self._undecodable, counts.undecodable),
+            (self._not_followed, counts.not_followed),
             (self._dropped, counts.dropped),
         ):
             if number:

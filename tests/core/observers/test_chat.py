@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
-from lifecycle_proxy.core.events import Counts, Envelope
+from lifecycle_proxy.core.events import Envelope
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.sse import Event
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects.chunk import plain
-from lifecycle_proxy.core.events import Counts
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.sse import Parser
 

@@ -278,3 +278,9 @@ def test_choices_are_independent() -> None:
         "completed a/1 g ok",
         "completed a f cut:upstream_eof",
     ]
+
+
+def test_two_calls_of_one_id_need_no_index() -> None:
+    first, second = call(None, "a", "f", '{"x":1}'), call(None, "a", "g", '{"x":2}')
+    played = play([calls(first), calls(second), finish(), DONE])
+    assert [pair.split()[1:] for pair in pairs(played)] == [["f", '{"x":1}'], ["g", '{"x":2}']]

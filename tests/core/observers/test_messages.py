@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted
+from lifecycle_proxy.core.counts import Counts
+from lifecycle_proxy.core.events import CallDelta, Envelope, ToolCompleted
 from lifecycle_proxy.core.observers.messages import MessagesObserver
 from lifecycle_proxy.core.sse import Parser
 

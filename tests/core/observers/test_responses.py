@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
-from lifecycle_proxy.core.events import CallDelta, Counts, Envelope, ToolCompleted, ToolRunning
+from lifecycle_proxy.core.counts import Counts
+from lifecycle_proxy.core.events import (
+    CallDelta,
+    Envelope,
+    ToolCompleted,
+    ToolRunning,
+)
 from lifecycle_proxy.core.observers.responses import ResponsesObserver
 from lifecycle_proxy.core.sse import Parser
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     ACTIVITY,
     ACTIVITY_ONLY,
@@ -24,7 +25,6 @@ from lifecycle_proxy.core.events import (
     CallWritten,
     ChoiceFinished,
     ChoiceFinishing,
-    Counts,
     Envelope,
     Observation,
     Outcome,
@@ -57,7 +57,7 @@ class ChatObserver:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._identities = Identities()
+        self._identities = Identities(counts)
         self._templates = ChunkTemplates()
         self._chunk: object = None  # the latest one
         self._chunk_id: str | None = None

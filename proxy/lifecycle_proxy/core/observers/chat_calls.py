@@ -65,6 +65,7 @@ class Choice:
     """The calls of one choice."""
 
     index: int
+    position: int  # in the order of appearance
     by_id: dict[str, ChatCall] = field(default_factory=dict)
     twins: dict[str, deque[ChatCall]] = field(default_factory=dict)  # more calls of an id
     slots: dict[Index, ChatCall] = field(default_factory=dict)

@@ -31,31 +31,41 @@ old one.
 from collections import deque
 
 from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.counts import MAX_CALLS, Counts
 from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice, Delta, Echo, Index
 
 
 class Identities:
-    """The calls of one stream."""
+    """The calls of one stream.
 
-    def __init__(self) -> None:
+    Args:
+        counts: says how many calls may be followed.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self.choices: dict[int, Choice] = {}
+        self._first: dict[str, Choice] = {}  # by id: the first choice that has a call of it
         self._keys = 0
         self.version = 0  # changes whenever a delta might belong to another call than before
 
     def choice(self, index: int) -> Choice:
         found = self.choices.get(index)
         if found is None:
-            found = self.choices[index] = Choice(index)
+            found = Choice(index, len(self.choices))
+            if len(self.choices) < MAX_CALLS:
+                self.choices[index] = found  # of others no call is followed
         return found
 
     def find(self, call_id: str) -> ChatCall | None:
-        """The call of an id, whatever its choice."""
-        for choice in self.choices.values():
-            if call := choice.by_id.get(call_id):
-                if call.answered and (twins := choice.twins.get(call_id)):
-                    call = choice.by_id[call_id] = twins.popleft()
-                return call
-        return None
+        """The call of an id, of the first choice that has one."""
+        choice = self._first.get(call_id)
+        if choice is None:
+            return None
+        call = choice.by_id[call_id]
+        if call.answered and (twins := choice.twins.get(call_id)):
+            call = choice.by_id[call_id] = twins.popleft()
+        return call
 
     def finish(self, index: int) -> None:
         """Rule 8: after a choice's finish_reason its slots are free again."""
@@ -88,8 +98,9 @@ class Identities:
         """
         echo = self._maybe_echo(choice, delta)
         if echo is not None:
-            choice.touched = self._echoed(choice, echo, delta)
-            return choice.touched
+            call = self._echoed(choice, echo, delta)
+            choice.touched = call or choice.touched
+            return call
         find = self._by_place if delta.id is None else self._by_id
         call = find(choice, delta)
         if call is None:
@@ -98,6 +109,8 @@ class Identities:
         if delta.id is not None and call.id is None and not call.over:
             call.id = delta.id
             choice.by_id[delta.id] = call
+            if self._first.setdefault(delta.id, choice).position > choice.position:
+                self._first[delta.id] = choice
         call.name = call.name or delta.name
         call.arguments.is_free_form |= delta.is_free_form
         if delta.whole and call.arguments:
@@ -109,14 +122,17 @@ class Identities:
             call.arguments.take(delta.arguments)
         return call
 
-    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> ChatCall:
-        """A new call, in its slot if it has one.
+    def open(self, choice: Choice, index: Index | None, chunk_id: str | None) -> ChatCall | None:
+        """A new call, in its slot if it has one; None where no more are followed.
 
         Args:
             choice: that it belongs to.
             index: of its slot, if it has one.
             chunk_id: of the chunk that opens it.
         """
+        if not self._counts.may_follow(has_place=self.choices.get(choice.index) is choice):
+            choice.touched = None  # or what follows would be taken for a piece of another call
+            return None
         self.version += 1
         self._keys += 1
         call = ChatCall(self._keys, choice.index, chunk_id)
@@ -139,7 +155,7 @@ class Identities:
         echo = choice.echoes[slot] = Echo(known, Arguments(is_free_form=delta.is_free_form))
         return echo
 
-    def _echoed(self, choice: Choice, echo: Echo, delta: Delta) -> ChatCall:
+    def _echoed(self, choice: Choice, echo: Echo, delta: Delta) -> ChatCall | None:
         """The known call, or another one as soon as that is certain."""
         known, own = echo.call.arguments, echo.arguments
         own.take(delta.arguments)
@@ -150,12 +166,15 @@ class Identities:
         if not known.complete or str(own) == str(known):
             return echo.call
         call = self._twin(choice, echo.call, delta)
-        call.arguments.append(str(own))
+        if call is not None:
+            call.arguments.append(str(own))
         return call
 
-    def _twin(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall:
+    def _twin(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall | None:
         """Another call under the id of a call that is open."""
         call = self.open(choice, delta.slot, delta.chunk_id)
+        if call is None:
+            return None
         call.id, call.name, call.shares_id = known.id, delta.name or known.name, True
         call.ends = known if known.arguments.complete else None
         assert known.id is not None
@@ -164,7 +183,7 @@ class Identities:
             choice.echoes.pop(delta.slot, None)
         return call
 
-    def _known(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall:
+    def _known(self, choice: Choice, known: ChatCall, delta: Delta) -> ChatCall | None:
         """Rule 2: the id is known, whatever the index says (LibreChat with Bedrock)."""
         index, name = delta.slot, delta.name
         place = None if index is None else choice.slots.get(index)
@@ -190,6 +209,8 @@ class Identities:
         if known is not None:
             return self._known(choice, known, delta)
         place = choice.touched if index is None else choice.slots.get(index)
+        if self._is_of_none(place, delta):
+            return None
         if place is None or (place.over and not _goes_on(place, delta)):
             return self.open(choice, index, chunk_id)  # rule 3: a free slot
         if place.id is None:
@@ -204,12 +225,19 @@ class Identities:
             return place  # rule 4, exception: mlx-openai-server repeats the name as well
         return self.open(choice, index, chunk_id)  # rule 4: Ollama, Gemini: index 0 for all
 
+    def _is_of_none(self, place: ChatCall | None, delta: Delta) -> bool:
+        """Whether it is a piece of a call that is not followed, as there are too many."""
+        is_piece = delta.name is None and delta.slot is not None
+        return place is None and is_piece and self._counts.not_followed > 0
+
     def _by_place(self, choice: Choice, delta: Delta) -> ChatCall | None:
         index, name = delta.slot, delta.name
         place = choice.touched if index is None else choice.slots.get(index)
         if name is None:
             # Rules 5, 6 and 7: the slot's call, else the one touched last (SGLang with MiniMax
             # sends arguments at an index that never had a name).
+            if self._is_of_none(place, delta):
+                return None
             place = place or choice.touched
             if place is None and index is not None:
                 place = self.open(choice, index, delta.chunk_id)  # its identity may follow

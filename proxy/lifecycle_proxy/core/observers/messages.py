@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     ACTIVITY,
     ACTIVITY_ONLY,
@@ -24,7 +25,6 @@ from lifecycle_proxy.core.events import (
     CallDelta,
     CallResult,
     CallWritten,
-    Counts,
     Envelope,
     Observation,
     Outcome,
@@ -81,7 +81,10 @@ class MessagesObserver:
         self._keys = 0
         self._blocks: dict[int | None, _MessagesCall] = {}  # by index, while they are written
         self._by_id: dict[str, _MessagesCall] = {}
-        self._open: dict[int, _MessagesCall] = {}  # by key, until they are written or answered
+        # By key: the client's until they are written, hosted ones until they are answered.
+        self._open: dict[int, _MessagesCall] = {}
+        self._hosted: dict[int, _MessagesCall] = {}
+        self._begun: dict[int, _MessagesCall] = {}  # those with a block in this message
         self._told: list[_MessagesCall] = []
 
     def skim(self, raw: bytes) -> bool:
@@ -114,7 +117,9 @@ class MessagesObserver:
         for call in self._told:
             call.place = EARLIER
         self._told.clear()
-        broken = [c for c in self._open.values() if not (c.hosted or c.arguments.complete)]
+        open_calls = [c for c in self._begun.values() if c.key in self._open]
+        broken = [call for call in open_calls if not call.arguments.complete]
+        self._begun.clear()
         for call in broken:
             self._close(call)
         seen = [CallResult(call.key, Outcome.CUT, reason="restarted") for call in broken]
@@ -168,11 +173,14 @@ class MessagesObserver:
         call = self._by_id.get(call_id or "")
         shares_id = call is not None and _is_other(call, index, name)
         if call is None or call.is_over or shares_id:  # ids may come again
+            if not self._counts.may_follow():
+                return NOTHING
             self._keys += 1
             call = _MessagesCall(self._keys, block["type"], name, index, _ids(call_id), hosted)
-            self._open[call.key] = call
+            (self._hosted if hosted else self._open)[call.key] = call
             self._told.append(call)
         self._blocks[index] = call
+        self._begun[call.key] = call
         call.arguments.whole(_input(block))
         if shares_id:
             call_id = None
@@ -223,13 +231,11 @@ class MessagesObserver:
         if failure := maybe_failure(reason):
             return self._cut(StreamEnded(failure[1], failure[0], beats_finish=True))
         seen: list[Observation] = [ACTIVITY]
-        for call in tuple(self._open.values()):
-            if not call.hosted:
-                self._close(call)
-                seen.append(CallWritten(call.key, reason))
-            elif reason in _FINAL:
-                self._close(call)
-                seen.append(CallResult(call.key, Outcome.FAILED))
+        ended = [*self._open.values(), *(self._hosted.values() if reason in _FINAL else ())]
+        for call in sorted(ended, key=lambda call: call.key):
+            self._close(call)
+            is_lost = CallResult(call.key, Outcome.FAILED)
+            seen.append(is_lost if call.hosted else CallWritten(call.key, reason))
         return seen
 
     def _cut(self, ended: StreamEnded) -> Observations:
@@ -238,12 +244,11 @@ class MessagesObserver:
 
     def _close(self, call: _MessagesCall) -> None:
         call.is_over = True
-        self._open.pop(call.key, None)
+        (self._hosted if call.hosted else self._open).pop(call.key, None)
 
     def _close_all(self) -> None:
-        for call in self._open.values():
-            call.is_over = True
-        self._open.clear()
+        for call in (*self._open.values(), *self._hosted.values()):
+            self._close(call)
 
     _REACTIONS: ClassVar[dict[str, Callable[["MessagesObserver", Json], Observations]]] = {
         "message_start": _begin,

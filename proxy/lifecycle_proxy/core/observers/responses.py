@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     ACTIVITY_ONLY,
     ANSWERED,
@@ -25,7 +26,6 @@ from lifecycle_proxy.core.events import (
     CallDelta,
     CallResult,
     CallWritten,
-    Counts,
     Envelope,
     Observation,
     Outcome,
@@ -62,7 +62,7 @@ class ResponsesObserver:
         self._sequence_number = 0  # the latest one
         self._counts = counts
         self._response: Json = {}
-        self._calls = ResponsesCalls()
+        self._calls = ResponsesCalls(counts)
         self._has_ended = False  # the latest answer
 
     def skim(self, raw: bytes) -> bool:
@@ -144,10 +144,8 @@ class ResponsesObserver:
         known = match(self._calls.current, [_snapshot_item(place, item) for place, item in found])
         seen: list[Observation] = []
         for (place, item), call in zip(found, known, strict=True):
-            if call is None and not self._calls.is_earlier(item):
-                seen += self._observe_call(self._calls.open(item, place), item, done=True)
-            elif call is not None and not call.is_over:
-                seen += self._observe_call(call, item, done=True)
+            if call is not None or not self._calls.is_earlier(item):
+                seen += self._call(call, item, place, done=True)
         return seen
 
     def _item(self, kind: str, payload: Json) -> Observations:
@@ -170,7 +168,8 @@ class ResponsesObserver:
     ) -> Observations:
         if call is not None and call.is_over:
             return NOTHING  # repeated
-        return self._observe_call(call or self._calls.open(item, place), item, done=done)
+        call = call or self._calls.open(item, place, done=done)
+        return NOTHING if call is None else self._observe_call(call, item, done=done)
 
     def _observe_call(self, call: ResponsesCall, item: Json, *, done: bool) -> Observations:
         """What an item says of its call, and whether it is the last word on it."""

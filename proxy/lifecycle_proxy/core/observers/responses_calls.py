@@ -11,10 +11,14 @@ place (``output_index``), and a call has a ``call_id`` besides. Real streams bre
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from lifecycle_proxy.core.counts import MAX_CALLS, Counts
 from lifecycle_proxy.core.observers import responses_items as items
 from lifecycle_proxy.core.observers.snapshots import EARLIER
 from lifecycle_proxy.core.observers.typed import Json, ReplaceableArguments, maybe_text
+
+_MAX_IDS: Final = 4 * MAX_CALLS  # a call has one or two, at GitHub Copilot one in each event
 
 
 @dataclass(slots=True, eq=False)
@@ -56,27 +60,37 @@ class ResponsesCalls:
 
     Attributes:
         current: those of the latest answer, in order of appearance.
+
+    Args:
+        counts: says how many calls may be followed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self.current: list[ResponsesCall] = []
         self._keys = 0
         self._by_id: dict[str, ResponsesCall] = {}  # by call id and by item id
         self._by_place: dict[int, ResponsesCall] = {}
+        self._unanswered: dict[str, list[ResponsesCall]] = {}  # by tool, the latest last
 
-    def open(self, item: Json, place: int | None) -> ResponsesCall:
-        """A new call. The id of one that is open stays with that one.
+    def open(self, item: Json, place: int | None, *, done: bool) -> ResponsesCall | None:
+        """A new call; None where no more are followed. The id of one that is open stays with it.
 
         Args:
             item: its first.
             place: its output index.
+            done: it is whole; one that is not followed has been counted when it began.
         """
+        is_counted = done and self._counts.not_followed > 0
+        if is_counted or not self._counts.may_follow():
+            return None
         self._keys += 1
         call = ResponsesCall(self._keys, item["type"], place, items.is_hosted(item))
         call.arguments.is_free_form = call.kind == "custom_tool_call"
         namesake = self._by_id.get(maybe_text(item.get("call_id")) or "")
         call.shares_id = namesake is not None and not namesake.is_over
         self.current.append(call)
+        self._unanswered.setdefault(items.tool(call.kind), []).append(call)
         return call
 
     def register(self, call: ResponsesCall, item: Json) -> None:
@@ -89,7 +103,7 @@ class ResponsesCalls:
         call.call_id = call.call_id or maybe_text(item.get("call_id"))
         call.item_id = call.item_id or maybe_text(item.get("id"))
         for name in (None if call.shares_id else call.call_id, maybe_text(item.get("id"))):
-            if name:
+            if name and (name in self._by_id or len(self._by_id) < _MAX_IDS):
                 self._by_id[name] = call
         if call.place is not None:
             self._by_place[call.place] = call
@@ -155,6 +169,7 @@ class ResponsesCalls:
         """The call that an output item answers, by its call id, else by its kind."""
         if call_id := maybe_text(item.get("call_id")):
             return self._by_id.get(call_id)
-        tool = items.tool(item["type"].removesuffix("_output"))
-        waiting = (c for c in reversed(self._by_id.values()) if not c.is_answered)
-        return next((call for call in waiting if items.tool(call.kind) == tool), None)
+        waiting = self._unanswered.get(items.tool(item["type"].removesuffix("_output")), [])
+        while waiting and waiting[-1].is_answered:
+            waiting.pop()
+        return waiting[-1] if waiting else None

@@ -104,6 +104,8 @@ def _executed(
         if not (isinstance(name, str) and name):
             return
         call = identities.open(choice, slot, maybe_id(chunk))
+        if call is None:
+            return
         call.arguments.append(arguments)
         yield CallDelta(
             call.key, choice.index, None, name, call.arguments, settled=True, hosted=True

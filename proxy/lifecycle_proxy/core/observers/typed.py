@@ -8,12 +8,12 @@ import orjson
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.arguments import Arguments
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
     ACTIVITY_ONLY,
     DONE,
     NOTHING,
     UPSTREAM_ERROR,
-    Counts,
     Observation,
 )
 from lifecycle_proxy.core.observers import hermes
