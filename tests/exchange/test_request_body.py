@@ -10,8 +10,12 @@ from importlib import import_module
 from typing import Final
 
 import pytest
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
 from lifecycle_proxy.exchange import zstd
 from lifecycle_proxy.exchange.content_coding import maybe_decoded
+from lifecycle_proxy.exchange.request_body import ParsedBody, read_request
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -212,3 +216,88 @@ def test_a_decoded_body_has_a_limit() -> None:
     packed = gzip.compress(b"x" * 1000)
     assert maybe_decoded(packed, "gzip", 1000) == b"x" * 1000
     assert maybe_decoded(packed, "gzip", 999) is None
+
+
+# --- what is read of a body ---------------------------------------------------------------------
+
+
+async def read(body: bytes) -> ParsedBody:
+    request = make_mocked_request("POST", CHAT, payload=_payload(body))
+    return await read_request(request)
+
+
+def _payload(body: bytes) -> StreamReader:
+    payload = StreamReader(BaseProtocol(asyncio.get_running_loop()), 1 << 30)
+    payload.feed_data(body)
+    payload.feed_eof()
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("body", "stream", "is_unread"),
+    [
+        (b'{"stream": true}', True, False),
+        (b'{"stream": false, "stream": true}', True, False),
+        (b'{"stream": true, "stream": false}', False, False),
+        (b'{"str\\u0065am": 1}', True, False),
+        (b'{"stream": {}}', False, False),
+        (b'{"stream": "false"}', True, False),
+        (b'{"stream": null}', False, False),
+        (b"{}", False, False),
+        (b"[1]", False, False),
+        (b'"text"', False, False),
+        (b"[1", True, True),
+        (b"{", True, True),
+        (b'{"stream": true', True, True),
+        (b'{"stream": false, "x": NaN}', True, True),
+        (b'{"x": ' + b"[" * 5000 + b"]" * 5000 + b"}", True, True),
+        (b"[" * 5000 + b"]" * 5000, True, True),
+        (b'{"stream": true, "x": [' + b"[]," * 500_000 + b"1]}", True, False),
+        (b'{"stream": [' + b"[]," * 500_000 + b"1]}", True, False),
+    ],
+)
+async def test_whether_a_stream_may_be_requested(
+    body: bytes, stream: bool, is_unread: bool
+) -> None:
+    asked = await read(body)
+    assert (asked.stream, asked.is_unread) == (stream, is_unread)
+    assert asked.data == asked.original == body
+
+
+async def test_fields_of_another_type_count_as_absent() -> None:
+    asked = await read(b'{"model": 1, "user": ["x"], "messages": 2, "tools": "x", "functions": 3}')
+    assert (asked.model, asked.user, asked.messages) == ("", "", [])
+    assert asked.tools == frozenset()
+
+
+async def test_the_fields_that_are_read() -> None:
+    tools = [{"function": {"name": "a"}}, {"name": "b"}, {"custom": {"name": "c"}}, {}, 1]
+    body = {"model": "m", "user": "u", "messages": [1, {"role": "x"}], "tools": tools}
+    asked = await read(json.dumps({**body, "functions": [{"name": "d"}]}).encode())
+    assert (asked.model, asked.user, asked.messages) == ("m", "u", [1, {"role": "x"}])
+    assert asked.tools == frozenset("abcd")
+
+
+async def test_of_tools_that_are_too_many_none_is_known() -> None:
+    assert (await read(b'{"tools": [' + b"[]," * 500_000 + b"1]}")).tools is None
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        b"[" + b"[]," * 500_000 + b"1]",
+        b'["' + b"x" * 9 + b'\\ud800"]',
+        b"[" * 900 + b"]" * 900 + b"1",
+        b'[{"a": [' + b"[]," * 200_000 + b"1]}]",
+        b"null",
+    ],
+)
+async def test_messages_that_cannot_be_decoded_are_none(messages: bytes) -> None:
+    assert (await read(b'{"messages": ' + messages + b"}")).messages == []
+
+
+async def test_of_many_messages_the_last_are_decoded() -> None:
+    large: list[object] = [{"a": [[]] * 60_000}] * 4
+    body = json.dumps({"messages": [*large, {"role": "tool"}]}, separators=(",", ":"))
+    assert (await read(body.encode())).messages[-1] == {"role": "tool"}
+    assert len((await read(body.encode())).messages) in (2, 3)

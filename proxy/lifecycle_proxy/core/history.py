@@ -8,7 +8,8 @@ them out and joins what the cards had parted. Lines of the dialect ``quote`` go 
 
 Nothing is parsed and written again: the text is cut and spliced where something goes, so every
 other byte stays as sent: blanks, number formats, escapes. Where a key is repeated the last one
-counts, as in every common parser. What is not understood stays as it is. Nothing here raises.
+counts, as in every common parser. What is not understood stays as it is, and so does what is too
+complex: see ``complexity``. Nothing here raises.
 """
 
 import json
@@ -16,6 +17,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.lines import may_hold_lines, without_lines
 
 PREFIX: Final = "htp_"
@@ -41,7 +43,7 @@ def without_own_output(body: bytes) -> bytes:
     """
     if may_hold_lines(body):
         body = without_lines(body)
-    if PREFIX.encode() not in body:
+    if PREFIX.encode() not in body or is_too_complex(body):
         return body
     try:
         text = body.decode()

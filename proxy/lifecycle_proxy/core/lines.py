@@ -27,6 +27,7 @@ _LITERAL: Final = _MARK.encode()
 _ESCAPED: Final = b"u2063"
 # No line is longer, and no look back or ahead goes farther.
 _MAX_BYTES: Final = 8192
+_MAX_MARKS: Final = 20_000  # a line has three; so many take up to a second, in a thread
 _NEAR_BYTES: Final = 96  # what stands around a mark, in JSON inside of JSON inside of JSON
 
 
@@ -101,7 +102,9 @@ def may_hold_lines(body: bytes) -> bool:
 
 
 def without_lines(body: bytes) -> bytes:
-    """A request's body without these lines; the same object where it holds none."""
+    """A request's body without these lines; the same object where it holds none, or too many."""
+    if body.count(_LITERAL) + body.count(_ESCAPED) > _MAX_MARKS:
+        return body
     kept: list[bytes] = []
     at = 0
     for start, stop in _cuts(body):

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import orjson
 from aiohttp import web
 
+from lifecycle_proxy.core.complexity import MAX_VALUES, count_values, is_too_complex
 from lifecycle_proxy.core.history import may_hold_own_output, without_own_output
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.model import Exchange
@@ -19,6 +21,25 @@ _THREAD_BYTES: Final = 1 << 13
 _DECODING_THREAD_BYTES: Final = 1 << 14  # decompressed it may be a thousand times as large
 _TAIL_BYTES: Final = 1 << 18
 _NO_TOOLS: Final = frozenset[str]()
+_ABSENT: Final = msgspec.Raw(b"null")
+_MAX_MESSAGES: Final = 4096  # of the end of a conversation
+_MAX_COMMAS: Final = 250_000  # a list of more values is not split into them
+
+
+class _Fields(msgspec.Struct):
+    """The fields of a body that are read. All others are skipped, not decoded."""
+
+    model: msgspec.Raw = _ABSENT
+    stream: msgspec.Raw = _ABSENT
+    user: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
+    messages: msgspec.Raw = _ABSENT
+
+
+_FIELDS: Final = msgspec.json.Decoder(_Fields)
+_ANYTHING: Final = msgspec.json.Decoder(msgspec.Raw)
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class ParsedBody(NamedTuple):
@@ -29,7 +50,7 @@ class ParsedBody(NamedTuple):
             was removed from it.
         stream: whether an event stream may be requested.
         model: as requested; "" if that is not known.
-        messages: the value of ``messages``, not validated.
+        raw_messages: the value of ``messages``, as it was sent.
         tools: names of the tools that the client can run; None if that is not known.
         user: the value of ``user``; "" without one.
         original: as the client sent it, before anything was removed.
@@ -40,12 +61,17 @@ class ParsedBody(NamedTuple):
     data: bytes | AsyncIterator[bytes] | None
     stream: bool = False
     model: str = ""
-    messages: object = None
+    raw_messages: bytes = b""
     tools: frozenset[str] | None = None
     user: str = ""
     original: bytes | AsyncIterator[bytes] | None = None
     is_unread: bool = False
     tail: bytearray = bytearray()
+
+    @property
+    def messages(self) -> list[Any]:
+        """The last messages, not validated: as many as are decoded in no time; maybe none."""
+        return _last_messages(self.raw_messages)
 
 
 async def read_request(request: web.Request) -> ParsedBody:
@@ -79,14 +105,25 @@ async def _read(original: bytes, content_coding: str) -> ParsedBody:
     left = await _without_own_output(clear) if may_hold_own_output(clear) else clear
     data = original if left is clear else left
     try:
-        asked = orjson.loads(left)
-    except orjson.JSONDecodeError:  # the upstream may accept more than strict JSON
+        asked = _FIELDS.decode(left)
+    except msgspec.ValidationError:
+        is_json = _is_json(left)  # but no object
+        return ParsedBody(data, stream=not is_json, original=original, is_unread=not is_json)
+    except (msgspec.DecodeError, RecursionError):  # the upstream may accept more than strict JSON
         return ParsedBody(data, stream=True, original=original, is_unread=True)
-    if not isinstance(asked, dict):
-        return ParsedBody(data, original=original)
-    model, user = (v if isinstance(v := asked.get(k), str) else "" for k in ("model", "user"))
-    messages, tools = asked.get("messages"), _tools(asked)
-    return ParsedBody(data, bool(asked.get("stream")), model, messages, tools, user, original)
+    model, user = (
+        v if isinstance(v := _value(raw), str) else "" for raw in (asked.model, asked.user)
+    )
+    tools = _tools(asked)
+    return ParsedBody(
+        data,
+        bool(_value(asked.stream, unread=True)),
+        model,
+        bytes(asked.messages),
+        tools,
+        user,
+        original,
+    )
 
 
 async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:
@@ -161,21 +198,66 @@ def tools_in(tail: bytearray) -> frozenset[str] | None:
     """
     at = tail.rfind(b'"tools"')
     try:
-        return None if at < 0 else _tools(orjson.loads(b"{" + tail[at:]))
-    except orjson.JSONDecodeError:
+        return None if at < 0 else _tools(_FIELDS.decode(b"{" + tail[at:]))
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
-def _tools(asked: dict[str, Any]) -> frozenset[str]:
-    """The names in ``tools``, and in ``functions``, the older form."""
-    if not (asked.get("tools") or asked.get("functions")):
-        return _NO_TOOLS
-    listed = [asked.get("tools"), asked.get("functions")]
+def _tools(asked: _Fields) -> frozenset[str] | None:
+    """The names in ``tools``, and in ``functions``, the older form; None if it is too much."""
+    if is_too_complex(bytes(asked.tools)) or is_too_complex(bytes(asked.functions)):
+        return None
+    listed = [_value(asked.tools), _value(asked.functions)]
     entries = [entry for entries in listed if isinstance(entries, list) for entry in entries]
     tools = [entry for entry in entries if isinstance(entry, dict)]
     bodies = [body for tool in tools for body in (tool, tool.get("function"), tool.get("custom"))]
     names = [body.get("name") for body in bodies if isinstance(body, dict)]
     return frozenset(name for name in names if isinstance(name, str))
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _ANYTHING.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _value(raw: msgspec.Raw, *, unread: Any = None) -> Any:
+    """Decoded.
+
+    Args:
+        raw: as it was sent.
+        unread: what to return where decoding fails, or would take too long.
+    """
+    data = bytes(raw)
+    try:
+        return unread if is_too_complex(data) else orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return unread
+
+
+def _text(raw: msgspec.Raw) -> str:
+    value = _value(raw)
+    return value if isinstance(value, str) else ""
+
+
+def _last_messages(raw: bytes) -> list[Any]:
+    if raw.count(b",") > _MAX_COMMAS:
+        return []
+    try:
+        elements = _LIST.decode(raw)[-_MAX_MESSAGES:]
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    last: list[bytes] = []
+    left = MAX_VALUES
+    while elements and (left := left - count_values(element := bytes(elements.pop()))) >= 0:
+        last.append(element)
+    try:
+        decoded: list[Any] = orjson.loads(b"[%b]" % b",".join(reversed(last)))
+    except orjson.JSONDecodeError:
+        return []
+    return decoded
 
 
 async def _chain(
