@@ -17,6 +17,8 @@ from tests.loop_watch import watched_proxy
 
 _LIMIT_S: Final = 0.05 * 3  # of a machine that may be three times as slow as a usual one
 CHAT: Final = "/v1/chat/completions"
+# With a credential: without one no calls are followed across requests.
+CLIENT: Final = ("Content-Type: application/json", "Authorization: Bearer key-of-a-client")
 
 
 def _call(number: int, arguments: str = "{") -> bytes:
@@ -105,7 +107,7 @@ async def _answered(upstream: Upstream, body: Iterator[bytes], url: str, **asked
         wire.close()
 
     upstream.script = script
-    await ask(url, "POST", CHAT, body=json.dumps({"stream": True, **asked}).encode())
+    await ask(url, "POST", CHAT, *CLIENT, body=json.dumps({"stream": True, **asked}).encode())
 
 
 @pytest.mark.parametrize("name", RESPONSES)
@@ -149,7 +151,7 @@ async def test_a_hostile_request_does_not_hold_the_loop(
 
     upstream.script = script
     body = REQUESTS[name]
-    lines: tuple[str, ...] = ("Content-Type: application/json",)
+    lines: tuple[str, ...] = CLIENT
     if compressed:
         body, lines = gzip.compress(body, 1), (*lines, "Content-Encoding: gzip")
     with watched_proxy(upstream__url=f"{upstream.origin}/v1", lifecycle__span="execution") as (
