@@ -291,6 +291,17 @@ def test_an_event_of_many_lines_passes_undecoded() -> None:
     assert (event.raw, event.parsed, event.has_id) == (raw, False, True)
 
 
+@pytest.mark.parametrize("event", [b"\n\n", b"data:x\n\n", b"data: {}\n", b":\r\r"])
+def test_of_a_read_of_too_many_events_the_rest_passes_undecoded(event: bytes) -> None:
+    parser, raw = Parser(8 << 20), event * 30_000
+    events = parser.feed(raw)
+    assert len(events) == 10_001
+    assert b"".join(each.raw for each in events) + parser.tail == raw
+    assert parser.oversized == 1
+    parser.feed(b"\n\n\n\n")
+    assert b"{}" in [each.data for each in parser.feed(b"data: {}\n\n")]
+
+
 def test_a_large_picture_is_decoded() -> None:
     picture = {"content": "QUJD+/" * 1_000_000}
     assert play(chunk(picture, finish="stop")).counts.undecodable == 0

@@ -585,3 +585,7 @@ def test_the_output_without_our_frames_is_the_input(body: bytes, sizes: tuple[in
         body.replace(b"event: hermes", b"event: other"), sizes, carried_over=[completed("x")]
     )
     places(played, body.replace(b"event: hermes", b"event: other"))
+
+
+def test_a_call_without_a_name_is_not_delegated_at_the_end() -> None:
+    assert play([calls(call(0, "a", None, "{}")), DONE], span="execution").told == []

@@ -27,6 +27,9 @@ _LOOK_BACK: Final = len(b"\ndata: {") - 1
 _FIRST_LINE: Final = len(b"data:")  # at least
 _DECIDING: Final = len(b"\ndata: {")  # whether a line is data of its own is known by then
 _MAX_LINES: Final = 50_000  # of one event; they are looked at one by one
+# Of one read. A read is 256 KiB, and an event that says something about 100 bytes; but a hostile
+# read could have a hundred thousand events. What is behind these passes as one that is too large.
+_MAX_EVENTS: Final = 10_000
 # What may become the start of a second data line.
 _MAYBE_DATA: Final = re.compile(rb"[\r\n](d|da|dat|data|data:|data: )\Z")
 # What a stream can begin with: a field or a comment.
@@ -123,7 +126,7 @@ class Parser:
             tail += data
             events, used = self._cut(tail)
             del tail[:used]
-        if len(tail) > self._max or self.skipping:
+        if len(tail) > self._max or self.skipping or (tail and len(events) >= _MAX_EVENTS):
             events.append(self._piece())
         self._scanned = max(0, len(tail) - _LOOK_BACK)
         return events
@@ -151,10 +154,12 @@ class Parser:
         """The events that are whole in the buffer, and how many bytes they take."""
         events: list[Event] = []
         start, scan = 0, self._scanned
-        while True:
+        while len(events) < _MAX_EVENTS:
             end = self._event_end(buffer, scan)
             stop = end or len(buffer)
-            while line_end := self._cut_line(buffer, start, max(start, scan), stop):
+            while len(events) < _MAX_EVENTS and (
+                line_end := self._cut_line(buffer, start, max(start, scan), stop)
+            ):
                 events.append(self._event(bytes(buffer[start:line_end]), closed=False))
                 start = scan = line_end
             if not end:
@@ -163,6 +168,7 @@ class Parser:
             raw = bytes(buffer[start:end])
             events.append(self._event(raw, closed=not (self._by_line and self.skipping)))
             start = scan = end
+        return events, start
 
     def _event_end(self, buffer: bytes | bytearray, scan: int) -> int:
         """The offset behind the next blank line, or 0."""
