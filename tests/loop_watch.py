@@ -5,6 +5,7 @@ turns of its loop, so a loaded machine changes nothing, and neither does the tes
 """
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def watched_proxy(**settings: Any) -> Iterator[tuple[str, Watch]]:
     flags |= {key.replace("__", "."): value for key, value in settings.items()}
     with background_loop() as loop:
         runner, url = loop.run(serve.start(config.load(environ={}, flags=flags)))
+        loop.run(_untraced())
         watch = Watch()
         task = loop.run(_task(watch))
         try:
@@ -64,6 +66,11 @@ def watched_proxy(**settings: Any) -> Iterator[tuple[str, Watch]]:
 
 async def _task(watch: Watch) -> "asyncio.Task[None]":
     return asyncio.create_task(watch.run())
+
+
+async def _untraced() -> None:
+    """Coverage is not measured in this thread: that takes longer than the work."""
+    sys.settrace(None)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

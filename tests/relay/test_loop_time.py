@@ -15,7 +15,7 @@ import pytest
 from tests.fakes import DONE, Request, Upstream, Wire, ask, delta, text
 from tests.loop_watch import watched_proxy
 
-pytestmark = pytest.mark.unmeasured  # measuring coverage takes longer than the work
+pytestmark = pytest.mark.unmeasured
 _LIMIT_S: Final = 0.05 * 3  # of a machine that may be three times as slow as a usual one
 CHAT: Final = "/v1/chat/completions"
 # With a credential: without one no calls are followed across requests.
