@@ -111,17 +111,13 @@ async def _read(original: bytes, content_coding: str) -> ParsedBody:
         return ParsedBody(data, stream=not is_json, original=original, is_unread=not is_json)
     except (msgspec.DecodeError, RecursionError):  # the upstream may accept more than strict JSON
         return ParsedBody(data, stream=True, original=original, is_unread=True)
-    model, user = (
-        v if isinstance(v := _value(raw), str) else "" for raw in (asked.model, asked.user)
-    )
-    tools = _tools(asked)
     return ParsedBody(
         data,
         bool(_value(asked.stream, unread=True)),
-        model,
+        _text(asked.model),
         bytes(asked.messages),
-        tools,
-        user,
+        _tools(asked),
+        _text(asked.user),
         original,
     )
 
