@@ -259,7 +259,7 @@ def test_whatever_it_is_it_stays_json_and_each_text_is_for_itself(
     value: Any, is_ascii: bool
 ) -> None:
     body = json.dumps(value, ensure_ascii=is_ascii).encode()
-    assume(b"\\\\u2063" not in body)  # a backslash of the text would belong to the escape
+    assume(b"\\\\u" not in body)  # a backslash of the text would belong to the escape
     assert json.loads(without_lines(body)) == _left(value)
 
 
