@@ -47,6 +47,12 @@ class Running:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
 
     @property
+    def cpu_s(self) -> float:
+        """Processor time so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def fds(self) -> int:
         """File descriptors that are open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  only their number
