@@ -3,7 +3,7 @@
     python bench/attacks.py
 
 Each attack meets a fresh proxy. Printed, as a Markdown table: the peak of its memory over what it
-takes when idle, and its processor time. How long the event loop is held by such input is tested, see
+takes when idle, and its processor time. How long such input holds the event loop is tested in
 tests/relay/test_loop_time.py. Loopback only; Linux.
 """
 
