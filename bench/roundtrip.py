@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from running import Running, command, listening, proxy
 
 _PAD: Final = re.compile(rb"@@PAD:(\d+)@@")  # the corpus' way to write a large line
@@ -201,7 +201,7 @@ async def _record(asked: list[Stream], folder: Path, at_once: int) -> dict[str, 
             return await _all(running, asked, at_once)
 
 
-def _expected(stream: Stream, one: Exchange, live: Answer, side: SideName) -> Answer:
+def _expected(stream: Stream, one: RecordedExchange, live: Answer, side: SideName) -> Answer:
     """What playing a side must give: live bytes in the recorded pieces."""
     if side == "client":
         return live

@@ -36,24 +36,6 @@ _UNPLAIN = (
     r"|\bis no (HTTP|JSON|UTF-8)\b|\bembraces\b|\bunasked\b|passe[sd]? over\b"
 )
 
-# Modules with such words in docstrings and comments. Rewrite them; add none.
-UNPLAIN_MODULES = frozenset(
-    (
-        "app/recording_mode.py",
-        "config/model.py",
-        "config/sources.py",
-        "exchange/client_scope.py",
-        "exchange/errors.py",
-        "exchange/headers.py",
-        "handlers/admin.py",
-        "middleware/auth.py",
-        "middleware/gateway.py",
-        "replay/server.py",
-        "server/protocol.py",
-        "state/pending_calls.py",
-    )
-)
-
 
 def _read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
@@ -164,9 +146,4 @@ def _unplain(module: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_docstrings_and_comments_are_plain(module: Path) -> None:
-    if str(module.relative_to(SOURCE)) not in UNPLAIN_MODULES:
-        assert list(_unplain(module)) == []
-
-
-def test_no_module_is_excused_that_is_plain() -> None:
-    assert [name for name in sorted(UNPLAIN_MODULES) if not any(_unplain(SOURCE / name))] == []
+    assert list(_unplain(module)) == []

@@ -13,7 +13,7 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.server.listener import bind
 
 from tests.commands import LISTEN, run
@@ -91,7 +91,7 @@ def number_of(answer: Answer) -> int:
     return int(found[1])
 
 
-def bodies(exchanges: list[Exchange]) -> list[str]:
+def bodies(exchanges: list[RecordedExchange]) -> list[str]:
     """What was asked, by the last message."""
     return [json.loads(e.request.body or b"{}")["messages"][-1]["content"] for e in exchanges]
 
@@ -109,7 +109,7 @@ def content(file: Path) -> str:
     return file.read_text("utf-8")
 
 
-async def finished(begin: Run, place: Path) -> list[Exchange]:
+async def finished(begin: Run, place: Path) -> list[RecordedExchange]:
     """What has been recorded, once everything is written."""
     await begin("off")
     return load(place)

@@ -13,7 +13,7 @@ from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.drift import Report, drift, render
 from lifecycle_proxy.inspect.signature import Reply, Verdict, signature_of
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Request, Side
 
 from tests import fakes
 from tests.fakes import CHAT, DONE, JSON, Upstream, Wire, delta, event, text, tool_call, usage
@@ -220,20 +220,20 @@ Ask = Callable[..., Awaitable[Report]]
 
 def exchange(
     *events: bytes, target: str = CHAT, headers: dict[str, str] | None = None, **more: Any
-) -> Exchange:
+) -> RecordedExchange:
     body = b"".join(events)
     sent = {"Content-Type": PLAIN, **(headers or {})}
     request = Request("POST", target, tuple(sent.items()), b'{"model": "m", "stream":true}')
     side = Side(200, "OK", (("Content-Type", STREAM),), 1.0, [Piece(1.0, body)], "eof", 2.0)
     fields = {"route": "chat", "upstream": side, "is_complete": True, **more}
-    return Exchange("ex_1", "2026-01-01T00:00:00Z", request=request, **fields)
+    return RecordedExchange("ex_1", "2026-01-01T00:00:00Z", request=request, **fields)
 
 
 @pytest.fixture
 def ask(upstream: Upstream) -> Ask:
     """Asks the scripted upstream again."""
 
-    async def run(*exchanges: Exchange, key: str = "", **more: Any) -> Report:
+    async def run(*exchanges: RecordedExchange, key: str = "", **more: Any) -> Report:
         flags = {"upstream.url": f"{upstream.origin}/api/v1", "upstream.api_key": key}
         settings = config.load(environ={}, flags=flags)
         async with asyncio.timeout(5):
@@ -425,7 +425,7 @@ SKIPPED = [
 
 @pytest.mark.parametrize(("skipped", "reason"), SKIPPED)
 async def test_what_cannot_be_asked_again(
-    upstream: Upstream, ask: Ask, skipped: Exchange, reason: str
+    upstream: Upstream, ask: Ask, skipped: RecordedExchange, reason: str
 ) -> None:
     report = await ask(skipped)
     assert not upstream.requests

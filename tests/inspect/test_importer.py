@@ -15,7 +15,7 @@ import pytest
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import har_writer
 from lifecycle_proxy.inspect.importer import convert
-from lifecycle_proxy.recording.cassette import Exchange, Side, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, Side, load
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay.schedule import schedule
 
@@ -81,7 +81,7 @@ def interaction(body: Any = "{}", headers: Any = None, **more: Any) -> dict[str,
     return {"request": request, "response": {**response, **more}}
 
 
-def imported(tmp_path: Path, content: bytes, suffix: str = ".jsonl") -> list[Exchange]:
+def imported(tmp_path: Path, content: bytes, suffix: str = ".jsonl") -> list[RecordedExchange]:
     source, target = tmp_path / "source", tmp_path / f"target{suffix}"
     source.write_bytes(content)
     count = convert(source, target)
@@ -293,14 +293,16 @@ def test_our_own_har_keeps_pieces_and_times(tmp_path: Path, side: SideName) -> N
     assert schedule(after, side).pieces == schedule(before, side).pieces
 
 
-def again(tmp_path: Path, tape: Tape, side: SideName = "client") -> tuple[Exchange, Exchange]:
+def again(
+    tmp_path: Path, tape: Tape, side: SideName = "client"
+) -> tuple[RecordedExchange, RecordedExchange]:
     """An exchange, and what becomes of it through a HAR."""
     (before,) = load(write(tmp_path / "before.jsonl", tape))
     (after,) = imported(tmp_path, har_writer.dumps([before], side=side))
     return before, after
 
 
-def ends(one: Exchange) -> tuple[Any, ...]:
+def ends(one: RecordedExchange) -> tuple[Any, ...]:
     sides = ((side.status, side.end, side.body) for side in (one.upstream, one.client))
     return one.ended, one.error, one.is_complete, one.omitted, *sides
 

@@ -8,12 +8,12 @@ import pytest
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.inspect import summary, timeline
 from lifecycle_proxy.recording import cassette, json_lines
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Side
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Side
 
 from tests.recording.build import Tape, agent, call, chunk, frame, write
 
 
-def load(tmp_path: Path, tape: Tape) -> Exchange:
+def load(tmp_path: Path, tape: Tape) -> RecordedExchange:
     return cassette.load(write(tmp_path / "one.jsonl", tape))[0]
 
 

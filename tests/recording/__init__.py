@@ -8,7 +8,7 @@ from typing import Any
 
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, Side
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Request, Side
 
 CHAT = "/v1/chat/completions"
 SSE_HEAD: Headers = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
@@ -36,7 +36,7 @@ def exchange(
     end: SideEnd = "eof",
     gap_ms: float = 1.0,
     **fields: Any,
-) -> Exchange:
+) -> RecordedExchange:
     """A whole exchange, the same on both sides; pieces without a time come ``gap_ms`` apart."""
     side = Side(status, reason, headers, gap_ms, end=end)
     for number, piece in enumerate(pieces, 2):
@@ -46,4 +46,4 @@ def exchange(
     side.sha256 = hashlib.sha256(side.body).hexdigest()
     name = fields.pop("name", f"ex_{next(_ids)}")
     whole: dict[str, Any] = {"upstream": side, "client": side, "is_complete": True, **fields}
-    return Exchange(name, "", "chat", request or asked({}), **whole)
+    return RecordedExchange(name, "", "chat", request or asked({}), **whole)

@@ -16,7 +16,7 @@ from typing import Final
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
-from lifecycle_proxy.recording.cassette import Exchange, Request, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request, load
 from lifecycle_proxy.replay import server as replay
 
 from tests.fakes import CHAT, Answer, Client
@@ -38,7 +38,7 @@ _HEADERS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 
 
-def streamed(file: Path) -> list[Exchange]:
+def streamed(file: Path) -> list[RecordedExchange]:
     """What an upstream sent as exchanges to be recorded, an event a read."""
     body = file.read_bytes()
     pieces = [piece for piece in _EVENT.findall(body) if piece]
@@ -61,7 +61,7 @@ async def send(url: str, request: Request) -> Answer:
 
 
 async def through_the_proxy(
-    exchanges: Sequence[Exchange], settings: dict[str, str] | None = None, speed: float = 0
+    exchanges: Sequence[RecordedExchange], settings: dict[str, str] | None = None, speed: float = 0
 ) -> list[Answer]:
     """Ask the proxy what was asked; behind it the upstream sides are played."""
     app = replay.create_replay_app(exchanges, replay.Options(speed=speed))
@@ -77,7 +77,7 @@ async def through_the_proxy(
         await upstream.stop()
 
 
-def record(exchanges: Sequence[Exchange], target: Path) -> None:
+def record(exchanges: Sequence[RecordedExchange], target: Path) -> None:
     """Write a cassette, in the place of the one that may be there. Its times stay."""
     fresh = target.with_name(f"new-{target.name}")
     settings = {"recording.mode": "record", "recording.path": str(fresh)}

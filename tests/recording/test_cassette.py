@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Side, load
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Side, load
 from lifecycle_proxy.recording.cassette_file import CassetteError, files, lines
 from lifecycle_proxy.recording.json_lines import line, pack, unpack
 from lifecycle_proxy.replay.matching import Rules
@@ -56,7 +56,7 @@ SSE = "Content-Type: text/event-stream"
 HEAD = ("conTENT-type: text/event-stream", "X-Twice: one", "x-Other: 1", "X-Twice: two")
 TARGETS = {"hermes-responses-one": "/v1/responses"}
 
-Recorded = Callable[[], Awaitable[list[Exchange]]]
+Recorded = Callable[[], Awaitable[list[RecordedExchange]]]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def recording(start_proxy: StartProxy, place: Path) -> str:
 async def recorded(runners: list[serve.Runner], place: Path) -> Recorded:
     """Ends the proxies, and reads what they wrote."""
 
-    async def read() -> list[Exchange]:
+    async def read() -> list[RecordedExchange]:
         while runners:
             await serve.stop(runners.pop(), 0)
         return load(place)
@@ -89,7 +89,7 @@ def pairs(raw: bytes) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in parts]
 
 
-async def played(one: Exchange, side: SideName) -> Answer:
+async def played(one: RecordedExchange, side: SideName) -> Answer:
     """What a replay answers to the recorded request."""
     app = create_replay_app([one], Options(side=side, speed=0))
     runner, url = await start_replay(app, "127.0.0.1:0")
@@ -115,7 +115,7 @@ def added(side: Side) -> bytes:
     return b"".join(p.data[start:stop] for p in side.pieces for start, stop in p.added)
 
 
-def check(one: Exchange) -> None:
+def check(one: RecordedExchange) -> None:
     """What holds of every exchange that was recorded to its end."""
     assert one.is_complete
     for side in (one.upstream, one.client):
@@ -256,7 +256,7 @@ async def test_exchanges_at_the_same_time_are_told_apart(
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def ends(one: Exchange) -> tuple[str, str, str]:
+def ends(one: RecordedExchange) -> tuple[str, str, str]:
     return one.ended, one.upstream.end, one.client.end
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 
 from tests.fakes import Answer, payloads
 from tests.recording import rerecord
@@ -44,7 +44,7 @@ def head(status: int, headers: Headers) -> tuple[int, list[tuple[str, str]]]:
     return status, [pair for pair in headers if pair[0].lower() not in _OURS_ALONE]
 
 
-async def played(file: Path) -> Iterator[tuple[Exchange, Answer]]:
+async def played(file: Path) -> Iterator[tuple[RecordedExchange, Answer]]:
     exchanges = load(file)
     answers = await through_the_proxy(exchanges)
     return zip(exchanges, answers, strict=True)
@@ -85,7 +85,7 @@ def test_there_is_something_to_test() -> None:
     assert sum(file.stat().st_size for file in FILES) < 400_000
 
 
-def tools(one: Exchange) -> list[str]:
+def tools(one: RecordedExchange) -> list[str]:
     return [f"{told['status']} {told['toolCallId']}" for told in one.tools]
 
 

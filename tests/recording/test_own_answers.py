@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.app import factory, serve
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.state.pending_calls import MemoryStore, Waiting
 
 from tests.conftest import StartProxy
@@ -30,7 +30,7 @@ from tests.fakes import (
 HEARTBEAT = b": keep-alive\n\n"
 EARLY = {"server.heartbeat_s": 0.05, "server.heartbeat_before_first_byte": True}
 Start = Callable[..., Awaitable[str]]
-Recorded = Callable[[], Awaitable[Exchange]]
+Recorded = Callable[[], Awaitable[RecordedExchange]]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def start(start_proxy: StartProxy, tmp_path: Path) -> Start:
 def recorded(runners: list[serve.Runner], tmp_path: Path) -> Recorded:
     """Ends the proxy; the one exchange that it recorded."""
 
-    async def end() -> Exchange:
+    async def end() -> RecordedExchange:
         while runners:
             await serve.stop(runners.pop(), 0)
         (one,) = load(tmp_path / "kept")
@@ -62,7 +62,7 @@ def head_of(answer: Answer) -> tuple[int, str, Headers]:
     return answer.status, answer.reason, headers
 
 
-def assert_got(one: Exchange, answer: Answer, end: str) -> None:
+def assert_got(one: RecordedExchange, answer: Answer, end: str) -> None:
     """The recording holds what the client got, and marks what of it is ours."""
     side = one.client
     assert (side.status, side.reason, side.headers) == head_of(answer)

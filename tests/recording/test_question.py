@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.recording import cassette, question
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 
 from tests.recording.build import Tape, write
 
@@ -18,7 +18,7 @@ CLAUDE = {"role": "user", "content": [{"type": "tool_result", "content": "a"}] *
 ITEMS = [{"type": "function_call", "name": "x"}, {"type": "function_call_output", "output": "a"}]
 
 
-def recorded(tmp_path: Path, *tapes: Tape) -> list[Exchange]:
+def recorded(tmp_path: Path, *tapes: Tape) -> list[RecordedExchange]:
     return cassette.load(write(tmp_path / "one.jsonl", *tapes))
 
 

@@ -18,9 +18,8 @@ from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.exchange.ends import Ended
-from lifecycle_proxy.exchange.model import Exchange as Live
-from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.exchange.model import Exchange, Headers
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.recorder import ExchangeRecorder, Recorder
 from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
 
@@ -51,7 +50,7 @@ class Stage:
         while self._runners:
             await serve.stop(self._runners.pop(), 0)
 
-    async def recorded(self) -> list[Exchange]:
+    async def recorded(self) -> list[RecordedExchange]:
         await self.stop()
         return load(self.place)
 
@@ -246,7 +245,7 @@ def loss() -> Loss:
     return Loss()
 
 
-LIVE = Live("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
+LIVE = Exchange("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
 
 
 def over(

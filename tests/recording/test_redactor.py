@@ -18,7 +18,7 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.core.redact import redact
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.inspect.scan import scan
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.known_secrets import Span
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.secret_detection import find_in_header, find_secrets
@@ -686,7 +686,7 @@ class Stage:
         own = {"recording.mode": "record", "recording.path": str(self.place)}
         return await self._start({**own, **{k.replace("__", "."): v for k, v in more.items()}})
 
-    async def recorded(self, *secrets: str) -> list[Exchange]:
+    async def recorded(self, *secrets: str) -> list[RecordedExchange]:
         """What is on the disk, once it is clear that none of these is."""
         while self._runners:
             await serve.stop(self._runners.pop(), 0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.matching import STAGES, Found, RecordingIndex, Rules, Stage, cleaned_by
 from lifecycle_proxy.replay.near_miss import Miss
@@ -436,7 +436,7 @@ def test_any_json_finds_itself_whatever_its_form(value: Any) -> None:
 # --- several of the same --------------------------------------------------------------------------
 
 
-def same(count: int = 3) -> list[Exchange]:
+def same(count: int = 3) -> list[RecordedExchange]:
     return [exchange(asked(said()), name=f"{n}") for n in range(count)]
 
 

@@ -20,7 +20,7 @@ from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.faults.rules import Fault, FaultSettings
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.recording.json_lines import line, pack
 from lifecycle_proxy.replay.matching import Rules
@@ -63,7 +63,7 @@ async def start() -> AsyncIterator[StartReplay]:
     """Starts a replay: ``await start([exchange], options)`` returns its URL."""
     async with AsyncExitStack() as stack:
 
-        async def begin(exchanges: list[Exchange], options: Options = AT_ONCE) -> str:
+        async def begin(exchanges: list[RecordedExchange], options: Options = AT_ONCE) -> str:
             app = create_replay_app(exchanges, options)
             runner, url = await start_replay(app, "127.0.0.1:0")
             stack.push_async_callback(runner.stop)
@@ -87,7 +87,7 @@ async def pieces(answer: Answer) -> list[bytes]:
     return found
 
 
-def head_of(one: Exchange) -> bytes:
+def head_of(one: RecordedExchange) -> bytes:
     side = one.upstream
     lines = [f"HTTP/1.1 {side.status} {side.reason}", *(f"{k}: {v}" for k, v in side.headers)]
     return "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
@@ -422,14 +422,14 @@ async def test_the_proxy_in_front_of_a_replay(start: StartReplay, start_proxy: S
 # --- what cannot be played ------------------------------------------------------------------------
 
 
-def unplayable(**fields: Any) -> Exchange:
+def unplayable(**fields: Any) -> RecordedExchange:
     return exchange(name="bad", **fields)
 
 
 BOTH = (("Content-Length", "2"), ("transfer-encoding", "chunked"))
 
 
-def torn() -> Exchange:
+def torn() -> RecordedExchange:
     one = unplayable()
     one.upstream.pieces.pop()
     return one
@@ -450,7 +450,7 @@ def torn() -> Exchange:
         (unplayable(headers=(("Content-Length", "+2"),)), "no valid Content-Length"),
     ],
 )
-async def test_it_is_left_out(bad: Exchange, reason: str, start: StartReplay) -> None:
+async def test_it_is_left_out(bad: RecordedExchange, reason: str, start: StartReplay) -> None:
     good = exchange()
     kept, ((name, why),) = playable([bad, good], "upstream")
     assert (kept, name) == ([good], "bad")
@@ -476,7 +476,7 @@ sys.exit(asyncio.run(serve_replay([Path(sys.argv[1])], "127.0.0.1:0", Options(sp
 _LINE = re.compile(r"replaying 1 exchange on (http://127\.0\.0\.1:\d+)\n")
 
 
-def written(path: Path, *exchanges: Exchange) -> Path:
+def written(path: Path, *exchanges: RecordedExchange) -> Path:
     """A cassette of these, both sides the same."""
     lines: list[dict[str, Any]] = [{"kind": "cassette", "version": 1, "ts": "", "by": "a test"}]
     for one in exchanges:

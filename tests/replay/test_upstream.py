@@ -9,7 +9,7 @@ import pytest
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.upstream import PlayedResponse, PlayedUpstream
 from lifecycle_proxy.upstream.collect import collect
@@ -38,7 +38,7 @@ class Sink:
         self.done.set()
 
 
-def upstream(*exchanges: Exchange, **more: Any) -> PlayedUpstream:
+def upstream(*exchanges: RecordedExchange, **more: Any) -> PlayedUpstream:
     urls = UpstreamUrls("http://127.0.0.1:1/v1", "http://127.0.0.1:1")
     return PlayedUpstream(exchanges, urls, Rules(strict=True), **{"speed": 0, **more})
 
@@ -48,11 +48,11 @@ def wanted(body: Any = QUESTION, method: str = "POST") -> UpstreamRequest:
     return UpstreamRequest(method, CHAT, CIMultiDict(), data)
 
 
-async def opened(one: Exchange, **more: Any) -> PlayedResponse:
+async def opened(one: RecordedExchange, **more: Any) -> PlayedResponse:
     return await upstream(one, **more).open(wanted(), lambda: None)
 
 
-async def played(one: Exchange) -> tuple[PlayedResponse, Sink]:
+async def played(one: RecordedExchange) -> tuple[PlayedResponse, Sink]:
     response, sink = await opened(one), Sink()
     response.attach(sink)
     await sink.done.wait()

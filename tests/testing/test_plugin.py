@@ -17,7 +17,7 @@ import lifecycle_proxy
 import openai
 import pytest
 import uvloop
-from lifecycle_proxy.recording.cassette import Exchange, Piece, Request, load
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Request, load
 from lifecycle_proxy.testing import assert_paired, fixtures, lifecycle_events, network_block
 
 from tests.fakes import DONE, delta, text, tool_call
@@ -716,7 +716,7 @@ EVENTS = [
 
 
 def test_events_are_found_in_whatever_form_an_answer_has() -> None:
-    exchange = Exchange("ex", "", "chat", Request("POST", "/", ()))
+    exchange = RecordedExchange("ex", "", "chat", Request("POST", "/", ()))
     exchange.client.pieces = [Piece(0, BODY[:50]), Piece(1, BODY[50:])]
     fields = [{"id": "c", "choices": [], **event} for event in EVENTS]
     forms: list[Any] = [

@@ -13,7 +13,7 @@ from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
 from lifecycle_proxy.recording.recorder import Recorder
 from lifecycle_proxy.recording.redactor import Redaction
@@ -138,8 +138,8 @@ class RecordingMode:
         """Record a request, unless nobody wants that.
 
         Args:
-            sent: headers for the upstream. The answer is asked for in clear: in a compressed one
-                no secret can be found.
+            sent: headers for the upstream. The response is asked for uncompressed: no secret can be
+                found in a compressed one.
 
         Raises:
             ProxyError: ``bad_request``: the request names a mode that there is not.
@@ -183,8 +183,15 @@ class RecordingMode:
                 raise ProxyError("bad_request", message, HEADER)
 
 
-def opened(own: Recording) -> tuple[Mode, list[Exchange]]:
-    """The mode that a start comes to, and what there is to play."""
+def opened(own: Recording) -> tuple[Mode, list[RecordedExchange]]:
+    """The mode that a start results in, and the recordings to play.
+
+    Args:
+        own: ``[recording]``.
+
+    Raises:
+        ConfigError: there is nothing to play, or what is there cannot be read.
+    """
     place = Path(own.path)
     if own.mode not in ("replay", "once", "new_episodes"):
         return own.mode, []
@@ -216,7 +223,7 @@ def _cassettes(place: Path) -> bool:
     return place.is_dir() and any(f.name.endswith(SUFFIXES) for f in place.rglob("*"))
 
 
-def _played(settings: Settings, exchanges: list[Exchange], mode: Mode) -> PlayedUpstream:
+def _played(settings: Settings, exchanges: list[RecordedExchange], mode: Mode) -> PlayedUpstream:
     # A page may be loaded again; but where the upstream can be asked, it is to be.
     is_strict = mode != "replay"
     clean = cleaned_by(redaction_of(settings))

@@ -21,7 +21,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
 from lifecycle_proxy.exchange.routes import split_profile
-from lifecycle_proxy.recording.cassette import Exchange, Json, Request, load
+from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, load
 from lifecycle_proxy.recording.cassette_file import CassetteError, files
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import Rules
@@ -103,7 +103,9 @@ async def rerun(paths: Sequence[Path], settings: Settings) -> RerunReport:
     return RerunReport(count - len(different), tuple(different), tuple(skipped))
 
 
-def _differences(before: list[Exchange], again: list[Exchange]) -> Iterator[RerunDifference]:
+def _differences(
+    before: list[RecordedExchange], again: list[RecordedExchange]
+) -> Iterator[RerunDifference]:
     for one, other in itertools.zip_longest(before, again):
         events = [] if other is None else other.tools
         if what := _first_difference(_plain(one, one.tools), _plain(one, events)):
@@ -111,7 +113,9 @@ def _differences(before: list[Exchange], again: list[Exchange]) -> Iterator[Reru
             yield RerunDifference(one.id, asked, what)
 
 
-def _chosen(exchanges: list[Exchange]) -> tuple[list[Exchange], list[tuple[str, str]]]:
+def _chosen(
+    exchanges: list[RecordedExchange],
+) -> tuple[list[RecordedExchange], list[tuple[str, str]]]:
     """What can be tried, and of the rest the ids and why not."""
     talks = [one for one in exchanges if one.route in _API_ROUTES]
     good, skipped = playable(talks, "upstream")
@@ -126,7 +130,9 @@ def _chosen(exchanges: list[Exchange]) -> tuple[list[Exchange], list[tuple[str, 
     return chosen, skipped
 
 
-async def _recorded_again(exchanges: list[Exchange], settings: Settings) -> list[Exchange]:
+async def _recorded_again(
+    exchanges: list[RecordedExchange], settings: Settings
+) -> list[RecordedExchange]:
     """The same requests through a proxy of today's, before a replay of what its upstream sent."""
     options = replay.Options(
         speed=0, rules=Rules(stages=("order",), strict=True), session=lambda request: ""
@@ -150,7 +156,7 @@ async def _recorded_again(exchanges: list[Exchange], settings: Settings) -> list
         return load(target)
 
 
-def _seen_by_upstream(exchange: Exchange) -> Exchange:
+def _seen_by_upstream(exchange: RecordedExchange) -> RecordedExchange:
     """With the path that a proxy sends to an upstream at ``/v1``, whatever it was then."""
     request = exchange.request
     target = split_profile(request.target)[1]
@@ -179,7 +185,7 @@ async def _send(session: aiohttp.ClientSession, url: str, request: Request) -> N
         pass  # broken, as it was recorded
 
 
-def _plain(exchange: Exchange, events: list[Json]) -> list[Json]:
+def _plain(exchange: RecordedExchange, events: list[Json]) -> list[Json]:
     """Events without what is another each time: durations, and ids that the proxy made."""
     names: dict[str, str] = {}
     body = exchange.upstream.body.decode("utf-8", "replace")

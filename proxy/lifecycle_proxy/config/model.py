@@ -82,7 +82,7 @@ class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class LifecycleSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is told of tool calls, and how."""
+    """Which events of tool calls are added, and in which form."""
 
     span: Span = "call"
     registry_ttl_s: Seconds = 900

@@ -18,25 +18,45 @@ _REGULAR: Final = re.compile(r"^\^|\$$|\\[.dws]|\.\*\?|\(\?")
 
 
 def header_names(given: Sequence[str], key: str) -> Found:
-    """Names that no header can have."""
+    """Names that no header can have.
+
+    Args:
+        given: names of headers.
+        key: where they stand in the settings.
+    """
     for number, name in enumerate(given):
         yield from header_name(name, f"{key}[{number}]")
 
 
 def header_name(name: str, key: str) -> Found:
-    """A name that no header can have."""
+    """A name that no header can have.
+
+    Args:
+        name: of a header.
+        key: where it stands in the settings.
+    """
     if problem := _no_header(name):
         yield key, problem
 
 
 def dialect(name: str, key: str) -> Found:
-    """Names of dialects that there are not."""
+    """An unknown dialect.
+
+    Args:
+        name: of the dialect.
+        key: where it stands in the settings.
+    """
     if name not in DIALECTS:
         yield key, f"unknown dialect {quoted(name)} ({hint(name, list(DIALECTS))})"
 
 
 def rule(given: "ClientRule", key: str) -> Found:
-    """A client rule with an unknown dialect, or that no request can match."""
+    """A client rule with an unknown dialect, or that no request can match.
+
+    Args:
+        given: the rule.
+        key: where it stands in the settings.
+    """
     yield from dialect(given.dialect, f"{key}.dialect")
     if problem := _no_header(given.header):
         yield f"{key}.header", problem

@@ -29,7 +29,12 @@ _SECONDS: Final = {"ms": 0.001, "m": 60, "min": 60, "h": 3600}
 
 
 def shown(value: Any, key: str) -> str:
-    """A value as TOML writes it, cut short; never that of a key that holds a secret."""
+    """A value as TOML writes it, cut short; never that of a key that holds a secret.
+
+    Args:
+        value: of any type.
+        key: where it stands in the settings.
+    """
     if re.sub(r"\[\d+\]", "", key).rpartition(".")[2] in SECRETS:
         return "this value"
     match value:
@@ -67,12 +72,23 @@ def choices(kind: Any) -> list[str]:
 
 
 def unknown_value(value: Any, key: str, known: list[str]) -> str:
-    """The problem with a value that is not one of a few."""
+    """The problem with a value that is not one of a few.
+
+    Args:
+        value: as given.
+        key: where it stands in the settings.
+        known: the allowed values.
+    """
     return f"unknown value {shown(value, key)} ({hint(value, known)})"
 
 
 def hint(value: Any, known: list[str]) -> str:
-    """What was probably meant, and what there is."""
+    """What was probably meant, and what is known.
+
+    Args:
+        value: as given.
+        known: the allowed values.
+    """
     near = difflib.get_close_matches(str(value).lower(), known, n=1)
     return f"{f'did you mean {near[0]}? ' if near else ''}known are {', '.join(known)}"
 
@@ -153,7 +169,12 @@ def _number(kind: Any, name: str, default: Any) -> str:
 
 
 def no_table(given: Any, key: str) -> str:
-    """The problem with a value where a table is needed."""
+    """The problem with a value where a table is needed.
+
+    Args:
+        given: the value.
+        key: where it stands in the settings.
+    """
     if isinstance(given, list):
         more = "; one proxy has one upstream: run another for another backend"
         return f"write [{key}] once, with single brackets{more if key == 'upstream' else ''}"

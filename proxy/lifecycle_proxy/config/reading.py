@@ -49,7 +49,14 @@ class Reader:
         return good
 
     def value(self, given: Any, kind: Any, key: str, default: Any = None) -> Any:
-        """A value, or ``_WRONG``."""
+        """A value, or ``_WRONG``.
+
+        Args:
+            given: as it was read.
+            kind: the type of the setting.
+            key: where it stands in the settings.
+            default: of the setting, for the message.
+        """
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         inner = struct_in(kind)
         if inner is not None:
@@ -107,6 +114,10 @@ class Reader:
 
 def from_text(text: str, kind: Any) -> Any:
     """What a variable holds: lists by comma, or any list or table as TOML writes it.
+
+    Args:
+        text: of the variable.
+        kind: the type of the setting.
 
     Raises:
         ValueError: brackets that hold no TOML value.

@@ -74,7 +74,12 @@ class Sources:
         self.flags: list[str] = []
 
     def read_file(self, file: Path, only: str = "") -> None:
-        """A TOML file; of its tables ``only`` one, if that is named."""
+        """Read a TOML file.
+
+        Args:
+            file: its path.
+            only: the one table to read; "" for all.
+        """
         self._file = str(file)
         try:
             tree, self._lines = files.read(file)
@@ -124,7 +129,11 @@ class Sources:
         return any(problem.key in keys for problem in self._problems)
 
     def check(self) -> None:
-        """Raises ConfigError with all mistakes, those in the file by line."""
+        """Refuse settings with mistakes.
+
+        Raises:
+            ConfigError: all mistakes, those in the file by line.
+        """
         if self._problems:
             own = self._file
             self._problems.sort(key=lambda one: (one.place != own, one.line or 0))
@@ -143,7 +152,12 @@ class Sources:
         return lambda key, text: self._problems.append(Problem(place, key, text))
 
     def note(self, key: str, text: str) -> None:
-        """A mistake in what has been put together: it belongs to whoever set the key last."""
+        """Add a mistake, reported for the source that set the key last.
+
+        Args:
+            key: where it stands in the settings.
+            text: the problem.
+        """
         place = self._places.get(key.partition("[")[0])
         line = self._lines.line(key) if place is None else None
         self._problems.append(Problem(self._file if place is None else place, key, text, line))

@@ -1,4 +1,4 @@
-"""Who asks: what one user wrote is never told to another."""
+"""Which user asks: nothing that one user wrote reaches another."""
 
 import hashlib
 from collections.abc import Mapping

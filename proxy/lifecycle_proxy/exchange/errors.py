@@ -1,4 +1,4 @@
-"""Errors of ours, in the shape that OpenAI SDKs show to people."""
+"""Errors of the proxy, in the form that OpenAI SDKs show to people."""
 
 import json
 from typing import Any, Final

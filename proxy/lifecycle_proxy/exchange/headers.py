@@ -24,8 +24,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 # Where clients of the known APIs send their key: OpenAI's, Anthropic's, Azure's, Google's.
 CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
-# Ours to answer: the host is the upstream's, the length follows from the body, and a 100 Continue
-# has been sent by the time the body is read.
+# The proxy sets these itself: the host is the upstream's, the length follows from the body, and a
+# 100 Continue has been sent by the time the body is read.
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
 _OWN_PREFIX: Final = "x-lifecycle-"
 _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))

@@ -54,7 +54,11 @@ class AdminEndpoints:
         }
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Any request to a path of ours."""
+        """Any request to one of the proxy's own paths.
+
+        Raises:
+            ProxyError: ``method_not_allowed`` or ``not_found``.
+        """
         path = request[EXCHANGE].path
         handler = self._handlers.get(path, self.nothing)
         if path in self._handlers and request.method not in ("GET", "HEAD"):
@@ -97,7 +101,11 @@ class AdminEndpoints:
         return web.json_response(redacted(self._settings))
 
     async def nothing(self, request: web.Request) -> web.StreamResponse:
-        """Any other path under ``/-/``."""
+        """Any other path under ``/-/``.
+
+        Raises:
+            ProxyError: ``not_found``.
+        """
         raise ProxyError("not_found", f"the proxy has nothing at {request[EXCHANGE].path[:200]}")
 
 

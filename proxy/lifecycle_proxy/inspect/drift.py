@@ -23,7 +23,7 @@ from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.inspect.compare import compare
 from lifecycle_proxy.inspect.signature import Comparison, Reply, Verdict
-from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.secret_detection import find_in_header
 from lifecycle_proxy.upstream.client import HttpUpstream
@@ -90,7 +90,7 @@ class _Unreachable(Exception):  # noqa: N818  no error of a program
 
 
 async def drift(
-    exchanges: Iterable[Exchange],
+    exchanges: Iterable[RecordedExchange],
     settings: Settings,
     *,
     timeout_s: float = 600.0,
@@ -164,7 +164,7 @@ def _tell(progress: TextIO | None, text: str) -> None:
 # --- what was recorded --------------------------------------------------------------------------
 
 
-def _unaskable(exchange: Exchange) -> str:
+def _unaskable(exchange: RecordedExchange) -> str:
     """Why a request cannot be sent again, or its response not compared; "" if they can."""
     request, answer = exchange.forwarded or exchange.request, exchange.upstream
     if exchange.route not in _ROUTES or request.method != "POST":
@@ -184,13 +184,13 @@ def _unaskable(exchange: Exchange) -> str:
     return ""
 
 
-def _recorded(exchange: Exchange) -> Reply:
+def _recorded(exchange: RecordedExchange) -> Reply:
     answer = exchange.upstream
     body = b"".join(piece.data for piece in timeline.clear(answer))
     return Reply(answer.status, answer.header("Content-Type"), body)
 
 
-def _path(exchange: Exchange) -> str:
+def _path(exchange: RecordedExchange) -> str:
     """The client's path, without a profile. The upstream's may have another prefix today."""
     return _BEFORE_PATH.sub("", exchange.request.target, count=1)
 
@@ -211,7 +211,9 @@ def _headers(request: Request, key: str) -> CIMultiDict[str]:
 # --- the response now ---------------------------------------------------------------------------
 
 
-async def _ask(upstream: HttpUpstream, exchange: Exchange, key: str, timeout_s: float) -> Reply:
+async def _ask(
+    upstream: HttpUpstream, exchange: RecordedExchange, key: str, timeout_s: float
+) -> Reply:
     request, path = exchange.forwarded or exchange.request, _path(exchange)
     wanted = UpstreamRequest(request.method, path, _headers(request, key), request.body)
     try:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import har_writer, html_report
 from lifecycle_proxy.recording import cassette
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 
 Form = Literal["har", "html"]
 
@@ -40,15 +40,15 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _har(exchanges: Sequence[Exchange], name: str, side: SideName) -> bytes:
+def _har(exchanges: Sequence[RecordedExchange], name: str, side: SideName) -> bytes:
     return har_writer.dumps(exchanges, side=side)
 
 
-def _html(exchanges: Sequence[Exchange], name: str, side: SideName) -> bytes:
+def _html(exchanges: Sequence[RecordedExchange], name: str, side: SideName) -> bytes:
     return html_report.page(exchanges, title=name).encode()
 
 
-_FORMS: Final[dict[Form, Callable[[Sequence[Exchange], str, SideName], bytes]]] = {
+_FORMS: Final[dict[Form, Callable[[Sequence[RecordedExchange], str, SideName], bytes]]] = {
     "har": _har,
     "html": _html,
 }

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.inspect import timeline
-from lifecycle_proxy.recording.cassette import Exchange, Json, Piece, Request, Side
+from lifecycle_proxy.recording.cassette import Json, Piece, RecordedExchange, Request, Side
 
 _UNKNOWN: Final = -1
 # Required by the specification, but not recorded.
@@ -22,7 +22,7 @@ _HTTP_VERSION: Final = "HTTP/1.1"
 _NO_HOST: Final = "localhost"
 
 
-def har(exchanges: Iterable[Exchange], *, side: SideName = "client") -> Json:
+def har(exchanges: Iterable[RecordedExchange], *, side: SideName = "client") -> Json:
     """The log of one side.
 
     Args:
@@ -41,7 +41,7 @@ def har(exchanges: Iterable[Exchange], *, side: SideName = "client") -> Json:
     }
 
 
-def dumps(exchanges: Iterable[Exchange], *, side: SideName = "client") -> bytes:
+def dumps(exchanges: Iterable[RecordedExchange], *, side: SideName = "client") -> bytes:
     """The log as the content of a file. Only ASCII, so lone surrogates do no harm.
 
     Args:
@@ -51,11 +51,11 @@ def dumps(exchanges: Iterable[Exchange], *, side: SideName = "client") -> bytes:
     return json.dumps(har(exchanges, side=side), indent=1).encode() + b"\n"
 
 
-def _was_asked(exchange: Exchange, side: SideName) -> bool:
+def _was_asked(exchange: RecordedExchange, side: SideName) -> bool:
     return side == "client" or exchange.forwarded is not None
 
 
-def _entry(exchange: Exchange, side: SideName) -> Json:
+def _entry(exchange: RecordedExchange, side: SideName) -> Json:
     request = exchange.request
     if side == "upstream" and exchange.forwarded is not None:
         request = exchange.forwarded
@@ -87,7 +87,7 @@ def _entry(exchange: Exchange, side: SideName) -> Json:
     return entry
 
 
-def _sides(exchange: Exchange) -> Json:
+def _sides(exchange: RecordedExchange) -> Json:
     """The status and the end of each side; null for an upstream that got no request."""
     client, upstream = (
         {"status": side.status, "end": side.end} for side in (exchange.client, exchange.upstream)
@@ -95,7 +95,7 @@ def _sides(exchange: Exchange) -> Json:
     return {"client": client, "upstream": None if exchange.forwarded is None else upstream}
 
 
-def _timings(exchange: Exchange, answer: Side) -> dict[str, float]:
+def _timings(exchange: RecordedExchange, answer: Side) -> dict[str, float]:
     """The three required ones. When the request had been sent is not recorded."""
     last = answer.pieces[-1].ms if answer.pieces else answer.ms
     if not answer.status:

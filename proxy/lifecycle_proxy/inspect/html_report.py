@@ -19,7 +19,7 @@ from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.recording import question
-from lifecycle_proxy.recording.cassette import Exchange, Json, Request, Side
+from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, Side
 
 MAX_EXCHANGE_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 48 << 20
@@ -30,7 +30,7 @@ _HOLE: Final = re.compile(r"\{\{(csp|title|data)\}\}")
 
 
 def page(
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[RecordedExchange],
     *,
     title: str,
     max_exchange_bytes: int = MAX_EXCHANGE_BYTES,
@@ -106,7 +106,7 @@ class _FrameTable:
         return self._numbers[raw]
 
 
-def _exchange(exchange: Exchange, budget: _Budget, max_frames: int) -> Json:
+def _exchange(exchange: RecordedExchange, budget: _Budget, max_frames: int) -> Json:
     forwarded = exchange.forwarded
     table = _FrameTable(budget)
     bars = timeline.bars(exchange)
@@ -143,7 +143,7 @@ def _request(request: Request, budget: _Budget) -> Json:
     }
 
 
-def _forwarded(exchange: Exchange, forwarded: Request, budget: _Budget) -> Json:
+def _forwarded(exchange: RecordedExchange, forwarded: Request, budget: _Budget) -> Json:
     """The forwarded request; without its body if that is the client's."""
     is_same = forwarded.body == exchange.request.body
     return {**_request(forwarded, _Budget(0) if is_same else budget), "same": is_same}

@@ -20,7 +20,7 @@ from lifecycle_proxy.inspect import timeline
 from lifecycle_proxy.inspect.terminal import Paper, columns, padded, size
 from lifecycle_proxy.inspect.timeline import Bar, Frame
 from lifecycle_proxy.recording import cassette, question
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 from lifecycle_proxy.recording.cassette_file import CassetteError
 
 _SHORTEST_ID: Final = 8
@@ -79,7 +79,7 @@ def show(
 
 
 def render(
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[RecordedExchange],
     *,
     width: int = 100,
     colour: bool = False,
@@ -111,7 +111,7 @@ def render(
         yield from _exchange(paper, number, exchange, side)
 
 
-def _chosen(exchanges: Sequence[Exchange], wanted: str) -> str:
+def _chosen(exchanges: Sequence[RecordedExchange], wanted: str) -> str:
     ids = [exchange.id for exchange in exchanges]
     found = [one for one in ids if one == wanted] or [one for one in ids if one.startswith(wanted)]
     if len(found) != 1:
@@ -121,7 +121,7 @@ def _chosen(exchanges: Sequence[Exchange], wanted: str) -> str:
     return found[0]
 
 
-def _short_ids(exchanges: Sequence[Exchange]) -> dict[str, str]:
+def _short_ids(exchanges: Sequence[RecordedExchange]) -> dict[str, str]:
     """The shortest beginnings of the ids that are all different."""
     ids = {exchange.id for exchange in exchanges}
     longest = max((len(one) for one in ids), default=0)
@@ -135,7 +135,7 @@ def _short_ids(exchanges: Sequence[Exchange]) -> dict[str, str]:
 
 
 def _list(
-    paper: Paper, numbered: Sequence[tuple[int, Exchange]], ids: dict[str, str]
+    paper: Paper, numbered: Sequence[tuple[int, RecordedExchange]], ids: dict[str, str]
 ) -> Iterator[str]:
     rows = [_row(number, exchange, ids[exchange.id]) for number, exchange in numbered]
     heads = ("#", "id", "UTC", "status", "ended", "ms", "events", "tools", "request")
@@ -154,7 +154,7 @@ def _list(
         yield paper.line(f"{example}: {others} events, and {added} that the proxy added", _DIM)
 
 
-def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
+def _row(number: int, exchange: RecordedExchange, short_id: str) -> tuple[str, ...]:
     frames = timeline.frames(exchange.client)
     added = sum(frame.is_added for frame in frames)
     return (
@@ -170,20 +170,22 @@ def _row(number: int, exchange: Exchange, short_id: str) -> tuple[str, ...]:
     )
 
 
-def _tools(exchange: Exchange) -> str:
+def _tools(exchange: RecordedExchange) -> str:
     """The names of the tools, each once, with how often it was called."""
     counts = Counter(bar.tool for bar in timeline.bars(exchange))
     return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items()) or "-"
 
 
-def _ended(exchange: Exchange) -> str:
+def _ended(exchange: RecordedExchange) -> str:
     return exchange.ended or ("-" if exchange.is_complete else "incomplete")
 
 
 # --- one exchange -------------------------------------------------------------------------------
 
 
-def _exchange(paper: Paper, number: int, exchange: Exchange, side: SideName) -> Iterator[str]:
+def _exchange(
+    paper: Paper, number: int, exchange: RecordedExchange, side: SideName
+) -> Iterator[str]:
     request = exchange.request
     yield paper.line(f"{number}  {exchange.id}  {exchange.ts}  {exchange.route}", _BOLD)
     yield paper.line(f"   {request.method} {request.target}  {size(len(request.body or b''))}")

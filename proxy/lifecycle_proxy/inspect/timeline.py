@@ -14,7 +14,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect.summary import EventSummary, summarize, summarize_body
-from lifecycle_proxy.recording.cassette import Exchange, Json, Piece, Side
+from lifecycle_proxy.recording.cassette import Json, Piece, RecordedExchange, Side
 
 _MAX_EVENT_BYTES: Final = 64 << 20
 _FIRST_READS: Final = 8  # a byte each, at worst
@@ -88,14 +88,14 @@ def clear(side: Side) -> list[Piece]:
         return side.pieces
 
 
-def end_ms(exchange: Exchange) -> float:
+def end_ms(exchange: RecordedExchange) -> float:
     """The last time in a recorded exchange, in milliseconds since the request."""
     sides = (exchange.upstream, exchange.client)
     times = [time for side in sides for time in (side.ms, side.end_ms)]
     return max(*times, *(side.pieces[-1].ms for side in sides if side.pieces))
 
 
-def bars(exchange: Exchange) -> list[Bar]:
+def bars(exchange: RecordedExchange) -> list[Bar]:
     """The tool calls in order: those in the client's stream, else those in the upstream's."""
     found: list[Bar] = []
     for name in _SIDES:

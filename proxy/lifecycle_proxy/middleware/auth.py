@@ -57,7 +57,7 @@ class ApiKeys:
             raise ProxyError("invalid_api_key", message)
 
     def exchange(self, headers: CIMultiDict[str], path: str) -> None:
-        """Take keys of ours out of a request's headers, and put the upstream's in.
+        """Remove the proxy's keys from a request's headers, and add the upstream's.
 
         Args:
             headers: for the upstream.
@@ -78,7 +78,7 @@ class ApiKeys:
             headers["X-Api-Key"] = self._upstream
 
     def without_keys(self, path: str) -> str:
-        """A target without those values of its query that are a key of ours.
+        """A target without the values of its query that are a key of the proxy's.
 
         Args:
             path: raw path and query; what stays is not written anew.
@@ -110,7 +110,7 @@ class ApiKeys:
         return cookies if len(kept) == len(crumbs) else ";".join(kept).strip()
 
     def _holds(self, value: str) -> bool:
-        """Whether a value is a key of ours, or holds one."""
+        """Whether a value is a key of the proxy's, or contains one."""
         for text in (value, unquote(value), _basic(value)):
             words = text.strip().strip('"')
             if words in self._ours or words.rpartition(" ")[2] in self._ours:

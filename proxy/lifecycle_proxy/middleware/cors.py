@@ -87,6 +87,10 @@ class Cors:
 
         Where origins are configured, what the upstream says of them does not count; the headers
         that it exposes do.
+
+        Args:
+            request: the browser's.
+            headers: of the response; changed in place.
         """
         if not self._is_on:
             return

@@ -63,7 +63,16 @@ class GatewayMiddleware:
     async def dispatch(
         self, request: web.Request, own: Handler, forward: Handler
     ) -> web.StreamResponse:
-        """The middleware."""
+        """The middleware.
+
+        Args:
+            request: the client's.
+            own: handles requests for the proxy's own paths.
+            forward: handles all others.
+
+        Raises:
+            ConnectionError: a response has begun, so that no error response can follow.
+        """
         exchange = request[EXCHANGE] = _exchange(request)
         exchange.listeners = Listeners(self.listeners, self._failed)
         exchange.listeners.on_request(exchange)
@@ -122,7 +131,12 @@ class GatewayMiddleware:
                 task.cancel()
 
     async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        """A signal handler, for every head that goes out."""
+        """A signal handler, for the headers of every response.
+
+        Args:
+            request: the client's.
+            response: its headers may be changed.
+        """
         if any(name in response.headers for name in HEADERS):
             profile, _ = routes.split_profile(request[EXCHANGE].target)
             prefix = "" if profile is None else f"{routes.PROFILE_PREFIX}{profile}"
@@ -181,11 +195,11 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
 
 
 async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Answers of ours are recorded, too; those of the upstream have been by now."""
+    """Report a response of the proxy's own to listeners. The relay reports the upstream's."""
     exchange = request[EXCHANGE]
     listeners = exchange.listeners
     if listeners.follow_bytes and isinstance(response, web.Response):
-        with suppress(ConnectionError):  # the client is gone; whoever sends the body finds out
+        with suppress(ConnectionError):  # the client is gone, which sending the body shows
             await response.prepare(request)  # what aiohttp adds to the head is recorded, too
         body = response.body if isinstance(response.body, bytes) else b""
         listeners.on_head(exchange, "client", *head_of(response))

@@ -111,7 +111,7 @@ class Side:
 
 
 @dataclass(slots=True)
-class Exchange:
+class RecordedExchange:
     """One request and its answer, from both sides.
 
     Attributes:
@@ -147,7 +147,7 @@ class Exchange:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> list[Exchange]:
+def load(path: Path) -> list[RecordedExchange]:
     """The exchanges of a cassette, or of all cassettes in a folder, in the order they began.
 
     Invalid lines are ignored, with a warning in the log.
@@ -168,20 +168,20 @@ def load(path: Path) -> list[Exchange]:
     return list(reader.found.values())
 
 
-def _begun(record: RequestRecord) -> Exchange:
+def _begun(record: RequestRecord) -> RecordedExchange:
     own = record
     body = None if own.body is None else unpack(own.body)
     request = Request(own.method, own.target, own.headers, body, own.omitted, own.sha256)
     if own.streamed:
         request.omitted = _NOT_WHOLE
-    return Exchange(own.id, own.ts, own.route, request)
+    return RecordedExchange(own.id, own.ts, own.route, request)
 
 
 class _Reader:
     """The exchanges of some files, as far as they have been read."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Exchange] = {}
+        self.found: dict[str, RecordedExchange] = {}
         self._bodies: dict[str, list[bytes]] = {}  # of requests that were streamed
 
     def take(self, record: Record) -> None:
@@ -216,7 +216,7 @@ class _Reader:
             case EndRecord():
                 _end(exchange, record)
 
-    def _body(self, exchange: Exchange, record: BodyRecord) -> None:
+    def _body(self, exchange: RecordedExchange, record: BodyRecord) -> None:
         """A piece of a request body, or, with its hash, the end of it."""
         request, pieces = exchange.request, self._bodies[exchange.id]
         if record.data is not None:
@@ -246,7 +246,7 @@ def _spans(added: Iterable[tuple[int, int]], data: bytes) -> tuple[tuple[int, in
     return spans
 
 
-def _forwarded(exchange: Exchange, record: ForwardedRecord) -> None:
+def _forwarded(exchange: RecordedExchange, record: ForwardedRecord) -> None:
     asked = exchange.request
     method = record.method or asked.method
     if record.body is msgspec.UNSET:
@@ -257,7 +257,7 @@ def _forwarded(exchange: Exchange, record: ForwardedRecord) -> None:
     exchange.forwarded = Request(method, record.target, record.headers, body, omitted, sha256)
 
 
-def _end(exchange: Exchange, record: EndRecord) -> None:
+def _end(exchange: RecordedExchange, record: EndRecord) -> None:
     exchange.ended, exchange.error = record.ended, record.error
     exchange.tools, exchange.omitted = record.tools, record.omitted
     for side, end in ((exchange.upstream, record.upstream), (exchange.client, record.client)):

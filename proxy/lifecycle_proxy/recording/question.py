@@ -7,14 +7,14 @@ import orjson
 
 from lifecycle_proxy.core.apis import APIS, CHAT
 from lifecycle_proxy.recording import normalize
-from lifecycle_proxy.recording.cassette import Exchange
+from lifecycle_proxy.recording.cassette import RecordedExchange
 
 _LONGEST: Final = 300
 _SPACE: Final = re.compile(r"\s+")
 _GOOD: Final = ("", "done", "eof")
 
 
-def line(exchange: Exchange) -> str:
+def line(exchange: RecordedExchange) -> str:
     """What was asked: of a chat its model and the user's last words, else method and path."""
     request, named = exchange.request, model(exchange)
     if exchange.route != CHAT.name or not named:
@@ -24,13 +24,13 @@ def line(exchange: Exchange) -> str:
     return ": ".join(filter(None, (named, asked(exchange))))
 
 
-def model(exchange: Exchange) -> str:
+def model(exchange: RecordedExchange) -> str:
     """The model that was asked; "" where the request names none."""
     named = _document(exchange).get("model")
     return _one_line(named) if isinstance(named, str) else ""
 
 
-def asked(exchange: Exchange) -> str:
+def asked(exchange: RecordedExchange) -> str:
     """What the user last said, and how many results of tools follow; "" where there is neither."""
     document = _document(exchange)
     results = _results(document.get("messages", document.get("input")))
@@ -39,13 +39,13 @@ def asked(exchange: Exchange) -> str:
     return f"{more} for: {said}" if more and said else more or said
 
 
-def is_bad(exchange: Exchange) -> bool:
+def is_bad(exchange: RecordedExchange) -> bool:
     """Whether the client did not get a good answer, as far as is recorded."""
     failed = exchange.client.status >= 400 or exchange.ended not in _GOOD
     return bool(exchange.error) or failed or not exchange.is_complete
 
 
-def _document(exchange: Exchange) -> dict[str, Any]:
+def _document(exchange: RecordedExchange) -> dict[str, Any]:
     try:
         document = orjson.loads(exchange.request.body or b"")
     except ValueError:

@@ -40,7 +40,7 @@ from typing import Any, Final, Literal
 
 from lifecycle_proxy.exchange.routes import maybe_api
 from lifecycle_proxy.recording import normalize
-from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.near_miss import Miss, miss
 
@@ -105,7 +105,7 @@ class Rules:
 class Found:
     """The recording for a request, and the stage that found it."""
 
-    exchange: Exchange
+    exchange: RecordedExchange
     stage: Stage
 
 
@@ -120,7 +120,7 @@ class RecordingIndex:
 
     def __init__(
         self,
-        exchanges: Iterable[Exchange],
+        exchanges: Iterable[RecordedExchange],
         rules: Rules | None = None,
         *,
         max_sessions: int = _SESSIONS,
@@ -219,7 +219,7 @@ class RecordingIndex:
         return (same or every)[:_COMPARED]
 
 
-def _views(exchange: Exchange) -> tuple[Request, ...]:
+def _views(exchange: RecordedExchange) -> tuple[Request, ...]:
     """The client's request, and what was forwarded of it."""
     forwarded = exchange.forwarded
     return (exchange.request,) if forwarded is None else (exchange.request, forwarded)

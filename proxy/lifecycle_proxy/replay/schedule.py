@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from lifecycle_proxy.exchange.model import Headers, SideName, first_header
-from lifecycle_proxy.recording.cassette import Exchange, Side
+from lifecycle_proxy.recording.cassette import RecordedExchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
 # differs from it.
@@ -54,7 +54,7 @@ class Schedule:
         return first_header(self.headers, name)
 
 
-def schedule(exchange: Exchange, name: SideName) -> Schedule:
+def schedule(exchange: RecordedExchange, name: SideName) -> Schedule:
     """How one side of an exchange went.
 
     A recorded length that is not the body's, for secrets were replaced, is put right.
@@ -107,15 +107,15 @@ def _framing(side: Side) -> str:
 
 
 def playable(
-    exchanges: Iterable[Exchange], side: SideName
-) -> tuple[list[Exchange], list[tuple[str, str]]]:
+    exchanges: Iterable[RecordedExchange], side: SideName
+) -> tuple[list[RecordedExchange], list[tuple[str, str]]]:
     """Those that can be played, and of the others the id and the reason why not.
 
     Args:
         exchanges: recordings.
         side: which one is to be played.
     """
-    good: list[Exchange] = []
+    good: list[RecordedExchange] = []
     refused: list[tuple[str, str]] = []
     for exchange in exchanges:
         try:
@@ -149,7 +149,7 @@ def timed(plan: Schedule, speed: float, max_gap_ms: float | None) -> Schedule:
     return replace(plan, head_ms=head_ms, pieces=pieces, end_ms=due(plan.end_ms))
 
 
-def _with_length(exchange: Exchange, side: Side) -> Headers:
+def _with_length(exchange: RecordedExchange, side: Side) -> Headers:
     size = len(side.body)
     is_bodiless = exchange.request.method == "HEAD" or side.status in BODILESS
     if side.end != "eof" or is_bodiless:

@@ -23,7 +23,7 @@ from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.model import Handler, SideName
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.faults.rules import FaultSettings
-from lifecycle_proxy.recording.cassette import Exchange, Request, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request, load
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import faults as fault_schedule
 from lifecycle_proxy.replay import notes
@@ -38,7 +38,7 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8788"
 
 _HEALTHY: Final = "/-/healthy"
 _MAX_BODY_BYTES: Final = 1 << 30
-_END_S: Final = 1.0  # for open streams, when asked to stop: whoever ends a replay wants it to end
+_END_S: Final = 1.0  # for open streams, when asked to stop
 
 
 def _by_headers(request: web.Request) -> str:
@@ -58,7 +58,7 @@ class Options:
             seconds. Then it is reset.
         rules: how requests are matched: ``loop``, ``strict``, ``stages`` and so on.
         session: whose request it is; recordings are given out to each on its own. By default it
-            is told by the credential and the headers in which clients name a conversation.
+            is known by the credential and the headers in which clients name a conversation.
         transform: what is played instead of a schedule: faults. Times are as played.
         on_miss: is called with each miss. By default it is logged.
         on_found: is called with each recording that is played, and the request. By default one
@@ -89,13 +89,17 @@ class Options:
 
 
 def create_replay_app(
-    exchanges: Iterable[Exchange], options: Options | None = None
+    exchanges: Iterable[RecordedExchange], options: Options | None = None
 ) -> web.Application:
     """A server that plays recordings, as an aiohttp application.
 
     Exchanges that cannot be played are left out; ``playable`` tells why. Serve it with
     ``start_replay``, or with a runner that has ``handler_cancellation`` set: a client that goes
     away ends the playing.
+
+    Args:
+        exchanges: in the order they were recorded.
+        options: how they are played.
     """
     own = options or Options()
     good, _ = playable(exchanges, own.side)
@@ -175,7 +179,7 @@ async def serve_replay(
 
 
 class _Replay:
-    def __init__(self, exchanges: list[Exchange], options: Options) -> None:
+    def __init__(self, exchanges: list[RecordedExchange], options: Options) -> None:
         self._library = RecordingIndex(exchanges, options.rules)
         self._options = options
         own = options.faults or FaultSettings()
@@ -183,7 +187,7 @@ class _Replay:
         self._numbers = itertools.count(1)
         self._plans = {id(e): self._plan(e) for e in exchanges}  # ids of several files may be equal
 
-    def _plan(self, exchange: Exchange) -> Schedule:
+    def _plan(self, exchange: RecordedExchange) -> Schedule:
         own = self._options
         return timed(schedule(exchange, own.side), own.speed, own.max_gap_ms)
 

@@ -15,7 +15,7 @@ from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import BodySink, UpstreamRequest
-from lifecycle_proxy.recording.cassette import Exchange, Request
+from lifecycle_proxy.recording.cassette import RecordedExchange, Request
 from lifecycle_proxy.replay import notes
 from lifecycle_proxy.replay.matching import RecordingIndex, Rules
 from lifecycle_proxy.replay.near_miss import MISS_STATUS, NO_RETRY, UNTOLD, Miss
@@ -41,7 +41,7 @@ class PlayedUpstream:
 
     def __init__(
         self,
-        exchanges: Iterable[Exchange],
+        exchanges: Iterable[RecordedExchange],
         urls: UpstreamUrls,
         rules: Rules,
         *,
@@ -80,7 +80,7 @@ class PlayedUpstream:
             return _missed()
         return await self.play(request, found)
 
-    async def find(self, request: UpstreamRequest) -> Exchange | Miss:
+    async def find(self, request: UpstreamRequest) -> RecordedExchange | Miss:
         """The recording that answers a request."""
         body = request.body
         if body is not None and not isinstance(body, bytes):
@@ -95,7 +95,7 @@ class PlayedUpstream:
         notes.log_found(found, asked)
         return found.exchange
 
-    async def play(self, request: UpstreamRequest, exchange: Exchange) -> "PlayedResponse":
+    async def play(self, request: UpstreamRequest, exchange: RecordedExchange) -> "PlayedResponse":
         """A recording's response, once its headers are due.
 
         Args:

@@ -54,7 +54,12 @@ def _bound(settings: Settings, *, shared: bool, port: int | None) -> socket.sock
 
 
 def url(sock: socket.socket, settings: Settings) -> str:
-    """Where a bound socket is reached."""
+    """The URL of a bound socket.
+
+    Args:
+        sock: bound.
+        settings: ``server.tls_cert`` decides the scheme.
+    """
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]

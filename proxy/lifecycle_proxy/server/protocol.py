@@ -1,4 +1,4 @@
-"""aiohttp's server protocol: limits for slow clients, errors in the shape of ours.
+"""aiohttp's server protocol: limits for slow clients, errors in the proxy's form.
 
 Of aiohttp's private names four are used: ``_parser``, which is wrapped, the two flags that say
 whether reading is held, and ``_version`` of a request.
@@ -96,7 +96,7 @@ class Protocol(web.RequestHandler):
             self._break_body(ProxyError("request_timeout", message))
 
     def _break_body(self, failure: ProxyError) -> None:
-        """Whoever reads the body is told; the response to it is the last of the connection."""
+        """The reader of the body gets the error. The response to it ends the connection."""
         self._deadline = None
         self._watched.payload.set_exception(failure)
         self._watched.payload.feed_eof()

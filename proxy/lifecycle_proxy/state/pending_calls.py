@@ -2,12 +2,12 @@
 
 The ids of calls are the backend's, and some backends begin at the same one with every turn, or for
 every user. So a call is looked for only among those of the same credential and, where the client
-names one, of the same session; and a result counts only if the end of the conversation tells of
-another call than it did when the call was announced. Some clients rewrite ids: their calls are
+names one, of the same session; and a result counts only if the end of the conversation has
+another call than it had when the call was announced. Some clients rewrite ids: their calls are
 known by name and arguments.
 
 Many users may share one credential. Where no session tells them apart, only a request that repeats
-a call's name and arguments is told of its end: what it is told, it knows.
+a call's name and arguments learns of its end: it knows them already.
 """
 
 import asyncio
@@ -48,18 +48,41 @@ class Store(Protocol):
     the background.
     """
 
-    def put(self, scope: str, call: Waiting) -> None: ...
+    def put(self, scope: str, call: Waiting) -> None:
+        """Keep a call until it is taken, or expires.
+
+        Args:
+            scope: whose call it is.
+            call: with what its conversation knew when it was announced.
+        """
+        ...
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
-        """The calls of this id, of whatever choice; they stay."""
+        """The calls of this id, of any choice; they stay.
+
+        Args:
+            scope: whose calls.
+            call_id: the backend's id.
+        """
         ...
 
     def look_alike(self, scope: str, content: str) -> list[Waiting]:
-        """The calls of this name and these arguments, oldest first; they stay."""
+        """The calls of this name and these arguments, oldest first; they stay.
+
+        Args:
+            scope: whose calls.
+            content: fingerprint of name and arguments.
+        """
         ...
 
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
-        """A call, for one taker only."""
+        """A call, for one taker only.
+
+        Args:
+            scope: whose call.
+            call_id: the backend's id.
+            choice: its index.
+        """
         ...
 
 
@@ -71,7 +94,7 @@ class MemoryStore:
 
     Args:
         ttl_s: how long a result is waited for, in seconds; 0 for as long as there is room.
-        expired: told of calls whose result never came.
+        expired: called with calls whose result never came.
         max_calls: above this many the oldest expire early.
         max_calls_of_scope: the same for the calls of one scope.
         sweep_s: how often ``run`` looks for calls that have waited too long, in seconds.
@@ -104,12 +127,13 @@ class MemoryStore:
         return len(self._calls)
 
     def put(self, scope: str, call: Waiting) -> None:
-        told = call.call.announced
-        key = (scope, told.id, told.choice)
+        """See ``Store``."""
+        announced = call.call.announced
+        key = (scope, announced.id, announced.choice)
         if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
             self._end(key, "superseded")
         self._calls[key] = (self._clock() + self._ttl_s, call)
-        self._choices.setdefault(key[:2], set()).add(told.choice)
+        self._choices.setdefault(key[:2], set()).add(announced.choice)
         self._alike.setdefault((scope, call.call.content), {})[key] = None
         own = self._of_scope.setdefault(_whole(scope), {})
         own[key] = None
@@ -119,14 +143,17 @@ class MemoryStore:
             self._end(next(iter(self._calls)), "expired")
 
     def look(self, scope: str, call_id: str) -> list[Waiting]:
+        """See ``Store``."""
         choices = self._choices.get((scope, call_id), ())
         return [self._calls[scope, call_id, choice][1] for choice in sorted(choices)]
 
     def look_alike(self, scope: str, content: str) -> list[Waiting]:
+        """See ``Store``."""
         keys = self._alike.get((scope, content), ()) if content else ()
         return [self._calls[key][1] for key in keys]
 
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
+        """See ``Store``."""
         key = (scope, call_id, choice)
         found = self._calls.pop(key, None)
         if found is None:
@@ -197,6 +224,12 @@ class ConversationCalls:
         self._store.put(self._part(call.content), Waiting(call, earlier, alike))
 
     def maybe_take(self, call_id: str, choice: int) -> DelegatedCall | None:
+        """A call of this conversation, which then is not found again.
+
+        Args:
+            call_id: the backend's id.
+            choice: its index.
+        """
         content = self._own.get((call_id, choice))
         if content is None and not self._scope.has_session:
             return None
@@ -209,28 +242,28 @@ class ConversationCalls:
         Args:
             now: when the request came, in seconds on the monotonic clock.
         """
-        told: list[ToolCompleted] = []
+        completed: list[ToolCompleted] = []
         for call_id, seen in self._by_id.items():
             last = {self._part(one.content): one for one in seen}
             for part, one in last.items():
                 for waiting in self._store.look(part, call_id):
                     if waiting.earlier.is_news(seen):
-                        told += self._end(waiting.call, one, now)
+                        completed += self._end(waiting.call, one, now)
         for content, seen in self._by_content.items():
-            told += self._end_alike(content, seen, now)
-        return sorted(told, key=lambda event: -event.duration_ms)
+            completed += self._end_alike(content, seen, now)
+        return sorted(completed, key=lambda event: -event.duration_ms)
 
     def _end_alike(self, content: str, seen: list[TrailingCall], now: float) -> list[ToolCompleted]:
         """The calls of clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
-        told: list[ToolCompleted] = []
+        completed: list[ToolCompleted] = []
         waiting = [
             one
             for one in self._store.look_alike(self._part(content), content)
             if one.call.announced.id not in self._by_id and one.alike.is_news(seen)
         ]
         for one, call in zip(reversed(waiting), reversed(seen), strict=False):
-            told += self._end(one.call, call, now)
-        return told
+            completed += self._end(one.call, call, now)
+        return completed
 
     def _end(self, call: DelegatedCall, seen: TrailingCall, now: float) -> list[ToolCompleted]:
         part = self._part(call.content)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lifecycle_proxy.recording.cassette import Exchange, Side
+from lifecycle_proxy.recording.cassette import RecordedExchange, Side
 from lifecycle_proxy.replay.near_miss import Miss
 
 Event = dict[str, Any]
@@ -57,7 +57,7 @@ class LifecycleProxy(Served):
 
     cassette: Path
     mode: str
-    exchanges: Callable[[], list[Exchange]] = field(repr=False)
+    exchanges: Callable[[], list[RecordedExchange]] = field(repr=False)
 
 
 class Pair(NamedTuple):
@@ -149,7 +149,7 @@ def _report(faults: Sequence[str], found: Sequence[Event]) -> str:
 
 def _body(answer: Any) -> str | None:
     """The text of a stream; None if there are chunks instead."""
-    if isinstance(answer, Exchange):
+    if isinstance(answer, RecordedExchange):
         answer = answer.client
     if isinstance(answer, Side):
         answer = answer.body

@@ -11,7 +11,7 @@ import pytest
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.model import ConfigError, Settings
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import BY_QUESTION, Rules
@@ -175,7 +175,7 @@ def _is_live(key: str) -> bool:
     return key.startswith("upstream.") and key.removeprefix("upstream.") in _LIVE
 
 
-def _loaded(path: Path) -> list[Exchange]:
+def _loaded(path: Path) -> list[RecordedExchange]:
     try:
         return load(path)
     except CassetteError as error:
@@ -183,7 +183,7 @@ def _loaded(path: Path) -> list[Exchange]:
     pytest.fail(problem, pytrace=False)
 
 
-def _explain(plan: FixturePlan, exchanges: list[Exchange]) -> None:
+def _explain(plan: FixturePlan, exchanges: list[RecordedExchange]) -> None:
     """Prepare the advice for a miss: why there may be nothing to replay."""
     if not plan.cassette.exists():
         plan.outcome.advice = f"there is no {plan.cassette}\n{plan.outcome.advice}"

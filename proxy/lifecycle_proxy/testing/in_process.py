@@ -21,7 +21,7 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.recording.cassette import Exchange, load
+from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import Rules, cleaned_by
@@ -83,7 +83,9 @@ def background_loop() -> Iterator[Loop]:
 
 
 @contextmanager
-def replaying(loop: Loop, exchanges: Iterable[Exchange], options: replay.Options) -> Iterator[str]:
+def replaying(
+    loop: Loop, exchanges: Iterable[RecordedExchange], options: replay.Options
+) -> Iterator[str]:
     """Serve recordings; yields the URL.
 
     Args:
@@ -119,7 +121,7 @@ def proxying(loop: Loop, settings: Settings, drain_s: float) -> Iterator[str]:
 
 @contextmanager
 def played(
-    loop: Loop, settings: Settings, exchanges: list[Exchange], options: replay.Options
+    loop: Loop, settings: Settings, exchanges: list[RecordedExchange], options: replay.Options
 ) -> Iterator[str]:
     """Replay a cassette; yields the URL.
 
@@ -177,7 +179,7 @@ class RecordingSession:
         own = msgspec.structs.replace(settings.recording, mode=mode, path=str(self.path))
         return msgspec.structs.replace(settings, recording=own)
 
-    def exchanges(self) -> list[Exchange]:
+    def exchanges(self) -> list[RecordedExchange]:
         """The exchanges so far, once they are written."""
         time.sleep(_WRITTEN_S)
         limit = time.monotonic() + _UNDER_WAY_S
@@ -215,7 +217,7 @@ class RecordingSession:
         self._folder.cleanup()
         return is_kept
 
-    def _found(self) -> list[Exchange]:
+    def _found(self) -> list[RecordedExchange]:
         try:
             return load(self.path)
         except CassetteError:
