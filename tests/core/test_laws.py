@@ -1,5 +1,6 @@
 """What must hold for every stream there can be, however it is cut into pieces."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -608,11 +609,19 @@ def test_the_state_machine_leaves_nothing_open(
     assert_paired(_fed([*seen, end], infer=infer, whole=whole))
 
 
+_NATIVE = -1
+
+
 def _without_shared_ids(seen: list[Observation]) -> Iterator[Observation]:
-    """One id for two calls at the same time is one call, but two where the first is over."""
+    """One answer, in which each id has one source: a call, or native events.
+
+    One id for two calls at the same time is one call, but two where the first is over.
+    """
     keys: dict[str, int] = {}
-    for one in seen:
-        if isinstance(one, CallDelta) and one.id and keys.setdefault(one.id, one.key) != one.key:
+    for one in itertools.takewhile(lambda one: not isinstance(one, StreamEnded), seen):
+        key = _NATIVE if isinstance(one, NativeProgress) else getattr(one, "key", _NATIVE)
+        call_id = getattr(one, "id", None)
+        if call_id and keys.setdefault(call_id, key) != key:
             continue
         yield one
 
