@@ -328,6 +328,7 @@ async def test_it_listens_on_a_unix_socket(
         code, _, err = ended(process)
     assert code == 0
     assert "Traceback" not in err
+    assert not short_path.exists()
 
 
 async def test_a_dead_socket_file_is_replaced(upstream: Upstream, short_path: Path) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from lifecycle_proxy.app.factory import GATEWAY, RECORDING_MODE, WATCH, create_app
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.server.listener import bind, notify
+from lifecycle_proxy.server.listener import bind, notify, remove_socket_file
 from lifecycle_proxy.server.runner import Runner, start_runner
 
 __all__ = ("Runner", "serve", "start", "stop")
@@ -108,4 +108,6 @@ async def serve(
         loop.remove_reader(supervisor)
     log.info("stopping: open streams have %g s to end", settings.server.drain_timeout_s)
     await stop(runner, settings.server.drain_timeout_s)
+    if supervisor is None:
+        remove_socket_file(settings)
     await asyncio.to_thread(runner.app[RECORDING_MODE].remove_unplayable)

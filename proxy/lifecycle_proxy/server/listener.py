@@ -67,6 +67,13 @@ def url(sock: socket.socket, settings: Settings) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def remove_socket_file(settings: Settings) -> None:
+    """Behind the last use of a unix socket. The system leaves its file."""
+    if settings.listen_socket is not None:
+        with suppress(OSError):
+            Path(settings.listen_socket).unlink()
+
+
 def notify(state: str) -> None:
     """Tell systemd (``Type=notify``), if it is listening. See sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Final
 
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.server.listener import bind, notify, url
+from lifecycle_proxy.server.listener import bind, notify, remove_socket_file, url
 
 log = logging.getLogger("proxy.server")
 
@@ -86,6 +86,7 @@ class Supervisor:
             return self._code
         finally:
             holder.close()
+            remove_socket_file(self._settings)
             if directory is not None:
                 shutil.rmtree(directory, ignore_errors=True)
 
