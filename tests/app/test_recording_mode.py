@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ Run = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture(autouse=True)
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder for temporary files: one of this test's own, with room for a socket's name."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield Path(folder)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files: one of this test's own."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ async def test_a_request_turns_no_recording_on(mode: str, begin: Run, place: Pat
     assert refused.status == 400
     assert "recording is off (recording.mode)" in refused.json()["error"]["message"]
     assert (await chat(url, f"{RECORD}: off")).status == 200
-    assert listed(place.parent) == []
+    assert listed(place.parent) == ["temporary"]
 
 
 # --- once -----------------------------------------------------------------------------------------

@@ -95,6 +95,10 @@ class RecordingMode:
         if self._recorder is not None:
             self._recorder.remove_unplayable()
 
+    def concerns(self, request: web.Request) -> bool:
+        """Whether recording is on, or the request asks for a mode."""
+        return self._mode != "off" or HEADER in request.headers
+
     async def whole(self, request: web.Request, data: Data) -> Data:
         """The body, read if a recording may answer and the upstream may have to be asked.
 

@@ -24,6 +24,10 @@ from lifecycle_proxy.relay.websocket import Tunnel
 class Recordings(Protocol):
     """Records exchanges, and answers with recordings."""
 
+    def concerns(self, request: web.Request) -> bool:
+        """Whether this request may be recorded or answered. Most are neither, where it is off."""
+        ...
+
     def begin(self, request: web.Request, data: RequestBody, sent: CIMultiDict[str]) -> None:
         """Record this exchange, if that is wanted.
 
@@ -111,6 +115,16 @@ class Sender:
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
+        if self._recordings.concerns(request):
+            response = await self._recorded(request, wanted, original)
+        else:
+            response = await self._ask(request[EXCHANGE], wanted)
+        plan = request.get(PLAN)
+        return FaultyResponse(response, plan) if plan else response
+
+    async def _recorded(
+        self, request: web.Request, wanted: UpstreamRequest, original: RequestBody
+    ) -> UpstreamResponse:
         is_unchanged = original is None or original is wanted.body
         wanted = wanted._replace(body=await self._recordings.whole(request, wanted.body))
         response = await self._recordings.maybe_replay(request, wanted)
@@ -118,8 +132,7 @@ class Sender:
             body = wanted.body if is_unchanged else original
             self._recordings.begin(request, body, wanted.headers)
             response = await self._ask(request[EXCHANGE], wanted)
-        plan = request.get(PLAN)
-        return FaultyResponse(response, plan) if plan else response
+        return response
 
     async def _ask(self, exchange: Exchange, wanted: UpstreamRequest) -> UpstreamResponse:
         def on_retry() -> None:
