@@ -12,7 +12,8 @@ import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.factory import GATEWAY, WATCH
 from lifecycle_proxy.relay.relay import Relay
-from lifecycle_proxy.relay.sse import HEARTBEAT
+from lifecycle_proxy.relay.sse import HEARTBEAT, StreamBody
+from lifecycle_proxy.server.protocol import Protocol
 
 from tests.commands import LISTEN, ended, serving
 from tests.conftest import StartProxy
@@ -309,6 +310,29 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
     assert [one for one in gc.get_objects() if isinstance(one, Relay)] == []
     told = (await ask(proxy, "GET", "/-/metrics")).body.decode()
     assert 'exchanges_open{route="chat"} 0.0' in told
+
+
+async def test_what_belongs_to_a_connection_goes_with_it(upstream: Upstream, proxy: str) -> None:
+    """At once. A cycle would stay until the garbage collector looks for it, which is rare."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(tool_call(), DONE, b"")
+
+    upstream.script = script
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert (await chat(proxy)).status == 200
+            async with Client(proxy) as client:
+                await client.chat()
+                client.wire.reset()
+        await asyncio.sleep(0.1)
+        kinds = (Relay, Protocol, StreamBody)
+        left = [one for one in gc.get_objects() if isinstance(one, kinds)]
+        assert left == []
+    finally:
+        gc.enable()
 
 
 async def test_clients_that_leave_a_flood_are_no_bug(upstream: Upstream) -> None:

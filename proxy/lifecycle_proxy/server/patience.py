@@ -41,6 +41,10 @@ class WatchedParser:
         self._failure: Exception | None = None
         self.payload: Any = EMPTY_PAYLOAD
 
+    def release(self) -> None:
+        """The connection is gone. Parser and payload refer to it: a cycle would stay."""
+        self._parser, self.payload, self.has_failed = None, EMPTY_PAYLOAD, True
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
 

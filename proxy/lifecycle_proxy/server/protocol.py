@@ -63,7 +63,9 @@ class Protocol(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         super().connection_lost(exc)
+        self._watched.release()
 
     @property
     def _is_held(self) -> bool:
