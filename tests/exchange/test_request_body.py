@@ -32,7 +32,8 @@ from tests.fakes import (
     tool_call,
 )
 
-pytestmark = pytest.mark.usefixtures("quiet")
+# How deep JSON may be depends on it.
+pytestmark = pytest.mark.usefixtures("quiet", "usual_recursion_limit")
 
 LIBRARIES: Final = ("compression.zstd", "backports.zstd", "zstandard")
 PAIR = ["running", "completed"]
