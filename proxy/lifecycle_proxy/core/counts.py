@@ -5,7 +5,7 @@ from typing import Final
 
 # No agent makes as many calls in one answer. What is known of them stays until the stream ends.
 MAX_CALLS: Final = 4096
-MAX_OPEN_CALLS: Final = 512  # they may all end at once
+MAX_OPEN_CALLS: Final = 256  # they may all end at once
 
 
 @dataclass(slots=True)
