@@ -126,7 +126,7 @@ def dot(packages: dict[str, Package]) -> Iterator[str]:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """The packages of ours that a module imports, once for each import."""
+    """The own packages that a module imports, once for each import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]

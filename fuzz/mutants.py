@@ -188,8 +188,8 @@ def main() -> None:
         folders: queue.Queue[Path] = queue.Queue()
         for number in range(given.jobs):
             folders.put(copied(base, Path(place) / str(number)))
-        told = pool.map(lambda mutant: survives(mutant, data, base, folders), chosen)
-        for mutant, is_alive in zip(chosen, told, strict=True):
+        survived = pool.map(lambda mutant: survives(mutant, data, base, folders), chosen)
+        for mutant, is_alive in zip(chosen, survived, strict=True):
             if is_alive:
                 alive += 1
                 print(f"{mutant.path}:{mutant.line}: {mutant.text}", flush=True)

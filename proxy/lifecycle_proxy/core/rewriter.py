@@ -56,7 +56,7 @@ class Rewriter:
         return b"" if self._rounds is None else self._rounds.left_out()
 
     def release(self) -> bytes:
-        """All that is kept back, as it came."""
+        """All that is held back, unchanged."""
         return b"" if self._rounds is None else self._rounds.release()
 
     def unfinished(self, rest: bytes) -> bytes:

@@ -21,6 +21,7 @@ from aiohttp import web
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.client_scope import scope_of
 from lifecycle_proxy.exchange.model import Handler, SideName
+from lifecycle_proxy.exchange.routes import split_absolute
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.faults.rules import FaultSettings
 from lifecycle_proxy.recording.cassette import RecordedExchange, Request, load
@@ -196,7 +197,8 @@ class _Replay:
         if request.raw_path.partition("?")[0] == _HEALTHY:
             return web.json_response({"status": "ok"})
         body = await request.read()
-        asked = Request(request.method, _target(request), tuple(request.headers.items()), body)
+        _, target = split_absolute(request.raw_path)
+        asked = Request(request.method, target, tuple(request.headers.items()), body)
         # Large bodies, and misses, take a while; other streams are playing.
         session = self._options.session(request)
         found = await asyncio.to_thread(self._library.find, asked, session)
@@ -225,11 +227,3 @@ class _Replay:
             charset="utf-8",
             headers=NO_RETRY,
         )
-
-
-def _target(request: web.Request) -> str:
-    """Path and query, where the request line holds a whole URL, too."""
-    target = request.raw_path
-    if target.startswith(("http://", "https://")):
-        target = "/" + target.partition("://")[2].partition("/")[2]
-    return target

@@ -62,7 +62,7 @@ class PlayedUpstream:
 
     def target(self, path: str) -> str:
         """See ``UpstreamClient``."""
-        return self._urls.url(path).raw_path_qs
+        return self._urls.target(path)
 
     async def probe(self) -> str:
         """See ``UpstreamClient``. To ask would use a recording up, or be a miss."""

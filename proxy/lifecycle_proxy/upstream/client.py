@@ -57,7 +57,7 @@ class HttpUpstream:
 
     def target(self, path: str) -> str:
         """See ``UpstreamClient``."""
-        return self._urls.url(path).raw_path_qs
+        return self._urls.target(path)
 
     async def open(self, request: UpstreamRequest, on_retry: Callable[[], None]) -> HttpResponse:
         """See ``UpstreamClient``.

@@ -17,6 +17,10 @@ class UpstreamUrls:
     base: str
     origin: str
 
+    def target(self, path: str) -> str:
+        """Raw path and query of the URL for a request: what the upstream is sent."""
+        return self.url(path).raw_path_qs
+
     def url(self, path: str) -> URL:
         """The URL for a request: ``/v1/X`` to base + ``/X``, any other path to the origin.
 
