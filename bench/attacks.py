@@ -11,11 +11,11 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from running import Running, proxy
+from running import Running, Serve, listening, proxy
 
 _MB: Final = 1_000_000
 _END: Final = b"\r\n\r\n"
@@ -102,21 +102,15 @@ ATTACKS: Final = (
 )
 
 
-@asynccontextmanager
-async def _upstream(attack: Attack) -> AsyncIterator[int]:
+def _serving(attack: Attack) -> Serve:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        with suppress(asyncio.LimitOverrunError):
             await reader.readuntil(_END)
             for piece in attack.response():
                 writer.write(piece)
                 await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 22)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    return serve
 
 
 async def _attack(running: Running, attack: Attack) -> None:
@@ -135,7 +129,7 @@ async def _attack(running: Running, attack: Attack) -> None:
 
 
 async def _measure(attack: Attack) -> None:
-    async with _upstream(attack) as port:
+    async with listening(_serving(attack)) as port:
         with proxy(f"http://127.0.0.1:{port}/v1", server__access_log=False) as running:
             idle, before = running.rss_bytes, running.cpu_s
             running.forget_peak()

@@ -75,16 +75,23 @@ async def stuck_tool(request: Request, wire: Wire) -> None:
 # --- workers --------------------------------------------------------------------------------------
 
 
+async def requests_total(url: str) -> float:
+    numbers = (await ask(url, "GET", "/-/metrics")).body.decode()
+    (found,) = re.findall(r'requests_total\{[^}]*route="other"[^}]*\} (\S+)', numbers)
+    return float(found)
+
+
 async def test_workers_share_the_port_and_their_numbers_are_summed(upstream: Upstream) -> None:
     with serving(*LISTEN, *WORKERS, "--upstream", upstream.origin) as (process, url, _):
         assert len(workers(process)) == 2
         for _ in range(20):  # each on a connection of its own: the kernel spreads them
             assert (await ask(url, "GET", "/v1/models")).json() == {"ok": True}
         assert len(upstream.wires) == 2  # each worker has a pool
+        async with asyncio.timeout(10):  # a request is counted behind its response
+            while await requests_total(url) < 20:  # noqa: ASYNC110  in another process
+                await asyncio.sleep(0.02)
         for _ in range(6):  # whoever answers
-            told = (await ask(url, "GET", "/-/metrics")).body.decode()
-            (found,) = re.findall(r'requests_total\{[^}]*route="other"[^}]*\} (\S+)', told)
-            assert float(found) == 20
+            assert await requests_total(url) == 20
         process.terminate()
         code, out, err = ended(process)
     assert (code, out) == (0, "")  # one line, and no second one
