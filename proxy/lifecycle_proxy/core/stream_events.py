@@ -8,9 +8,9 @@ of one system's clients; the proxy's own form has each as ``id``, ``event`` and 
 type                  data
 ====================  ==========================================================================
 ``stream.started``    ``model``, ``api`` (``chat``, ``responses``, ``messages``), ``requestId``
-``text``              ``text``, ``kind`` (``text`` or ``reasoning``), ``choice``; up to 100 ms in one
-``tool.running``      as the dialect ``bare`` has it: ``tool``, ``emoji``, ``label``, ``toolCallId``,
-                      ``status``, ``choice`` where it is not 0; ``hosted`` if the upstream runs it;
+``text``              ``text``, ``kind`` (``text`` or ``reasoning``), ``choice``; in batches
+``tool.running``      as dialect ``bare``: ``tool``, ``emoji``, ``label``, ``toolCallId``,
+                      ``status``, ``choice`` where it is not 0, ``hosted`` if the upstream runs it;
                       ``arguments`` (JSON, redacted) where they are known
 ``tool.arguments``    ``toolCallId``, ``delta``
 ``tool.completed``    as ``tool.running``, with ``durationMs``, ``isError``, ``reason``, ``result``
