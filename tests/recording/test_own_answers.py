@@ -1,7 +1,7 @@
 """What the proxy answers by itself is recorded as the client gets it: heads, bodies, the end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,7 @@ async def test_a_late_no(
 
 
 class Broken(MemoryStore):
-    def look(self, scope: str, call_id: str) -> list[Waiting]:
+    async def look(self, scopes: Sequence[str]) -> dict[str, list[Waiting]]:
         raise RuntimeError("a bug")
 
 

@@ -1,6 +1,7 @@
 """The calls that clients run: how long they wait, for whom, and who may tell their end."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,6 +41,10 @@ class Kept:
         """A request whose user nothing but a credential tells from others."""
         return ConversationCalls(self.store, Scope("s", False), last_calls(list(messages)))
 
+    async def looked(self, scope: str, call_id: str) -> list[DelegatedCall]:
+        found = (await self.store.look([scope]))[scope]
+        return [one.call for one in found if one.call.announced.id == call_id]
+
     @property
     def told(self) -> list[str]:
         return [told(event) for event in self.expired]
@@ -56,28 +61,28 @@ def answer(call_id: str = "a", **more: Any) -> dict[str, Any]:
 # --- the store ----------------------------------------------------------------------------------
 
 
-def test_a_call_waits_for_one_taker() -> None:
+async def test_a_call_waits_for_one_taker() -> None:
     kept = Kept()
     kept.put("a")
-    assert [waiting.call for waiting in kept.store.look("s", "a")] == [delegated()]
+    assert await kept.looked("s", "a") == [delegated()]
     assert kept.store.maybe_take("s", "a", 0) == Waiting(delegated())
     assert kept.store.maybe_take("s", "a", 0) is None
-    assert kept.store.look("s", "a") == []
+    assert await kept.looked("s", "a") == []
     assert len(kept.store) == 0
 
 
-def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
+async def test_calls_of_an_id_are_told_apart_by_choice_and_scope() -> None:
     kept = Kept()
     for choice in (1, 0):
         kept.store.put("s", Waiting(delegated(choice=choice)))
     kept.put("a", scope="t")
-    assert [waiting.call.announced.choice for waiting in kept.store.look("s", "a")] == [0, 1]
+    assert {call.announced.choice for call in await kept.looked("s", "a")} == {0, 1}
     assert kept.store.maybe_take("s", "a", 1) is not None
-    assert [waiting.call.announced.choice for waiting in kept.store.look("s", "a")] == [0]
-    assert len(kept.store.look("t", "a")) == 1
+    assert [call.announced.choice for call in await kept.looked("s", "a")] == [0]
+    assert len(await kept.looked("t", "a")) == 1
 
 
-def test_a_call_expires_once() -> None:
+async def test_a_call_expires_once() -> None:
     kept = Kept(ttl_s=10, clock=lambda: 100.0)
     kept.put("a", "b")
     kept.store.maybe_take("s", "b", 0)
@@ -87,7 +92,7 @@ def test_a_call_expires_once() -> None:
     kept.store.sweep(199)
     assert kept.told == ["completed a f unknown:expired"]
     assert kept.expired[0].repeat == 2
-    assert (len(kept.store), kept.store.look("s", "a")) == (0, [])
+    assert (len(kept.store), await kept.looked("s", "a")) == (0, [])
 
 
 def test_only_what_has_waited_long_enough_expires() -> None:
@@ -102,7 +107,7 @@ def test_only_what_has_waited_long_enough_expires() -> None:
     assert len(kept.told) == 2
 
 
-def test_a_call_put_again_waits_anew_and_the_earlier_is_over() -> None:
+async def test_a_call_put_again_waits_anew_and_the_earlier_is_over() -> None:
     now = 0.0
     kept = Kept(ttl_s=10, clock=lambda: now)
     kept.put("a", "b")
@@ -111,7 +116,7 @@ def test_a_call_put_again_waits_anew_and_the_earlier_is_over() -> None:
     assert kept.told == ["completed a f unknown:superseded"]
     kept.store.sweep(12.0)
     assert kept.told[1:] == ["completed b f unknown:expired"]
-    assert [waiting.call.started for waiting in kept.store.look("s", "a")] == [5.0]
+    assert [call.started for call in await kept.looked("s", "a")] == [5.0]
 
 
 def test_above_the_cap_the_oldest_expire() -> None:
@@ -130,13 +135,13 @@ def test_there_is_a_cap() -> None:
     assert len(kept.store) == 10_000
 
 
-def test_one_user_does_not_push_out_the_calls_of_another() -> None:
+async def test_one_user_does_not_push_out_the_calls_of_another() -> None:
     kept = Kept(max_calls_of_scope=2)
     kept.put("a", scope="t")
     for content in ("x", "y", "z"):
         kept.stranger().put(delegated(content, content=content))
     assert kept.told == ["completed x f unknown:expired"]
-    assert len(kept.store.look("t", "a")) == 1
+    assert len(await kept.looked("t", "a")) == 1
     kept.put("b", "c", "d", scope="s")
     assert (len(kept.store), len(kept.told)) == (3, 4)
 
@@ -172,13 +177,13 @@ async def test_calls_expire_by_themselves() -> None:
         ([asked("a"), {"role": "user", "content": "stop"}], "completed a f unknown:abandoned"),
     ],
 )
-def test_the_next_request_tells_how_a_call_ended(messages: list[Any], line: str) -> None:
+async def test_the_next_request_tells_how_a_call_ended(messages: list[Any], line: str) -> None:
     kept = Kept()
     kept.put("a")
-    (event,) = kept.conversation(*messages).resume(1.5)
+    (event,) = await kept.conversation(*messages).resume(1.5)
     assert told(event) == line
     assert (event.duration_ms, event.label, event.repeat) == (1500, "label", 2)
-    assert kept.conversation(*messages).resume(2.0) == []
+    assert await kept.conversation(*messages).resume(2.0) == []
     assert kept.expired == []
 
 
@@ -193,21 +198,21 @@ def test_the_next_request_tells_how_a_call_ended(messages: list[Any], line: str)
         [asked("a"), answer(), {"role": "user"}, asked("b"), answer("b")],
     ],
 )
-def test_a_request_that_does_not_know_the_call_leaves_it(messages: list[Any]) -> None:
+async def test_a_request_that_does_not_know_the_call_leaves_it(messages: list[Any]) -> None:
     kept = Kept()
     kept.put("a")
-    assert kept.conversation(*messages).resume(1.0) == []
+    assert await kept.conversation(*messages).resume(1.0) == []
     assert len(kept.store) == 1
 
 
-def test_ids_that_begin_anew_with_every_turn() -> None:
+async def test_ids_that_begin_anew_with_every_turn() -> None:
     kept = Kept()
     first = [asked("0"), answer("0")]
     kept.conversation(*first).put(delegated("0"))  # the second turn's
-    assert kept.conversation(*first).resume(1.0) == []  # asked once more
-    assert kept.conversation(*first, asked("0")).resume(1.0)[0].reason == "abandoned"
+    assert await kept.conversation(*first).resume(1.0) == []  # asked once more
+    assert (await kept.conversation(*first, asked("0")).resume(1.0))[0].reason == "abandoned"
     kept.conversation(*first).put(delegated("0"))
-    (event,) = kept.conversation(*first, *first).resume(1.0)
+    (event,) = await kept.conversation(*first, *first).resume(1.0)
     assert event.outcome is Outcome.OK
 
 
@@ -229,79 +234,79 @@ def said(call_id: str, arguments: str = "{}", result: str | None = "r") -> list[
         ([{"role": "user"}, answer("0", content="other")], True),
     ],
 )
-def test_a_compacted_conversation(now: list[Any], is_over: bool) -> None:
+async def test_a_compacted_conversation(now: list[Any], is_over: bool) -> None:
     kept = Kept()
     kept.conversation({"role": "user"}, *said("0")).put(delegated("0"))
-    told = kept.conversation({"role": "user", "content": "summary"}, *now).resume(1.0)
+    told = await kept.conversation({"role": "user", "content": "summary"}, *now).resume(1.0)
     assert [event.outcome for event in told] == [Outcome.OK] * is_over
 
 
-def test_clients_that_rewrite_ids() -> None:
+async def test_clients_that_rewrite_ids() -> None:
     kept = Kept()
     content = fingerprint("f", '{"b":2,"a":1}')
     kept.conversation().put(delegated("functions.f:0", content=content))
     other = said("functions_f_0", '{"a": 2}')
-    assert kept.conversation(*other).resume(1.0) == []
+    assert await kept.conversation(*other).resume(1.0) == []
     mine = said("functions_f_0", '{"a": 1, "b": 2}')
-    (event,) = kept.conversation(*mine).resume(1.0)
+    (event,) = await kept.conversation(*mine).resume(1.0)
     assert told(event) == "completed functions.f:0 f ok"
     kept.conversation(*mine).put(delegated("functions.f:1", content=content))
-    assert kept.conversation(*mine).resume(1.0) == []  # asked once more
-    (event,) = kept.conversation(*mine, *mine[:1]).resume(1.0)
+    assert await kept.conversation(*mine).resume(1.0) == []  # asked once more
+    (event,) = await kept.conversation(*mine, *mine[:1]).resume(1.0)
     assert told(event) == "completed functions.f:1 f unknown:abandoned"
     assert len(kept.store) == 0
 
 
-def test_two_calls_alike_under_other_ids() -> None:
+async def test_two_calls_alike_under_other_ids() -> None:
     kept = Kept()
     content = fingerprint("f", "{}")
     for number in range(2):
         kept.conversation().put(delegated(f"a{number}", started=float(number), content=content))
     calls = said("x") + said("y", result=None)
-    assert [told(event) for event in kept.conversation(*calls).resume(3.0)] == [
+    assert [told(event) for event in await kept.conversation(*calls).resume(3.0)] == [
         "completed a0 f ok",
         "completed a1 f unknown:abandoned",
     ]
 
 
-def test_a_call_is_of_its_scope_only() -> None:
+async def test_a_call_is_of_its_scope_only() -> None:
     kept = Kept()
     kept.put("a")
-    assert kept.conversation(asked("a"), answer(), scope="t").resume(1.0) == []
+    assert await kept.conversation(asked("a"), answer(), scope="t").resume(1.0) == []
     assert kept.conversation(scope="t").maybe_take("a", 0) is None
     assert kept.conversation().maybe_take("a", 0) == delegated()
 
 
-def test_of_two_requests_with_the_same_result_one_tells_it() -> None:
+async def test_of_two_requests_with_the_same_result_one_tells_it() -> None:
     kept = Kept()
     kept.put("a")
     one, two = (kept.conversation(asked("a"), answer()) for _ in range(2))
-    assert len(one.resume(1.0)) + len(two.resume(1.0)) == 1
+    assert len(await one.resume(1.0)) + len(await two.resume(1.0)) == 1
 
 
 class Raced(MemoryStore):
     """Somebody else takes each call between the look and the grasp."""
 
-    def look(self, scope: str, call_id: str) -> list[Waiting]:
-        found = super().look(scope, call_id)
-        for waiting in found:
-            self.maybe_take(scope, call_id, waiting.call.announced.choice)
+    async def look(self, scopes: Sequence[str]) -> dict[str, list[Waiting]]:
+        found = await super().look(scopes)
+        for scope, calls in found.items():
+            await self.claim([(scope, waiting) for waiting in calls])
         return found
 
 
-def test_a_call_that_another_request_took_is_not_told() -> None:
+async def test_a_call_that_another_request_took_is_not_told() -> None:
     store = Raced(60.0, lambda _: None)
     store.put("s", Waiting(delegated()))
     seen = [TrailingCall("a", result="r")]
-    assert ConversationCalls(store, Scope("s", True), seen).resume(1.0) == []
+    assert await ConversationCalls(store, Scope("s", True), seen).resume(1.0) == []
 
 
-def test_all_choices_of_an_id_and_the_longest_first() -> None:
+async def test_all_choices_of_an_id_and_the_longest_first() -> None:
     kept = Kept()
     conversation = kept.conversation()
     for call in (delegated("b", started=1.0), delegated("a", 1, 3.0), delegated("a", 0, 2.0)):
         conversation.put(call)
-    events = kept.conversation(asked("a", "b"), answer("b"), answer("a")).resume(4.0)
+    events = await kept.conversation(asked("a", "b"), answer("b"), answer("a")).resume(4.0)
     assert [told(event) for event in events] == [
         "completed b f ok",
         "completed a f ok",
@@ -314,7 +319,7 @@ def test_all_choices_of_an_id_and_the_longest_first() -> None:
 CONTENT = fingerprint("f", '{"x": 1}')
 
 
-def test_a_guessed_id_tells_nothing() -> None:
+async def test_a_guessed_id_tells_nothing() -> None:
     kept = Kept()
     kept.stranger().put(delegated("f:0", content=CONTENT))
     for guess in (
@@ -323,39 +328,39 @@ def test_a_guessed_id_tells_nothing() -> None:
         said("f:0", '{"x": 2}'),
         [asked("f:0")],
     ):
-        assert kept.stranger(*guess).resume(1.0) == []
+        assert await kept.stranger(*guess).resume(1.0) == []
     assert kept.stranger().maybe_take("f:0", 0) is None
-    (event,) = kept.stranger(*said("f:0", '{"x":1}')).resume(1.0)
+    (event,) = await kept.stranger(*said("f:0", '{"x":1}')).resume(1.0)
     assert told(event) == "completed f:0 f ok"
-    assert kept.stranger(*said("f:0", '{"x":1}')).resume(1.0) == []
+    assert await kept.stranger(*said("f:0", '{"x":1}')).resume(1.0) == []
 
 
-def test_the_same_id_of_two_users_is_two_calls() -> None:
+async def test_the_same_id_of_two_users_is_two_calls() -> None:
     kept = Kept()
     other = fingerprint("f", '{"x": 2}')
     mine, theirs = kept.stranger(), kept.stranger()
     mine.put(delegated("f:0", content=CONTENT))
     theirs.put(delegated("f:0", content=other))
     assert kept.expired == []
-    (event,) = kept.stranger(*said("f:0", '{"x": 1}')).resume(1.0)
+    (event,) = await kept.stranger(*said("f:0", '{"x": 1}')).resume(1.0)
     assert told(event) == "completed f:0 f ok"
     assert theirs.maybe_take("f:0", 0) == delegated("f:0", content=other)
     assert mine.maybe_take("f:0", 0) is None
 
 
-def test_an_id_that_was_given_twice_ends_as_its_own_call_did() -> None:
+async def test_an_id_that_was_given_twice_ends_as_its_own_call_did() -> None:
     kept = Kept()
     kept.stranger().put(delegated("f:0", content=CONTENT))
     messages = said("f:0", '{"x": 1}', result=None) + said("f:0", '{"x": 2}')
-    (event,) = kept.stranger(*messages).resume(1.0)
+    (event,) = await kept.stranger(*messages).resume(1.0)
     assert told(event) == "completed f:0 f unknown:abandoned"
 
 
-def test_rewritten_ids_are_known_by_what_is_called() -> None:
+async def test_rewritten_ids_are_known_by_what_is_called() -> None:
     kept = Kept()
     kept.stranger().put(delegated("f:0", content=CONTENT))
-    assert kept.stranger(*said("f_0", '{"x": 2}')).resume(1.0) == []
-    (event,) = kept.stranger(*said("f_0", '{"x": 1}')).resume(1.0)
+    assert await kept.stranger(*said("f_0", '{"x": 2}')).resume(1.0) == []
+    (event,) = await kept.stranger(*said("f_0", '{"x": 1}')).resume(1.0)
     assert told(event) == "completed f:0 f ok"
 
 

@@ -95,7 +95,7 @@ class Conversations:
             return head
         resumed = []
         if conversation is not None and begun.answer.status == 200:
-            resumed = conversation.resume(exchange.started)
+            resumed = await self._resumed(conversation, exchange, begun)
         if not begun.is_writable:
             exchange.tools += resumed
             return await self._not_a_stream(request, begun, head)
@@ -138,6 +138,16 @@ class Conversations:
         ), head
 
     # --- passing it on --------------------------------------------------------------------------
+
+    async def _resumed(
+        self, conversation: ConversationCalls, exchange: Exchange, begun: Begun
+    ) -> list[ToolCompleted]:
+        """The calls of earlier streams that this request ends."""
+        try:
+            return await conversation.resume(exchange.started)
+        except BaseException:  # the client left meanwhile, or a bug: nobody will read the answer
+            begun.answer.close()
+            raise
 
     async def _not_a_stream(
         self, request: web.Request, begun: Begun, head: web.StreamResponse | None

@@ -14,9 +14,10 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from itertools import compress
+from typing import Any, Final, Protocol
 
 from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted
 from lifecycle_proxy.core.followup import NO_CALLS, EarlierCalls, TrailingCall
@@ -44,8 +45,9 @@ class Waiting:
 class Store(Protocol):
     """Where waiting calls are kept. Processes that share one share the calls.
 
-    Nothing here may block. A store that lies elsewhere answers from what it knows, and writes in
-    the background.
+    ``put`` and ``maybe_take`` are for a stream that runs: they do not wait. A store that lies
+    elsewhere answers from what it knows, and writes in the background. ``look`` and ``claim`` are
+    for a request whose response begins: they wait, but not long.
     """
 
     def put(self, scope: str, call: Waiting) -> None:
@@ -57,26 +59,8 @@ class Store(Protocol):
         """
         ...
 
-    def look(self, scope: str, call_id: str) -> list[Waiting]:
-        """The calls of this id, of any choice; they stay.
-
-        Args:
-            scope: whose calls.
-            call_id: the backend's id.
-        """
-        ...
-
-    def look_alike(self, scope: str, content: str) -> list[Waiting]:
-        """The calls of this name and these arguments, oldest first; they stay.
-
-        Args:
-            scope: whose calls.
-            content: fingerprint of name and arguments.
-        """
-        ...
-
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
-        """A call, for one taker only.
+        """A call that this process has put, for one taker only.
 
         Args:
             scope: whose call.
@@ -85,8 +69,34 @@ class Store(Protocol):
         """
         ...
 
+    async def look(self, scopes: Sequence[str]) -> dict[str, list[Waiting]]:
+        """The calls of some scopes, oldest first; they stay."""
+        ...
 
-_Key = tuple[str, str, int]
+    async def claim(self, calls: Sequence[tuple[str, Waiting]]) -> list[bool]:
+        """Take calls that were found, each with its scope.
+
+        Returns:
+            Which of them are the caller's now: nobody else tells their end.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Do what is to be done in the background, for ever."""
+        ...
+
+
+CallKey = tuple[str, str, int]  # scope, id, choice
+
+
+def key_of(scope: str, call: Waiting) -> CallKey:
+    """What a call is kept under.
+
+    Args:
+        scope: whose call it is.
+        call: any.
+    """
+    return scope, call.call.announced.id, call.call.announced.choice
 
 
 class MemoryStore:
@@ -118,23 +128,20 @@ class MemoryStore:
         self._sweep_s = min(sweep_s, self._ttl_s)
         self._clock = clock
         # In the order of their deadlines: all wait for the same time.
-        self._calls: OrderedDict[_Key, tuple[float, Waiting]] = OrderedDict()
-        self._choices: dict[tuple[str, str], set[int]] = {}
-        self._alike: dict[tuple[str, str], dict[_Key, None]] = {}
-        self._of_scope: dict[str, dict[_Key, None]] = {}
+        self._calls: OrderedDict[CallKey, tuple[float, Waiting]] = OrderedDict()
+        self._parts: dict[str, dict[CallKey, Waiting]] = {}
+        self._of_scope: dict[str, dict[CallKey, None]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def put(self, scope: str, call: Waiting) -> None:
         """See ``Store``."""
-        announced = call.call.announced
-        key = (scope, announced.id, announced.choice)
+        key = key_of(scope, call)
         if key in self._calls:  # of another stream, at the same time: one id cannot wait twice
             self._end(key, "superseded")
         self._calls[key] = (self._clock() + self._ttl_s, call)
-        self._choices.setdefault(key[:2], set()).add(announced.choice)
-        self._alike.setdefault((scope, call.call.content), {})[key] = None
+        self._parts.setdefault(scope, {})[key] = call
         own = self._of_scope.setdefault(_whole(scope), {})
         own[key] = None
         if len(own) > self._max_calls_of_scope:
@@ -142,35 +149,23 @@ class MemoryStore:
         if len(self._calls) > self._max_calls:
             self._end(next(iter(self._calls)), "expired")
 
-    def look(self, scope: str, call_id: str) -> list[Waiting]:
-        """See ``Store``."""
-        choices = self._choices.get((scope, call_id), ())
-        return [self._calls[scope, call_id, choice][1] for choice in sorted(choices)]
-
-    def look_alike(self, scope: str, content: str) -> list[Waiting]:
-        """See ``Store``."""
-        keys = self._alike.get((scope, content), ()) if content else ()
-        return [self._calls[key][1] for key in keys]
-
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
         """See ``Store``."""
         key = (scope, call_id, choice)
         found = self._calls.pop(key, None)
         if found is None:
             return None
-        choices = self._choices[key[:2]]
-        choices.discard(choice)
-        if not choices:
-            del self._choices[key[:2]]
-        alike = self._alike[scope, found[1].call.content]
-        del alike[key]
-        if not alike:
-            del self._alike[scope, found[1].call.content]
-        own = self._of_scope[_whole(scope)]
-        del own[key]
-        if not own:
-            del self._of_scope[_whole(scope)]
+        _drop(self._parts, scope, key)
+        _drop(self._of_scope, _whole(scope), key)
         return found[1]
+
+    async def look(self, scopes: Sequence[str]) -> dict[str, list[Waiting]]:
+        """See ``Store``."""
+        return {scope: list(self._parts.get(scope, {}).values()) for scope in scopes}
+
+    async def claim(self, calls: Sequence[tuple[str, Waiting]]) -> list[bool]:
+        """See ``Store``."""
+        return [self.maybe_take(*key_of(scope, call)) is not None for scope, call in calls]
 
     async def run(self) -> None:
         """Let calls expire, for ever."""
@@ -186,10 +181,16 @@ class MemoryStore:
                 return
             self._end(key, "expired")
 
-    def _end(self, key: tuple[str, str, int], reason: str) -> None:
+    def _end(self, key: CallKey, reason: str) -> None:
         waiting = self.maybe_take(*key)
         assert waiting is not None
         self._expired(waiting.call.completed(self._clock(), reason=reason))
+
+
+def _drop(groups: dict[str, dict[CallKey, Any]], name: str, key: CallKey) -> None:
+    del groups[name][key]
+    if not groups[name]:
+        del groups[name]
 
 
 def _whole(scope: str) -> str:
@@ -236,44 +237,52 @@ class ConversationCalls:
         waiting = self._store.maybe_take(self._part(content or ""), call_id, choice)
         return None if waiting is None else waiting.call
 
-    def resume(self, now: float) -> list[ToolCompleted]:
+    async def resume(self, now: float) -> list[ToolCompleted]:
         """What the request says of calls that waited: their results, or that none will come.
 
         Args:
             now: when the request came, in seconds on the monotonic clock.
         """
-        completed: list[ToolCompleted] = []
-        for call_id, seen in self._by_id.items():
-            last = {self._part(one.content): one for one in seen}
-            for part, one in last.items():
-                for waiting in self._store.look(part, call_id):
-                    if waiting.earlier.is_news(seen):
-                        completed += self._end(waiting.call, one, now)
-        for content, seen in self._by_content.items():
-            completed += self._end_alike(content, seen, now)
+        if not self._by_id:
+            return []
+        parts = {self._part(one.content): None for seen in self._by_id.values() for one in seen}
+        waiting = await self._store.look(list(parts))
+        ended = [*self._named(waiting), *self._alike(waiting)]
+        if not ended:
+            return []
+        calls = [(self._part(one.call.content), one) for one, _ in ended]
+        is_mine = await self._store.claim(calls)  # another request may be faster
+        completed = [_end(one.call, seen, now) for one, seen in compress(ended, is_mine)]
         return sorted(completed, key=lambda event: -event.duration_ms)
 
-    def _end_alike(self, content: str, seen: list[TrailingCall], now: float) -> list[ToolCompleted]:
-        """The calls of clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
-        completed: list[ToolCompleted] = []
-        waiting = [
-            one
-            for one in self._store.look_alike(self._part(content), content)
-            if one.call.announced.id not in self._by_id and one.alike.is_news(seen)
-        ]
-        for one, call in zip(reversed(waiting), reversed(seen), strict=False):
-            completed += self._end(one.call, call, now)
-        return completed
+    def _named(self, waiting: dict[str, list[Waiting]]) -> Iterator[tuple[Waiting, TrailingCall]]:
+        """The calls that are over, each with what is said of it."""
+        last = {
+            (self._part(one.content), one.id): one for seen in self._by_id.values() for one in seen
+        }
+        for part, calls in waiting.items():
+            for one in calls:
+                found = last.get((part, one.call.announced.id))
+                if found is not None and one.earlier.is_news(self._by_id[found.id]):
+                    yield one, found
 
-    def _end(self, call: DelegatedCall, seen: TrailingCall, now: float) -> list[ToolCompleted]:
-        part = self._part(call.content)
-        if self._store.maybe_take(part, call.announced.id, call.announced.choice) is None:
-            return []  # another request was faster
-        if not seen.result:
-            return [call.completed(now, reason="abandoned")]
-        outcome = Outcome.FAILED if seen.failed else Outcome.OK
-        return [call.completed(now, outcome=outcome)]
+    def _alike(self, waiting: dict[str, list[Waiting]]) -> Iterator[tuple[Waiting, TrailingCall]]:
+        """The same for clients that rewrite ids (to nine characters, ``_`` for ``.``)."""
+        alike: dict[str, list[Waiting]] = {}
+        for calls in waiting.values():
+            for one in calls:
+                if one.call.announced.id not in self._by_id:
+                    alike.setdefault(one.call.content, []).append(one)
+        for content, seen in self._by_content.items():
+            found = [one for one in alike.get(content, ()) if one.alike.is_news(seen)]
+            yield from zip(reversed(found), reversed(seen), strict=False)
 
     def _part(self, content: str) -> str:
         """The part of the scope in which calls with this content are kept."""
         return self._scope.key if self._scope.has_session else f"{self._scope.key}/{content}"
+
+
+def _end(call: DelegatedCall, seen: TrailingCall, now: float) -> ToolCompleted:
+    if not seen.result:
+        return call.completed(now, reason="abandoned")
+    return call.completed(now, outcome=Outcome.FAILED if seen.failed else Outcome.OK)
