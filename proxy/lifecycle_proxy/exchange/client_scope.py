@@ -42,6 +42,21 @@ def maybe_scope(headers: Mapping[str, str]) -> Scope | None:
     return scope if has_credential or scope.has_session else None
 
 
+def owner_of(headers: Mapping[str, str]) -> str:
+    """Whose stream a request begins or reads: a hash of its keys, in whatever headers they come.
+
+    All requests without a key have the same owner.
+    """
+    values = {headers.get(name, "").strip() for name in CREDENTIALS[1:]}
+    scheme, _, token = headers.get(CREDENTIALS[0], "").strip().partition(" ")
+    values.add(token.strip() if scheme.lower() == "bearer" else f"{scheme} {token}".strip())
+    text = "\0".join(sorted(values - {""})).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()
+
+
+ANONYMOUS: Final = owner_of({})
+
+
 def _scope(headers: Mapping[str, str]) -> Scope:
     parts = [headers.get(name, "").strip() for name in (*CREDENTIALS, *_SESSIONS)]
     text = "\0".join(parts).encode("utf-8", "surrogateescape")

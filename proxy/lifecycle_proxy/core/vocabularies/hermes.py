@@ -1,0 +1,52 @@
+"""``hermes``: the proxy's own form of a stream's events, with ids for ``Last-Event-ID``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from lifecycle_proxy.core.dialects.fields import dumps
+from lifecycle_proxy.core.stream_events import StreamEvent
+
+EVENT_STREAM: Final[Mapping[str, str]] = {"Content-Type": "text/event-stream"}
+# Browsers reconnect after so long. A comment shows that the connection stands.
+CONNECTED: Final = b"retry: 2000\n: connected\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+class Hermes:
+    """Each event as ``id``, ``event`` and JSON ``data``.
+
+    Args:
+        stream_id: of the stream, for ``streamId``.
+    """
+
+    headers: ClassVar[Mapping[str, str]] = EVENT_STREAM
+    needs_history: ClassVar[bool] = False
+
+    def __init__(self, stream_id: str) -> None:
+        self._stream_id = stream_id
+
+    def begin(self) -> bytes:
+        return CONNECTED
+
+    def render(self, event: StreamEvent) -> bytes:
+        own = {"seq": event.seq, "ts": round(event.at, 3), "streamId": self._stream_id}
+        lines = (event.seq, event.type.encode(), dumps({**event.data, **own}))
+        return b"id: %d\nevent: %b\ndata: %b\n\n" % lines
+
+    def gap(self, requested: int, first: int, open_calls: Sequence[Mapping[str, Any]]) -> bytes:
+        """See ``Vocabulary``. Without an id: the cursor stays where it was."""
+        data = {"requested": requested, "firstAvailable": first, "openCalls": list(open_calls)}
+        return self._own("gap", data)
+
+    def reset(self, requested: int) -> bytes:
+        return self._own("reset", {"requested": requested})
+
+    def keep_alive(self) -> bytes:
+        return KEEP_ALIVE
+
+    def done(self) -> bytes:
+        return b""
+
+    def _own(self, name: str, data: dict[str, Any]) -> bytes:
+        payload = dumps({**data, "streamId": self._stream_id})
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)

@@ -1,0 +1,296 @@
+"""The event log in the memory of one process.
+
+What goes first when there is too much: streams that have ended, the oldest first; then the oldest
+events of the stream that grows. A stream that could only begin at the cost of one that has not
+ended is not kept.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from lifecycle_proxy.core.stream_events import EventType
+from lifecycle_proxy.state.event_log import LogWriter
+from lifecycle_proxy.state.memory_claims import MemoryClaims
+from lifecycle_proxy.state.memory_stream import KeptBytes, KeptEvents
+from lifecycle_proxy.state.stream_records import (
+    BytesEnd,
+    BytesHead,
+    BytesPage,
+    Claim,
+    Fields,
+    LogLimits,
+    Page,
+    StreamExpiredError,
+    StreamInUseError,
+    StreamKey,
+    StreamStatus,
+    StreamUnknownError,
+)
+
+_SWEEP_S: Final = 5.0
+# Of streams that are gone this many are still known to have been.
+_MAX_GONE: Final = 4_096
+_MAX_WAITING: Final = 1_000
+
+
+class MemoryEventLog:
+    """See ``EventLog``.
+
+    Args:
+        limits: how much is kept.
+        sweep_s: how often ``run`` looks for what is kept no longer, in seconds.
+        clock: the monotonic clock, in seconds.
+        now: Unix time, in seconds.
+    """
+
+    def __init__(
+        self,
+        limits: LogLimits | None = None,
+        *,
+        sweep_s: float = _SWEEP_S,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.limits = limits or LogLimits()
+        self._sweep_s = sweep_s
+        self._clock = clock
+        self.now = now
+        self._streams: dict[StreamKey, MemoryStream] = {}
+        # In the order of their deadlines: all are kept for the same time.
+        self._ended: OrderedDict[StreamKey, float] = OrderedDict()
+        self._gone: OrderedDict[StreamKey, None] = OrderedDict()
+        self._expected: dict[StreamKey, list[asyncio.Future[None]]] = {}
+        self._waiting = 0
+        self._claims = MemoryClaims(clock)
+        self._event_bytes = 0
+        self._resume_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def create(
+        self, key: StreamKey, *, is_chosen: bool = False, is_resumable: bool = False
+    ) -> LogWriter | None:
+        """See ``EventLog``."""
+        old = self._streams.get(key)
+        if old is not None and old.events.done is None:
+            raise StreamInUseError
+        if old is not None:
+            self.forget(old)
+        elif len(self._streams) >= self.limits.streams and not self._evict():
+            return None
+        self._gone.pop(key, None)
+        stream = self._streams[key] = MemoryStream(self, key, is_resumable=is_resumable)
+        for waiting in self._expected.pop(key, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+        return stream
+
+    def make_room(self, stream: "MemoryStream") -> None:
+        """Keep the bounds after a stream has grown."""
+        limits, events, kept = self.limits, stream.events, stream.kept
+        while len(events) > limits.events or events.size > limits.bytes:
+            events.drop_oldest()
+        while self._event_bytes > limits.total_bytes and self._evict():
+            pass
+        while self._event_bytes > limits.total_bytes and len(events):
+            events.drop_oldest()
+        if len(kept) > limits.resume_bytes:
+            kept.give_up()
+        while self._resume_bytes > limits.resume_total_bytes and self._evict():
+            pass
+        if self._resume_bytes > limits.resume_total_bytes:
+            kept.give_up()
+
+    def count_events(self, size: int) -> None:
+        """Bytes of events came, or went."""
+        self._event_bytes += size
+
+    def count_bytes(self, size: int) -> None:
+        """Bytes of responses came, or went."""
+        self._resume_bytes += size
+
+    def ended(self, stream: "MemoryStream") -> None:
+        """A stream has got its last event: its time begins to run."""
+        self._ended[stream.key] = self._clock() + self.limits.keep_s
+
+    def forget(self, stream: "MemoryStream") -> None:
+        """A stream is kept no longer."""
+        if self._streams.get(stream.key) is stream:
+            del self._streams[stream.key]
+            self._ended.pop(stream.key, None)
+            stream.clear()
+
+    def _evict(self) -> bool:
+        """Forget the stream that ended first; False where none has ended."""
+        if not self._ended:
+            return False
+        key = next(iter(self._ended))
+        self.forget(self._streams[key])
+        self._gone[key] = None
+        if len(self._gone) > _MAX_GONE:
+            self._gone.popitem(last=False)
+        return True
+
+    async def run(self) -> None:
+        """See ``EventLog``."""
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Forget what has been kept for long enough."""
+        now = self._clock()
+        while self._ended and next(iter(self._ended.values())) <= now:
+            self._evict()
+        self._claims.sweep()
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _stream(self, key: StreamKey) -> "MemoryStream":
+        deadline = self._ended.get(key, math.inf)
+        if deadline <= self._clock():
+            self.sweep()
+        stream = self._streams.get(key)
+        if stream is not None:
+            return stream
+        if key in self._gone:
+            raise StreamExpiredError
+        raise StreamUnknownError
+
+    async def read(self, key: StreamKey, after: int, wait_s: float) -> Page:
+        """See ``EventLog``."""
+        events = self._stream(key).events
+        if after == events.last and events.done is None and wait_s > 0:
+            await events.wait(wait_s)
+            events = self._stream(key).events
+        return events.page(after)
+
+    async def read_bytes(self, key: StreamKey, offset: int, wait_s: float) -> BytesPage:
+        """See ``EventLog``."""
+        kept = self._stream(key).kept
+        if not kept.is_wanted:
+            raise StreamUnknownError
+        if not kept.has_behind(offset) and wait_s > 0:
+            await kept.wait(wait_s)
+            kept = self._stream(key).kept
+        return kept.page(offset)
+
+    async def offset_of(self, key: StreamKey, seq: int) -> int:
+        """See ``EventLog``."""
+        return self._stream(key).events.offset_of(seq)
+
+    async def wait_for(self, key: StreamKey, wait_s: float) -> bool:
+        """See ``EventLog``."""
+        if key in self._streams:
+            return True
+        if self._waiting >= _MAX_WAITING:
+            return False
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._expected.setdefault(key, []).append(begun)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(wait_s):
+                await begun
+        except TimeoutError:
+            return key in self._streams
+        finally:
+            self._waiting -= 1
+            if (others := self._expected.get(key)) is not None and begun in others:
+                others.remove(begun)
+                if not others:
+                    del self._expected[key]
+        return True
+
+    async def status(self, key: StreamKey) -> StreamStatus:
+        """See ``EventLog``."""
+        stream = self._stream(key)
+        events = stream.events
+        expires_at = None
+        if (deadline := self._ended.get(key)) is not None:
+            expires_at = self.now() + deadline - self._clock()
+        return StreamStatus(
+            stream.started_at,
+            events.first,
+            events.last,
+            events.done,
+            expires_at,
+            events.open_calls(),
+            stream.keeps_bytes,
+        )
+
+    # --- claims ---------------------------------------------------------------------------------
+
+    async def claim(self, owner: str, name: str, claim: Claim, ttl_s: float) -> Claim:
+        """See ``EventLog``."""
+        return self._claims.claim(owner, name, claim, ttl_s)
+
+    def release(self, owner: str, name: str, claim: Claim) -> None:
+        """See ``EventLog``."""
+        self._claims.release(owner, name, claim)
+
+
+class MemoryStream:
+    """One stream, and its writer: see ``LogWriter``.
+
+    Args:
+        log: of all streams.
+        key: of this one.
+        is_resumable: its bytes are wanted.
+    """
+
+    def __init__(self, log: MemoryEventLog, key: StreamKey, *, is_resumable: bool) -> None:
+        self._log = log
+        self._key = key
+        self._is_kept = True
+        self.started_at = log.now()
+        self.events = KeptEvents(log.count_events)
+        self.kept = KeptBytes(log.count_bytes, is_wanted=is_resumable)
+
+    @property
+    def key(self) -> StreamKey:
+        return self._key
+
+    @property
+    def keeps_bytes(self) -> bool:
+        return self._is_kept and self.kept.is_wanted and self.kept.end != "given_up"
+
+    def append(self, type_: EventType, data: Fields) -> None:
+        """See ``LogWriter``."""
+        events = self.events
+        if self._is_kept and events.done is None:
+            events.append(type_, data, self._log.now(), self.kept.total)
+            if events.done is not None:
+                self._log.ended(self)
+            self._log.make_room(self)
+
+    def begin_bytes(self, head: BytesHead) -> None:
+        """See ``LogWriter``."""
+        if self._is_kept:
+            self.kept.begin(head)
+
+    def write(self, data: bytes) -> None:
+        """See ``LogWriter``."""
+        if self._is_kept:
+            self.kept.write(data)
+            self._log.make_room(self)
+
+    def end_bytes(self, end: BytesEnd) -> None:
+        """See ``LogWriter``."""
+        self.kept.finish(end)
+
+    def discard(self) -> None:
+        """See ``LogWriter``."""
+        self._log.forget(self)
+
+    def clear(self) -> None:
+        """Nothing of it is kept any more."""
+        self._is_kept = False
+        self.events.clear()
+        self.kept.give_up()

@@ -1,0 +1,207 @@
+"""The events and the bytes of one stream, in memory. The bounds are the log's."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from typing import Final, NamedTuple
+
+import orjson
+
+from lifecycle_proxy.core.dialects.fields import dumps
+from lifecycle_proxy.core.stream_events import FINAL_TYPE, EventType, StreamEvent
+from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, BytesPage, Fields, Page
+
+_PAGE_EVENTS: Final = 100
+_PAGE_BYTES: Final = 1 << 16
+_ENTRY_BYTES: Final = 200  # what an entry takes besides its data
+
+_Count = Callable[[int], None]
+
+
+class _Entry(NamedTuple):
+    at: float
+    type: EventType
+    data: bytes
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + _ENTRY_BYTES
+
+
+class KeptEvents:
+    """The events of one stream, numbered from 1.
+
+    Args:
+        count: called with the bytes that come and go.
+    """
+
+    def __init__(self, count: _Count) -> None:
+        self._count = count
+        self._entries: deque[_Entry] = deque()
+        # Calls that began in what was dropped, and did not end in it.
+        self._open: dict[tuple[str, int], Fields] = {}
+        self._changed: asyncio.Event | None = None  # once somebody waits
+        self.size = 0
+        self.last = 0
+        self.done: Fields | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def first(self) -> int:
+        return self.last - len(self._entries) + 1
+
+    def append(self, type_: EventType, data: Fields, at: float, offset: int) -> None:
+        """Add one.
+
+        Args:
+            type_: of the event.
+            data: its fields.
+            at: in seconds of Unix time.
+            offset: how many bytes the client has got by now.
+        """
+        entry = _Entry(at, type_, dumps(data), offset)
+        self._entries.append(entry)
+        self.last += 1
+        if type_ == FINAL_TYPE:
+            self.done = data
+        self._grow(entry.size)
+        self.wake()
+
+    def drop_oldest(self) -> None:
+        """Keep one less."""
+        entry = self._entries.popleft()
+        self._grow(-entry.size)
+        _follow(self._open, entry)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._entries.clear()
+        self._grow(-self.size)
+        self.wake()
+
+    def page(self, after: int) -> Page:
+        """What is behind a cursor."""
+        first, events, size = self.first, [], 0
+        start = max(after + 1, first)
+        for seq, entry in enumerate(islice(self._entries, start - first, None), start):
+            events.append(StreamEvent(seq, entry.at, entry.type, orjson.loads(entry.data)))
+            size += entry.size
+            if len(events) >= _PAGE_EVENTS or size >= _PAGE_BYTES:
+                break
+        is_done = self.done is not None
+        return Page(tuple(events), first, self.last, is_done, tuple(self._open.values()))
+
+    def open_calls(self) -> tuple[Fields, ...]:
+        """Data of the calls that have not ended."""
+        open_ = dict(self._open)
+        for entry in self._entries:
+            _follow(open_, entry)
+        return tuple(open_.values())
+
+    def offset_of(self, seq: int) -> int:
+        """How many bytes the client had got when an event came."""
+        at = seq - self.first
+        return self._entries[at].offset if 0 <= at < len(self._entries) else 0
+
+    async def wait(self, wait_s: float) -> None:
+        """Until something changes, or the time is over."""
+        self._changed = self._changed or asyncio.Event()
+        await _wait(self._changed, wait_s)
+
+    def wake(self) -> None:
+        """Something has changed."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed.clear()
+
+    def _grow(self, size: int) -> None:
+        self.size += size
+        self._count(size)
+
+
+class KeptBytes:
+    """The response of one stream, as its client gets it.
+
+    Args:
+        count: called with the bytes that come and go.
+        is_wanted: they are to be kept; else nothing is.
+    """
+
+    def __init__(self, count: _Count, *, is_wanted: bool) -> None:
+        self._count = count
+        self._data = bytearray()
+        self._head: BytesHead | None = None
+        self._changed = asyncio.Event()
+        self.is_wanted = is_wanted
+        self.total = 0
+        self.end: BytesEnd = ""
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def begin(self, head: BytesHead) -> None:
+        """The response has these headers."""
+        self._head = head
+        self.wake()
+
+    def write(self, data: bytes) -> None:
+        """More of it."""
+        self.total += len(data)
+        if self.is_wanted and not self.end:
+            self._data += data
+            self._count(len(data))
+            self.wake()
+
+    def finish(self, end: BytesEnd) -> None:
+        """No more comes."""
+        self.end = self.end or end
+        self.wake()
+
+    def give_up(self) -> None:
+        """Keep none of it."""
+        self._count(-len(self._data))
+        self._data = bytearray()
+        self.end = "given_up"
+        self.wake()
+
+    def has_behind(self, offset: int) -> bool:
+        """Whether there is something to say to a reader that knows so much."""
+        return bool(self.end) or offset < len(self._data)
+
+    def page(self, offset: int) -> BytesPage:
+        """What is behind an offset."""
+        data = bytes(memoryview(self._data)[offset : offset + _PAGE_BYTES])
+        is_last = offset + len(data) >= len(self._data)
+        return BytesPage(self._head, data, self.end if is_last else "")
+
+    async def wait(self, wait_s: float) -> None:
+        """Until something changes, or the time is over."""
+        await _wait(self._changed, wait_s)
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._changed.set()
+        self._changed.clear()
+
+
+def _follow(open_: dict[tuple[str, int], Fields], entry: _Entry) -> None:
+    """Note which calls are open behind an event."""
+    if entry.type not in ("tool.running", "tool.completed"):
+        return
+    data = orjson.loads(entry.data)
+    call = (data.get("toolCallId", ""), data.get("choice", 0))
+    if entry.type == "tool.running":
+        open_[call] = data
+    else:
+        open_.pop(call, None)
+
+
+async def _wait(changed: asyncio.Event, wait_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await changed.wait()
