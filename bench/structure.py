@@ -105,7 +105,7 @@ def table(packages: dict[str, Package]) -> Iterator[str]:
             f"`{package.longest}` {package.modules[package.longest]}",
             package.long_functions,
         )
-        imports = ", ".join(sorted(package.imports, key=lambda one: layers.get(one, above)))
+        imports = ", ".join(sorted(package.imports, key=lambda one: (layers.get(one, above), one)))
         yield f"| {' | '.join(map(str, cells))} | {imports or '-'} |"
     every = packages.values()
     yield (

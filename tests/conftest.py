@@ -77,9 +77,7 @@ async def _stop(runners: list[serve.Runner]) -> None:
 async def start_proxy(upstream: Upstream, runners: list[serve.Runner]) -> StartProxy:
     """Starts a proxy: ``await start_proxy({"server.heartbeat_s": 0.1})`` returns its URL."""
 
-    async def start(
-        settings: dict[str, Any] | None = None, create: Any = factory.create_app
-    ) -> str:
+    async def start(settings: dict[str, Any] | None = None, create: Any = factory.ProxyApp) -> str:
         flags = {
             "server.listen": "127.0.0.1:0",
             "server.drain_timeout_s": 0.2,

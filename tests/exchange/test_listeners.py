@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.app.factory import GATEWAY
+from lifecycle_proxy.app.factory import ProxyApp
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.exchange.model import Exchange, Listener, Listeners
 
@@ -140,7 +140,9 @@ async def test_the_answer_is_whole_whoever_raises(
     upstream.script = script
     url = await start_proxy()
     bad = Told(happening)
-    runners[0].app[GATEWAY].listeners.insert(0, bad)
+    app = runners[0].service
+    assert isinstance(app, ProxyApp)
+    app.gateway.listeners.insert(0, bad)
     for _ in range(2):
         answer = await chat(url)
         assert without_frames(answer.body) == b"".join(pieces)

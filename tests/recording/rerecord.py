@@ -64,7 +64,7 @@ async def through_the_proxy(
     exchanges: Sequence[RecordedExchange], settings: dict[str, str] | None = None, speed: float = 0
 ) -> list[Answer]:
     """Ask the proxy what was asked; behind it the upstream sides are played."""
-    app = replay.create_replay_app(exchanges, replay.Options(speed=speed))
+    app = replay.ReplayApp(exchanges, replay.Options(speed=speed))
     upstream, where = await replay.start_replay(app, "127.0.0.1:0")
     flags = {"server.listen": "127.0.0.1:0", "upstream.url": f"{where}/v1", **(settings or {})}
     try:

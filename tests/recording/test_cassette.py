@@ -18,7 +18,7 @@ from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Side, lo
 from lifecycle_proxy.recording.cassette_file import CassetteError, files, lines
 from lifecycle_proxy.recording.json_lines import line, pack, unpack
 from lifecycle_proxy.replay.matching import Rules
-from lifecycle_proxy.replay.server import Options, create_replay_app, start_replay
+from lifecycle_proxy.replay.server import Options, ReplayApp, start_replay
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -91,7 +91,7 @@ def pairs(raw: bytes) -> list[tuple[str, str]]:
 
 async def played(one: RecordedExchange, side: SideName) -> Answer:
     """What a replay answers to the recorded request."""
-    app = create_replay_app([one], Options(side=side, speed=0))
+    app = ReplayApp([one], Options(side=side, speed=0))
     runner, url = await start_replay(app, "127.0.0.1:0")
     try:
         return await ask(url, one.request.method, one.request.target, JSON, body=one.request.body)
@@ -572,7 +572,7 @@ async def test_an_upload_that_is_too_large_is_named_and_its_answer_kept(
     assert (one.request.body, one.omitted, one.client.body) == (None, "", b'{"ok": 1}')
     assert "larger than 100000 bytes" in one.request.omitted
     assert one.request.sha256 == hashlib.sha256(body).hexdigest()
-    app = create_replay_app([one], Options(rules=Rules(strict=True)))
+    app = ReplayApp([one], Options(rules=Rules(strict=True)))
     runner, there = await start_replay(app, "127.0.0.1:0")
     for sent, status in ((body, 200), (body + b"#", 404)):
         assert (await ask(there, "POST", "/v1/files?key=k3y", body=sent)).status == status

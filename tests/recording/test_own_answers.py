@@ -250,7 +250,7 @@ class Broken(MemoryStore):
         raise RuntimeError("a bug")
 
 
-BROKEN = {"create": partial(factory.create_app, store=Broken(0, print))}
+BROKEN = {"create": partial(factory.ProxyApp, store=Broken(0, print))}
 EXECUTION = {"lifecycle.span": "execution"}
 FOLLOW_UP = [
     {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]},

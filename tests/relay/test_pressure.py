@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.app.factory import GATEWAY, WATCH
+from lifecycle_proxy.app.factory import ProxyApp
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import HEARTBEAT, StreamBody
 from lifecycle_proxy.server.protocol import Protocol
@@ -302,11 +302,12 @@ async def test_aborts_by_the_hundred_leave_nothing_behind(
     await many(40)  # whatever is made once is there now
     before = descriptors(), len(asyncio.all_tasks())
     await many(300)
-    app = runners[0].app
+    app = runners[0].service
+    assert isinstance(app, ProxyApp)
     assert descriptors() <= before[0] + 2
     assert len(asyncio.all_tasks()) <= before[1] + 2
-    assert not app[GATEWAY]._active
-    assert not app[WATCH]._streams
+    assert not app.gateway._active
+    assert not app.watch._streams
     assert [one for one in gc.get_objects() if isinstance(one, Relay)] == []
     told = (await ask(proxy, "GET", "/-/metrics")).body.decode()
     assert 'exchanges_open{route="chat"} 0.0' in told

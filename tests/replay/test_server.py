@@ -26,7 +26,7 @@ from lifecycle_proxy.recording.json_lines import line, pack
 from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
-from lifecycle_proxy.replay.server import Options, create_replay_app, serve_replay, start_replay
+from lifecycle_proxy.replay.server import Options, ReplayApp, serve_replay, start_replay
 
 from tests import commands
 from tests.conftest import StartProxy
@@ -64,7 +64,7 @@ async def start() -> AsyncIterator[StartReplay]:
     async with AsyncExitStack() as stack:
 
         async def begin(exchanges: list[RecordedExchange], options: Options = AT_ONCE) -> str:
-            app = create_replay_app(exchanges, options)
+            app = ReplayApp(exchanges, options)
             runner, url = await start_replay(app, "127.0.0.1:0")
             stack.push_async_callback(runner.stop)
             return url
@@ -255,7 +255,7 @@ async def test_silence_has_a_limit(start: StartReplay) -> None:
 
 async def test_a_client_that_goes_away_ends_the_playing() -> None:
     slow = exchange(STREAMED, pieces=[(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")])
-    app = create_replay_app([slow], Options())
+    app = ReplayApp([slow], Options())
     runner, url = await start_replay(app, "127.0.0.1:0")
     async with Client(url) as client:
         await (await client.chat()).until(b"data: 1\n\n")
@@ -267,7 +267,7 @@ async def test_a_client_that_goes_away_ends_the_playing() -> None:
 
 async def test_stopping_resets_what_still_plays() -> None:
     pieces = [(1.0, b"data: 1\n\n"), (60_000.0, b"data: 2\n\n")]
-    app = create_replay_app([exchange(STREAMED, pieces, headers=())], Options())
+    app = ReplayApp([exchange(STREAMED, pieces, headers=())], Options())
     runner, url = await start_replay(app, "127.0.0.1:0", end_s=0.05)
     async with Client(url) as client:
         answer = await (await client.chat()).until(b"data: 1\n\n")
@@ -534,11 +534,11 @@ async def test_nothing_to_play_is_said(tmp_path: Path) -> None:
 
 async def test_an_address_that_is_none() -> None:
     with pytest.raises(ConfigError):
-        await start_replay(create_replay_app([]), "nonsense")
+        await start_replay(ReplayApp([]), "nonsense")
 
 
 async def test_a_socket_file(tmp_path: Path) -> None:
-    app = create_replay_app([exchange(end="reset")], AT_ONCE)
+    app = ReplayApp([exchange(end="reset")], AT_ONCE)
     runner, url = await start_replay(app, f"unix:{tmp_path / 's'}")
     answer = await chat(url)
     await runner.stop()

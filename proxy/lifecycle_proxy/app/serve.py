@@ -8,9 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
-from lifecycle_proxy.app.factory import GATEWAY, RECORDING_MODE, WATCH, create_app
+from lifecycle_proxy.app.factory import ProxyApp
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.server.listener import bind, notify, remove_socket_file
@@ -27,14 +25,14 @@ _CLEAN_UP_S: Final = 0.2  # aiohttp's own; it takes it twice
 async def start(
     settings: Settings,
     sock: socket.socket | None = None,
-    create: Callable[[Settings], web.Application] = create_app,
+    create: Callable[[Settings], ProxyApp] = ProxyApp,
 ) -> tuple[Runner, str]:
     """Listen and serve.
 
     Args:
         settings: everything.
         sock: a bound socket, which is closed where the start fails; None binds one.
-        create: makes the application.
+        create: makes the proxy.
 
     Returns:
         What ``stop`` takes, and the URL where it serves.
@@ -60,7 +58,8 @@ async def stop(runner: Runner, drain_s: float) -> None:
     """
     # Connections are still taken: who comes now gets a 503 and when to come again, and a probe
     # learns that it should send nobody.
-    gateway, watch = runner.app[GATEWAY], runner.app[WATCH]
+    app = _app(runner)
+    gateway, watch = app.gateway, app.watch
     if not await gateway.drained(drain_s):
         watch.fail_all(ProxyError("draining", "the proxy is shutting down"))
         gateway.cancel_pending()
@@ -110,4 +109,9 @@ async def serve(
     await stop(runner, settings.server.drain_timeout_s)
     if supervisor is None:
         remove_socket_file(settings)
-    await asyncio.to_thread(runner.app[RECORDING_MODE].remove_unplayable)
+    await asyncio.to_thread(_app(runner).recording_mode.remove_unplayable)
+
+
+def _app(runner: Runner) -> ProxyApp:
+    assert isinstance(runner.service, ProxyApp)
+    return runner.service

@@ -137,7 +137,7 @@ async def _recorded_again(
     options = replay.Options(
         speed=0, rules=Rules(stages=("order",), strict=True), session=lambda request: ""
     )
-    app = replay.create_replay_app([_seen_by_upstream(one) for one in exchanges], options)
+    app = replay.ReplayApp([_seen_by_upstream(one) for one in exchanges], options)
     with tempfile.TemporaryDirectory(prefix="lifecycle-proxy-") as folder:
         target = Path(folder) / "again.jsonl"
         async with AsyncExitStack() as undo:

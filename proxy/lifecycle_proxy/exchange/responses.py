@@ -101,8 +101,8 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
-async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler: remove the headers that aiohttp adds to those of the upstream.
+def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Remove the headers that aiohttp adds to those of the upstream.
 
     If only the end of the connection ends the body, the connection is closed, even if a client of
     HTTP/1.0 asked to keep it open.

@@ -130,8 +130,8 @@ class GatewayMiddleware:
             if exchange.first_byte is None:
                 task.cancel()
 
-    async def on_response_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        """A signal handler, for the headers of every response.
+    def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """What the headers of every response still need.
 
         Args:
             request: the client's.

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.client_scope import scope_of
-from lifecycle_proxy.exchange.model import Handler, SideName
+from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.exchange.routes import split_absolute
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.faults.rules import FaultSettings
@@ -34,11 +34,11 @@ from lifecycle_proxy.replay.player import Player
 from lifecycle_proxy.replay.schedule import Schedule, playable, schedule, timed
 from lifecycle_proxy.server.listener import bind
 from lifecycle_proxy.server.runner import Runner, start_runner
+from lifecycle_proxy.server.service import Service
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8788"
 
 _HEALTHY: Final = "/-/healthy"
-_MAX_BODY_BYTES: Final = 1 << 30
 _END_S: Final = 1.0  # for open streams, when asked to stop
 
 
@@ -89,40 +89,76 @@ class Options:
                 raise ValueError(f"{name} must be a number that is not negative, not {value!r}")
 
 
-def create_replay_app(
-    exchanges: Iterable[RecordedExchange], options: Options | None = None
-) -> web.Application:
-    """A server that plays recordings, as an aiohttp application.
+class ReplayApp(Service):
+    """A server that plays recordings. Serve it with ``start_replay``.
 
-    Exchanges that cannot be played are left out; ``playable`` tells why. Serve it with
-    ``start_replay``, or with a runner that has ``handler_cancellation`` set: a client that goes
-    away ends the playing.
+    Exchanges that cannot be played are left out; ``playable`` tells why.
 
     Args:
         exchanges: in the order they were recorded.
         options: how they are played.
     """
-    own = options or Options()
-    good, _ = playable(exchanges, own.side)
-    replay = _Replay(good, own)
 
-    # Every request comes this way, whatever the router thinks: it knows some targets to be wrong.
-    @web.middleware
-    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await replay.answer(request)
+    max_body_bytes = 1 << 30
 
-    app = web.Application(middlewares=[around], client_max_size=_MAX_BODY_BYTES)
-    app.router.add_route("*", "/{rest:.*}", replay.answer)
-    return app
+    def __init__(
+        self, exchanges: Iterable[RecordedExchange], options: Options | None = None
+    ) -> None:
+        self._options = options or Options()
+        good, _ = playable(exchanges, self._options.side)
+        self._library = RecordingIndex(good, self._options.rules)
+        own = self._options.faults or FaultSettings()
+        self._faults = FaultPolicy(own.rules, own.seed)
+        self._numbers = itertools.count(1)
+        self._plans = {id(e): self._plan(e) for e in good}  # ids of several files may be equal
+
+    def _plan(self, exchange: RecordedExchange) -> Schedule:
+        own = self._options
+        return timed(schedule(exchange, own.side), own.speed, own.max_gap_ms)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """See ``Service``."""
+        start = time.perf_counter()
+        if request.raw_path.partition("?")[0] == _HEALTHY:
+            return web.json_response({"status": "ok"})
+        body = await request.read()
+        _, target = split_absolute(request.raw_path)
+        asked = Request(request.method, target, tuple(request.headers.items()), body)
+        # Large bodies, and misses, take a while; other streams are playing.
+        session = self._options.session(request)
+        found = await asyncio.to_thread(self._library.find, asked, session)
+        if isinstance(found, Miss):
+            return self._missed(found)
+        (self._options.on_found or notes.log_found)(found, asked)
+        return await self._play(request, found, start)
+
+    async def _play(self, request: web.Request, found: Found, start: float) -> web.StreamResponse:
+        own, plan = self._options, self._plans[id(found.exchange)]
+        if own.transform is not None:
+            plan = own.transform(plan)
+        if own.faults is not None:
+            plan = fault_schedule.apply(self._faults.sample(next(self._numbers)), plan)
+        return await Player(request, plan, start, own.hold_s).run()
+
+    def _missed(self, miss: Miss) -> web.Response:
+        if self._options.on_miss is not None:
+            self._options.on_miss(miss)
+        else:
+            notes.log_miss(miss)
+        return web.Response(
+            status=MISS_STATUS,
+            body=miss.body(),
+            content_type="application/json",
+            charset="utf-8",
+            headers=NO_RETRY,
+        )
 
 
-async def start_replay(
-    app: web.Application, listen: str, *, end_s: float = _END_S
-) -> tuple[Runner, str]:
+async def start_replay(app: ReplayApp, listen: str, *, end_s: float = _END_S) -> tuple[Runner, str]:
     """Listen and serve; ``await runner.stop()`` ends it.
 
     Args:
-        app: of ``create_replay_app``.
+        app: what is served.
         listen: ``HOST:PORT``, port 0 for a free one, or ``unix:PATH``.
         end_s: how long open streams may take when the server is stopped, in seconds.
 
@@ -171,59 +207,9 @@ async def serve_replay(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    runner, where = await start_replay(create_replay_app(good, own), listen)
+    runner, where = await start_replay(ReplayApp(good, own), listen)
     noun = "exchange" if len(good) == 1 else "exchanges"
     print(f"replaying {len(good)} {noun} on {where}", flush=True)
     await asked.wait()
     await runner.stop()
     return 0
-
-
-class _Replay:
-    def __init__(self, exchanges: list[RecordedExchange], options: Options) -> None:
-        self._library = RecordingIndex(exchanges, options.rules)
-        self._options = options
-        own = options.faults or FaultSettings()
-        self._faults = FaultPolicy(own.rules, own.seed)
-        self._numbers = itertools.count(1)
-        self._plans = {id(e): self._plan(e) for e in exchanges}  # ids of several files may be equal
-
-    def _plan(self, exchange: RecordedExchange) -> Schedule:
-        own = self._options
-        return timed(schedule(exchange, own.side), own.speed, own.max_gap_ms)
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        start = time.perf_counter()
-        if request.raw_path.partition("?")[0] == _HEALTHY:
-            return web.json_response({"status": "ok"})
-        body = await request.read()
-        _, target = split_absolute(request.raw_path)
-        asked = Request(request.method, target, tuple(request.headers.items()), body)
-        # Large bodies, and misses, take a while; other streams are playing.
-        session = self._options.session(request)
-        found = await asyncio.to_thread(self._library.find, asked, session)
-        if isinstance(found, Miss):
-            return self._missed(found)
-        (self._options.on_found or notes.log_found)(found, asked)
-        return await self._play(request, found, start)
-
-    async def _play(self, request: web.Request, found: Found, start: float) -> web.StreamResponse:
-        own, plan = self._options, self._plans[id(found.exchange)]
-        if own.transform is not None:
-            plan = own.transform(plan)
-        if own.faults is not None:
-            plan = fault_schedule.apply(self._faults.sample(next(self._numbers)), plan)
-        return await Player(request, plan, start, own.hold_s).run()
-
-    def _missed(self, miss: Miss) -> web.Response:
-        if self._options.on_miss is not None:
-            self._options.on_miss(miss)
-        else:
-            notes.log_miss(miss)
-        return web.Response(
-            status=MISS_STATUS,
-            body=miss.body(),
-            content_type="application/json",
-            charset="utf-8",
-            headers=NO_RETRY,
-        )

@@ -93,9 +93,7 @@ def replaying(
         exchanges: the recordings.
         options: of the replay.
     """
-    runner, url = loop.run(
-        replay.start_replay(replay.create_replay_app(exchanges, options), _LOCAL)
-    )
+    runner, url = loop.run(replay.start_replay(replay.ReplayApp(exchanges, options), _LOCAL))
     try:
         yield url
     finally:
