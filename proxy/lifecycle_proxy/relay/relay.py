@@ -137,11 +137,12 @@ class Relay:
             exchange.longest_gap_s = gap_s
         exchange.chunks += 1
         self._received_bytes += len(data)
-        self.last_read = self.last_write = now
+        self.last_read = now
         out = self._feed(data, now)
         if self._listeners.follow_bytes:
             self._listeners.on_chunk(exchange, data, out, self._body.added, now)
         if out:
+            self.last_write = now
             exchange.sent_bytes += len(out)
             if client.write(out, framed if out is data else b"") and self._catching_up is None:
                 self._upstream.pause()
