@@ -1,8 +1,11 @@
-"""Content types, as far as anything depends on them (RFC 9110 section 8.3.1)."""
+"""Content types, as far as anything depends on them (RFC 9110 sections 8.3.1 and 12.5.1)."""
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 EVENT_STREAM: Final = "text/event-stream"
+_REFUSED: Final = re.compile(r"q\s*=\s*0(?:\.0*)?", re.IGNORECASE)
 
 
 def media_type(content_type: str) -> str:
@@ -13,3 +16,18 @@ def media_type(content_type: str) -> str:
 def is_event_stream(content_type: str) -> bool:
     """Whether a ``Content-Type`` header names an event stream. Not all event streams have one."""
     return media_type(content_type) == EVENT_STREAM
+
+
+def asks_for_event_stream(accept: Iterable[str]) -> bool:
+    """Whether ``Accept`` headers name an event stream: not ``*/*`` or ``text/*``, nor ``q=0``.
+
+    Args:
+        accept: the values of all of them.
+    """
+    for value in accept:
+        for media_range in value.split(","):
+            if is_event_stream(media_range):
+                parameters = media_range.split(";")[1:]
+                if not any(_REFUSED.fullmatch(one.strip()) for one in parameters):
+                    return True
+    return False

@@ -38,6 +38,7 @@ class _Fields(msgspec.Struct):
 
 
 _FIELDS: Final = msgspec.json.Decoder(_Fields)
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING: Final = msgspec.json.Decoder(msgspec.Raw)
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -120,6 +121,30 @@ async def _read(original: bytes, content_coding: str) -> ParsedBody:
         _text(asked.user),
         original,
     )
+
+
+async def maybe_streaming(request: web.Request, asked: ParsedBody) -> bytes | None:
+    """The body, decompressed, with ``stream: true`` and a usage chunk at the end of the stream.
+
+    Args:
+        request: the client's.
+        asked: its body. What else is in there stays, to the byte.
+
+    Returns:
+        None if it was not read, or is not a JSON object.
+    """
+    if asked.is_unread or not isinstance(asked.data, bytes):
+        return None
+    is_clear = asked.data is not asked.original
+    clear = asked.data if is_clear else await _maybe_clear(asked.data, coding(request.headers))
+    try:
+        fields = _OBJECT.decode(clear or b"")
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    options = _value(fields.get("stream_options", _ABSENT))
+    options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    fields |= {"stream": msgspec.Raw(b"true"), "stream_options": msgspec.Raw(orjson.dumps(options))}
+    return msgspec.json.encode(fields)
 
 
 async def _maybe_clear(data: bytes, content_coding: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
-from lifecycle_proxy.handlers import dialect_selection
+from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import detect, early_response
@@ -49,6 +50,7 @@ class Conversations:
         own = settings.lifecycle
         self._settings = settings
         self._sender = sender
+        self._progress = progress.ProgressStreams(settings, sender)
         self._selector = selector
         self._store = store
         self._merge = own.merge_rounds
@@ -84,6 +86,10 @@ class Conversations:
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
             seen = followup.last_calls(asked.messages)
             conversation = ConversationCalls(self._store, scope, seen)
+        if (wanted := await progress.maybe_asked(request, api, asked)) is not None:
+            exchange.dialect = progress.DIALECT
+            make = partial(self._resumed_pipeline, exchange, api, conversation)
+            return await self._progress.answer(request, path, wanted, make)
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
         may_be_early = asked.stream and not asked.is_unread
@@ -134,7 +140,7 @@ class Conversations:
             return await opening, None
         head = responses.early_head(request, _stream_id(request))
         return await early_response.open_with_heartbeats(
-            request, opening, head, own.heartbeat_s
+            request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
         ), head
 
     # --- passing it on --------------------------------------------------------------------------
@@ -154,7 +160,8 @@ class Conversations:
     ) -> web.StreamResponse:
         if head is not None and head.prepared:
             patience_s = self._settings.upstream.stall_timeout_s
-            await early_response.send_upstream_error(request, head, begun, patience_s)
+            form = early_response.form_of(request[EXCHANGE])
+            await early_response.send_upstream_error(request, head, begun, patience_s, form)
             return head
         return await self._sender.relay(plain(request, begun.answer, begun.start))
 
@@ -172,6 +179,19 @@ class Conversations:
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
         return await self._sender.relay(Relay(request, answer, begun.start, head, body))
+
+    async def _resumed_pipeline(
+        self,
+        exchange: Exchange,
+        api: Api,
+        conversation: ConversationCalls | None,
+        begun: Begun,
+    ) -> Pipeline:
+        """The pipeline of a stream that begins now."""
+        resumed: list[ToolCompleted] = []
+        if conversation is not None:
+            resumed = await self._resumed(conversation, exchange, begun)
+        return self._pipeline(exchange, api, conversation, resumed, None)
 
     def _pipeline(
         self,

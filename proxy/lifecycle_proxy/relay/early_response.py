@@ -5,8 +5,8 @@ The status 200 is sent with the first one, so an error of the upstream can only 
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import HttpVersion11, web
@@ -15,7 +15,7 @@ from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
 from lifecycle_proxy.upstream.collect import collect
@@ -24,11 +24,35 @@ _ERROR_BODY_BYTES: Final = 1 << 16
 _NO_STREAM: Final = "the upstream answered with status {} and no event stream"
 
 
+class EarlyForm(NamedTuple):
+    """What stands in a stream before the upstream's response.
+
+    Attributes:
+        heartbeat: a comment.
+        error: writes OpenAI's error object, which may have a ``status``, as an event.
+        ends_properly: behind an error, instead of breaking the connection.
+    """
+
+    heartbeat: bytes
+    error: Callable[[dict[str, Any]], bytes]
+    ends_properly: bool
+
+
+def form_of(exchange: Exchange) -> EarlyForm:
+    """As clients of the API and the dialect expect it."""
+
+    def error(fields: dict[str, Any]) -> bytes:
+        return exchange.api.error_frame(fields, exchange.envelope(), is_first=True)
+
+    return EarlyForm(HEARTBEAT, error, DIALECTS[exchange.dialect].ends_after_error)
+
+
 async def open_with_heartbeats(
     request: web.Request,
     opening: Coroutine[Any, Any, Begun],
     head: web.StreamResponse,
-    interval_s: float,
+    interval_s: float | None,
+    form: EarlyForm,
 ) -> Begun | None:
     """Wait for the upstream's headers; after each interval of silence send the client a comment.
 
@@ -36,7 +60,8 @@ async def open_with_heartbeats(
         request: the client's.
         opening: gets the response.
         head: response headers of the proxy's own, sent with the first comment.
-        interval_s: seconds of silence.
+        interval_s: seconds of silence; None to send none.
+        form: of comments and errors.
 
     Returns:
         The response, or None if it failed after the headers were sent; the client has got an error
@@ -48,15 +73,15 @@ async def open_with_heartbeats(
     task = asyncio.ensure_future(opening)
     try:
         while not (await asyncio.wait({task}, timeout=interval_s))[0]:
-            await _write(request, head, HEARTBEAT)
+            await write(request, head, form.heartbeat)
         return task.result()
     except ProxyError as failure:
         if not head.prepared:
             raise
-        await _fail(request, head, failure)
+        await _fail(request, head, failure, form)
         return None
     except asyncio.CancelledError:
-        if not (head.prepared and await _ended_by_drain(request, head)):
+        if not (head.prepared and await _ended_by_drain(request, head, form)):
             raise  # the client is gone, or has got nothing yet
         return None
     finally:
@@ -68,6 +93,7 @@ async def send_upstream_error(
     head: web.StreamResponse,
     begun: Begun,
     patience_s: float,
+    form: EarlyForm,
 ) -> None:
     """The upstream answered with an error, but a 200 has been sent: send the error as an event, and
     end the stream.
@@ -77,6 +103,7 @@ async def send_upstream_error(
         head: the response headers that were sent.
         begun: the upstream's response.
         patience_s: seconds that the error's body may take to come; 0 for no limit.
+        form: of the event.
     """
     exchange, answer = request[EXCHANGE], begun.answer
     exchange.ended = "upstream_error"
@@ -92,7 +119,7 @@ async def send_upstream_error(
         pass  # its status is reported all the same
     except asyncio.CancelledError:
         end = "gone"
-        if not await _ended_by_drain(request, head):
+        if not await _ended_by_drain(request, head, form):
             raise
         return
     finally:
@@ -101,16 +128,16 @@ async def send_upstream_error(
             exchange.listeners.on_chunk(exchange, body, b"", (), time.monotonic())
         exchange.listeners.on_side_end(exchange, "upstream", end)
     error = _refusal(answer.status, body)
-    await _write_and_abort(request, head, error)
+    await _write_and_abort(request, head, error, form)
 
 
-async def _ended_by_drain(request: web.Request, head: web.StreamResponse) -> bool:
+async def _ended_by_drain(request: web.Request, head: web.StreamResponse, form: EarlyForm) -> bool:
     """Whether a wait was cancelled by the drain. The client has got an error event then."""
     current = asyncio.current_task()
     if request.transport is None or current is None:
         return False
     current.uncancel()
-    await _fail(request, head, ProxyError("draining", "the proxy is shutting down"))
+    await _fail(request, head, ProxyError("draining", "the proxy is shutting down"), form)
     return True
 
 
@@ -126,25 +153,31 @@ def _refusal(status: int, body: bytes) -> dict[str, Any]:
     return {**fields, "status": status}
 
 
-async def _fail(request: web.Request, head: web.StreamResponse, failure: ProxyError) -> None:
+async def _fail(
+    request: web.Request, head: web.StreamResponse, failure: ProxyError, form: EarlyForm
+) -> None:
     request[EXCHANGE].fail(failure.code, failure.for_log())
-    await _write_and_abort(request, head, failure.object())
+    await _write_and_abort(request, head, failure.object(), form)
 
 
 async def _write_and_abort(
-    request: web.Request, head: web.StreamResponse, error: dict[str, Any]
+    request: web.Request, head: web.StreamResponse, error: dict[str, Any], form: EarlyForm
 ) -> None:
-    exchange = request[EXCHANGE]
-    frame = exchange.api.error_frame(error, exchange.envelope(), is_first=True)
-    await _write(request, head, frame)
-    if DIALECTS[request[EXCHANGE].dialect].ends_after_error:
+    await write(request, head, form.error(error))
+    if form.ends_properly:
         await end_properly(request, head)
     else:
         break_connection(request, delimited=request.version >= HttpVersion11)
 
 
-async def _write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
-    """Write bytes of the proxy's own; the first ones behind the headers."""
+async def write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+    """Write bytes of the proxy's own; the first ones behind the headers.
+
+    Args:
+        request: the client's.
+        head: the response.
+        data: for its body.
+    """
     exchange = request[EXCHANGE]
     if not head.prepared:
         await head.prepare(request)

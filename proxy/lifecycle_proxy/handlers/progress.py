@@ -1,0 +1,102 @@
+"""A plain chat request that wants an event stream: progress, and the answer at the end.
+
+Asked for by ``Accept: text/event-stream`` without ``stream: true``, as Agentlang's clients do. The
+upstream is asked for a stream; the client gets ``agent_start``, a pair of events for each call,
+``llm_response``, and at last ``result`` with what the plain request would have given, or ``error``.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.apis import CHAT, Api
+from lifecycle_proxy.core.pipeline import Pipeline
+from lifecycle_proxy.core.vocabularies import agentlang
+from lifecycle_proxy.exchange import request_body, responses
+from lifecycle_proxy.exchange.content_coding import coding
+from lifecycle_proxy.exchange.media_type import asks_for_event_stream
+from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.ports import UpstreamRequest
+from lifecycle_proxy.handlers.sending import Sender
+from lifecycle_proxy.relay import detect, early_response
+from lifecycle_proxy.relay.detect import Begun
+from lifecycle_proxy.relay.progress import FORM, ProgressBody, WholeProgressBody
+from lifecycle_proxy.relay.relay import Relay
+
+DIALECT: Final = "off"  # calls are followed, and no frame is added to the upstream's events
+
+
+async def maybe_asked(
+    request: web.Request, api: Api, asked: request_body.ParsedBody
+) -> request_body.ParsedBody | None:
+    """What to ask the upstream for, if the client asks for progress.
+
+    Args:
+        request: the client's.
+        api: that is asked for.
+        asked: the request's body.
+    """
+    if api is not CHAT or asked.stream:
+        return None
+    if not asks_for_event_stream(request.headers.getall("Accept", ())):
+        return None
+    body = await request_body.maybe_streaming(request, asked)
+    return None if body is None else asked._replace(data=body)
+
+
+class ProgressStreams:
+    """Answers such requests.
+
+    Args:
+        settings: the limits of time.
+        sender: sends requests to the upstream.
+    """
+
+    def __init__(self, settings: Settings, sender: Sender) -> None:
+        self._sender = sender
+        self._patience_s = settings.upstream.stall_timeout_s
+        self._heartbeat_s = settings.server.heartbeat_s or None
+
+    async def answer(
+        self,
+        request: web.Request,
+        path: str,
+        asked: request_body.ParsedBody,
+        pipeline: Callable[[Begun], Awaitable[Pipeline]],
+    ) -> web.StreamResponse:
+        """The stream, to its end.
+
+        Args:
+            request: the client's.
+            path: its target, without a dialect profile.
+            asked: its body, which asks for a stream.
+            pipeline: makes what follows the calls, once the upstream has taken the request.
+        """
+        exchange = request[EXCHANGE]
+        exchange.body_rewritten = True
+        head = responses.early_head(request, f"st_{exchange.token}")
+        start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
+        await early_response.write(request, head, start)
+        begun = await early_response.open_with_heartbeats(
+            request, self._open(request, path, asked), head, self._heartbeat_s, FORM
+        )
+        if begun is None:
+            return head
+        if begun.answer.status != 200:
+            wait_s = self._patience_s
+            await early_response.send_upstream_error(request, head, begun, wait_s, FORM)
+            return head
+        make = ProgressBody if begun.is_writable else WholeProgressBody
+        is_compressed = coding(begun.answer.headers) != ""
+        own = make(exchange, await pipeline(begun), is_compressed=is_compressed)
+        return await self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
+
+    async def _open(self, request: web.Request, path: str, asked: request_body.ParsedBody) -> Begun:
+        sent = self._sender.headers(request, asked.data)
+        sent.popall("Content-Encoding", None)
+        sent["Accept-Encoding"] = "identity"
+        wanted = UpstreamRequest(request.method, path, sent, asked.data)
+        answer = await self._sender.open(request, wanted, asked.original)
+        return await detect.begun(answer, asked=True, patience_s=self._patience_s)
