@@ -86,10 +86,13 @@ async def read_request(request: web.Request) -> ParsedBody:
         return ParsedBody(
             None, stream=request.method == "GET"
         )  # requested in the query: see routes
+    content = request.content
+    if content.is_eof():  # it came with the headers, as most do
+        return await _read(content.read_nowait(), coding(request.headers))
     pieces: list[bytes] = []
     size = 0
     while size <= _LOOK_BYTES:
-        piece = await request.content.readany()
+        piece = await content.readany()
         if not piece:
             return await _read(b"".join(pieces), coding(request.headers))
         pieces.append(piece)

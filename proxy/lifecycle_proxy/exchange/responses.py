@@ -26,6 +26,12 @@ _RETRY_AFTER_S: Final = "5"
 _UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
 
+class ForwardedResponse(web.StreamResponse):
+    """A response of the upstream's. Its headers wait for the body, or for ``send_headers``."""
+
+    _send_headers_immediately = False  # as in web.Response
+
+
 def error_response(failure: ProxyError, request_id: str | None = None) -> web.Response:
     """The response to a request that could not be forwarded.
 
@@ -120,7 +126,7 @@ def strip_default_headers(request: web.Request, response: web.StreamResponse) ->
 
 
 def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=kept)
+    response = ForwardedResponse(status=answer.status, reason=answer.reason, headers=kept)
     response[_UNSAID] = tuple(name for name in _ADDED if name not in kept)
     return response
 

@@ -71,6 +71,8 @@ class Relay:
                 self.data_received(self._start)
             if not self._finished.done():
                 self._upstream.attach(self)
+            if not self._finished.done():
+                await self._client.begin()
             failure = await self._finished
             if failure is None:
                 await self._end_properly()
@@ -174,9 +176,10 @@ class Relay:
     async def _end_properly(self) -> None:
         self._exchange.ended = "done"
         self._write_own(self._body.eof(time.monotonic()), self._body.added)
-        await self._response.write_eof()
+        await self._client.end()
 
     async def _break(self, failure: ProxyError) -> None:
+        await self._client.begin()
         self._exchange.fail(failure.code, failure.for_log(self._progress()))
         if self._upstream.was_reset and self._exchange.ended == "upstream_error":
             self._listeners.on_side_end(self._exchange, "upstream", "reset")

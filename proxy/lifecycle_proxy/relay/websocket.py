@@ -95,7 +95,9 @@ class Tunnel:
         client = self._request.transport
         taps: list[_Tap] = []
         try:
-            await self._response.prepare(self._request)
+            writer = await self._response.prepare(self._request)
+            if writer is not None:
+                writer.send_headers()
             if client is None or upstream is None:
                 return self._response
             to_client = StreamWriter(self._request.protocol, asyncio.get_running_loop())
