@@ -29,7 +29,7 @@ def vocabulary(name: str) -> Vocabulary:
 def test_the_proxy_s_own_form() -> None:
     own = vocabulary(DEFAULT)
     assert own.begin() == b"retry: 2000\n: connected\n\n"
-    assert own.keep_alive() == b": keep-alive\n\n"
+    assert own.keep_alive(_AT) == b": keep-alive\n\n"
     tail = b'"ts":1700000000.123,"streamId":"st_1"}\n\n'
     assert [own.render(event) for event in events()] == [
         b'id: 1\nevent: stream.started\ndata: {"model":"m","api":"chat",'

@@ -9,7 +9,7 @@ What a reader gets, in this order::
     begin()                       once, at once, behind the response headers
     reset() or gap()              at most once, where the cursor is not in what is kept
     render(event), ...            for each event behind the cursor; may be b""
-    keep_alive()                  in between, in times of silence
+    keep_alive(at)                in between, in times of silence
     done()                        once, behind stream.done: then the response ends
 
 A reader that goes on behind event N (``Last-Event-ID``) gets a new instance. Where
@@ -68,8 +68,12 @@ class Vocabulary(Protocol):
         """
         ...
 
-    def keep_alive(self) -> bytes:
-        """For a silent stream."""
+    def keep_alive(self, at: float) -> bytes:
+        """For a silent stream.
+
+        Args:
+            at: now, in seconds of Unix time.
+        """
         ...
 
     def done(self) -> bytes:

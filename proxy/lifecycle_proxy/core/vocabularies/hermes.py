@@ -41,7 +41,7 @@ class Hermes:
     def reset(self, requested: int) -> bytes:
         return self._own("reset", {"requested": requested})
 
-    def keep_alive(self) -> bytes:
+    def keep_alive(self, at: float) -> bytes:
         return KEEP_ALIVE
 
     def done(self) -> bytes:
