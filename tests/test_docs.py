@@ -29,7 +29,7 @@ PROSE = sorted(
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _CODE = re.compile(r"```\w+\n(.*?)```", re.DOTALL)
-_TABLES = ("server", "upstream", "lifecycle", "recording")
+_TABLES = ("server", "upstream", "lifecycle", "recording", "streams")
 # Metaphors, and words that have a plain one: see CONTRIBUTING.md.
 _UNPLAIN = (
     r"blot(s|ted)? out|in clear|whoever|\btold\b|\btells? of\b|\bours\b|\bof ours\b|\bsuffers?\b"

@@ -19,6 +19,7 @@ from lifecycle_proxy.config import checks
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Loaded, Settings
 from lifecycle_proxy.config.plain import shown
+from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.core.printable import printable, wants_colour
 
 Connect = Callable[[tuple[str, int], float], socket.socket]
@@ -29,6 +30,7 @@ _MOST_CHANGED: Final = 20
 _SHOWN: Final = (
     *("server.listen", "server.api_keys", "upstream.url", "upstream.api_key"),
     *("lifecycle.dialect", "lifecycle.clients", "recording.mode", "recording.path"),
+    "streams.store",
 )
 _BOLD: Final = "\x1b[1m"
 _YELLOW: Final = "\x1b[33m"
@@ -88,6 +90,8 @@ def report(loaded: Loaded, most: int = _MOST_CHANGED) -> Iterator[str]:
     yield _line("upstream", f"{settings.upstream_base} ({_key(settings)})")
     yield _line("events", _events(settings))
     yield _line("recording", _recording(settings))
+    if settings.streams.store != "memory":
+        yield _line("store", without_secrets(settings.streams.store))
     if settings.faults.rules:
         yield _line("faults", _faults(settings))
     changed = list(_changed(settings))
@@ -203,7 +207,7 @@ def _count(number: int, noun: str) -> str:
 def _changed(settings: Settings) -> Iterator[str]:
     """The settings that differ from their default and are in no other line. No secrets."""
     default = Settings()
-    for table in ("server", "upstream", "lifecycle", "recording"):
+    for table in ("server", "upstream", "lifecycle", "recording", "streams"):
         own, usual = getattr(settings, table), getattr(default, table)
         for name in own.__struct_fields__:
             key, value = f"{table}.{name}", msgspec.to_builtins(getattr(own, name))

@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.app.recording_mode import RecordingMode
+from lifecycle_proxy.app.shared_state import SharedState
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Listener
@@ -19,7 +20,7 @@ from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
-from lifecycle_proxy.state.pending_calls import MemoryStore
+from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.connection import StreamingProtocol
@@ -39,10 +40,10 @@ class ProxyApp(Service):
 
     Args:
         settings: everything.
-        store: where calls that clients run are kept; None for the memory of this process.
+        store: where calls that clients run are kept; None for what the settings say.
     """
 
-    def __init__(self, settings: Settings, *, store: MemoryStore | None = None) -> None:
+    def __init__(self, settings: Settings, *, store: Store | None = None) -> None:
         own = settings.upstream
         keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
         self._metrics = metrics = Metrics()
@@ -54,9 +55,8 @@ class ProxyApp(Service):
         access_log = AccessLog(all_of_them=settings.server.access_log)
         listeners = [metrics, access_log]
         self.gateway = GatewayMiddleware(settings, keys, listeners, _Failures(metrics))
-        if store is None:
-            store = MemoryStore(settings.lifecycle.registry_ttl_s, metrics.completed)
-        self._store = store
+        self._shared = SharedState(settings, metrics)
+        store = self._shared.calls if store is None else store
         sender = Sender(
             self._upstream,
             self.recording_mode,
@@ -64,7 +64,7 @@ class ProxyApp(Service):
             self.watch,
             adds_forwarded=settings.server.forwarded,
         )
-        conversations = Conversations(settings, sender, selector(settings), self._store)
+        conversations = Conversations(settings, sender, selector(settings), store)
         self._forward = Forwarder(settings, sender, conversations).handle
         self._admin = AdminEndpoints(settings, self._upstream, self.gateway, metrics).handle
         self._parts = AsyncExitStack()
@@ -76,7 +76,7 @@ class ProxyApp(Service):
         parts.push_async_callback(self.recording_mode.close)
         await self._upstream.start()
         parts.push_async_callback(self._upstream.close)
-        for work in (self.watch.run(), _count_connections(self._metrics), self._store.run()):
+        for work in (self.watch.run(), _count_connections(self._metrics), *self._shared.works()):
             parts.push_async_callback(_cancelled, asyncio.create_task(work))
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from lifecycle_proxy.config import origins, patterns
+from lifecycle_proxy.config import origins, patterns, shared_store
 from lifecycle_proxy.config.machine import CASSETTES, is_open
 from lifecycle_proxy.config.plain import quoted
 
@@ -52,6 +52,8 @@ def problems(settings: "Settings") -> Found:
     yield from _recording(settings.recording, settings.server.workers)
     yield from origins.origins(settings.server.cors_origins)
     yield from origins.hosts(settings.server.hosts)
+    yield from shared_store.problems(settings.streams.store)
+    yield from shared_store.prefix_problems(settings.streams.prefix)
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         yield from patterns.rule(rule, f"lifecycle.clients[{number}]")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from lifecycle_proxy.config import checks
+from lifecycle_proxy.config import checks, shared_store
 from lifecycle_proxy.config.names import ENV_PREFIX
 from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
@@ -114,6 +114,13 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redact_paths: list[str] = []
 
 
+class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of streams for other requests, and where."""
+
+    store: str = "memory"
+    prefix: str = "lifecycle-proxy"
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything, checked.
 
@@ -124,6 +131,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     upstream: UpstreamSettings = UpstreamSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
     recording: Recording = Recording()
+    streams: StreamSettings = StreamSettings()
     faults: FaultSettings = FaultSettings()
 
     @property
@@ -257,10 +265,15 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) ->
     replace = msgspec.structs.replace
     keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
     api_key = secret(settings.upstream.api_key, "upstream.api_key")
+    store = secret(settings.streams.store, "streams.store")
+    if store != settings.streams.store:
+        for key, text in shared_store.problems(store or "memory"):
+            note(key, text)
     return replace(
         settings,
         server=replace(settings.server, api_keys=keys),
         upstream=replace(settings.upstream, api_key=api_key),
+        streams=replace(settings.streams, store=store),
     )
 
 

@@ -19,6 +19,7 @@ _MAIN: Final = {
     "upstream": "url",
     "lifecycle": "dialect",
     "recording": "path",
+    "streams": "store",
     "faults": "seed",
 }
 _QUANTITY: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|sec|m|min|h|)\s*")

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
@@ -114,6 +115,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     tree: dict[str, Any] = msgspec.to_builtins(settings)
     tree["server"]["api_keys"] = [_HIDDEN for _ in settings.server.api_keys]
     tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
+    tree["streams"]["store"] = without_secrets(settings.streams.store)
     tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
     secret = {name.lower() for name in settings.recording.redact_headers}
     for rule in tree["lifecycle"]["clients"]:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from lifecycle_proxy.exchange.errors import cause_of
 from lifecycle_proxy.state.health import StoreError, StoreHealth
@@ -26,12 +25,6 @@ class _Order(NamedTuple):
     commands: Sequence[Command]
     read: Callable[[list[Any]], Any]
     done: "asyncio.Future[Any]"
-
-
-def shown_url(url: str) -> str:
-    """A store's URL without user name, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def client(url: str, patience_s: float) -> Any:
@@ -80,6 +73,7 @@ class RedisLink:
         self._retry_s = retry_s
         self._orders: deque[_Order] = deque()
         self._wanted = asyncio.Event()
+        self._is_over = False
 
     def submit(
         self, commands: Sequence[Command], read: Callable[[list[Any]], T]
@@ -94,7 +88,7 @@ class RedisLink:
             The result. ``StoreError`` if there is none.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if self.health.is_down:
+        if self.health.is_down or self._is_over:
             _fail(done, StoreError("the store is down"))
         elif len(self._orders) >= _MAX_QUEUED:
             _fail(done, self.health.refused("overload: too many commands wait"))
@@ -107,7 +101,7 @@ class RedisLink:
         """Work until cancelled."""
         try:
             await self._ask([("PING",)])
-            while True:
+            while not _is_cancelled():
                 if self.health.is_down:
                     await asyncio.sleep(self._retry_s)
                     await self._ask([("PING",)])
@@ -115,6 +109,7 @@ class RedisLink:
                 await self._wanted.wait()
                 await self._work()
         finally:
+            self._is_over = True
             self._fail_all("the proxy is shutting down")
             with suppress(Exception):  # it may be in any state
                 await self.redis.aclose()
@@ -127,7 +122,11 @@ class RedisLink:
             self._wanted.clear()
         if not orders:
             return
-        replies = await self._ask([command for one in orders for command in one.commands])
+        try:
+            replies = await self._ask([command for one in orders for command in one.commands])
+        except asyncio.CancelledError:
+            self._orders.extendleft(reversed(orders))  # fails with what else waits
+            raise
         at = 0
         for one in orders:
             end = at + len(one.commands)
@@ -178,4 +177,10 @@ class RedisLink:
 def _fail(done: "asyncio.Future[Any]", error: Exception) -> None:
     if not done.done():
         done.set_exception(error)
-        done.exception()  # whoever waits for it still gets it; nobody need
+        done.exception()  # who waits for it still gets it
+
+
+def _is_cancelled() -> bool:
+    """``asyncio.wait_for``, in redis-py, forgets a cancellation that comes with the reply."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -22,6 +22,7 @@ from lifecycle_proxy.state.health import StoreError
 from lifecycle_proxy.state.pending_calls import CallKey, MemoryStore, Waiting, key_of
 
 _LONGEST_TTL_S: Final = 86_400.0  # of calls that wait without a limit
+_MARGIN_S: Final = 60.0  # for the process that put a call to say that it has expired
 _MAX_PARTS: Final = 256
 _MAX_OWED: Final = 1_000
 
@@ -97,7 +98,7 @@ class SharedCalls(MemoryStore):
             self._not_shared.add(key)
             return
         self._owed.pop(key, None)
-        done = self._table.put(scope, _name(key), value, self._shared_s)
+        done = self._table.put(scope, _name(key), value, self._shared_s + _MARGIN_S)
         done.add_done_callback(lambda _: self._was_put(key, value, done))
 
     def maybe_take(self, scope: str, call_id: str, choice: int) -> Waiting | None:
@@ -157,7 +158,7 @@ class SharedCalls(MemoryStore):
 
         Args:
             key: of a call that is over here.
-            completed: its end, which is counted unless another process has told it.
+            completed: its end, which is counted unless another process has done so.
         """
         self._owed.pop(key, None)
         done = self._table.take([(key[0], _name(key))])

@@ -237,6 +237,7 @@ class Metrics(Listener):
         self.recording_lost = make.counter("recording_lost_total", text)[()].inc
         text = "Exchanges of which something is not recorded on purpose, such as a WebSocket"
         self.recording_omitted = make.counter("recording_omitted_total", text)[()].inc
+        self.store_failed = make.counter("store_failures_total", "Unanswered by the store")[()].inc
         text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
         self._listener_failures = make.counter("listener_failures_total", text, "listener")
         self._connections = make.gauge(

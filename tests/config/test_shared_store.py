@@ -1,0 +1,109 @@
+"""``[streams]``: the URL of the store, and what is shown of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.shared_store import without_secrets
+
+from tests.commands import run
+
+
+def problem(store: str, **environ: str) -> str:
+    flags = {"streams.store": store}
+    with pytest.raises(config.ConfigError) as raised:
+        config.load(environ=environ, flags=flags)
+    (one,) = raised.value.problems
+    return str(one)
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "memory",
+        "redis://localhost",
+        "redis://127.0.0.1:6379/3",
+        "rediss://user:pass@redis.example:6380/0?ssl_ca_certs=/etc/ca.pem",
+        "redis://:pass@[::1]:6379",
+    ],
+)
+def test_what_a_store_may_be(store: str) -> None:
+    settings = config.load(environ={"S": store}, flags={"streams.store": "env:S"})
+    assert settings.streams.store == store
+    assert config.load(environ={}, flags={"streams.store": store}) == settings
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "",
+        "disk",
+        "http://localhost",
+        "redis://",
+        "redis://host:0",
+        "redis://host:99999",
+        "redis://host/name",
+        "redis://host/1/2",
+        "redis://host/0#x",
+        "redis://[host",
+        "user:s3cret@host",
+    ],
+)
+def test_what_it_may_not(store: str) -> None:
+    for text in (problem(store), *([problem("env:S", S=store)] if store else [])):
+        assert "streams.store" in text
+        assert "redis://HOST:PORT/DB" in text
+        assert "s3cret" not in text
+
+
+def test_a_password_belongs_in_front_of_the_host() -> None:
+    text = problem("redis://host?password=s3cret")
+    assert "redis://:PASSWORD@HOST" in text
+    assert "s3cret" not in text
+
+
+def test_a_variable_that_is_not_set() -> None:
+    assert "STORE_URL is not set" in problem("env:STORE_URL")
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "x" * 65, "a\n"])
+def test_a_prefix(prefix: str) -> None:
+    with pytest.raises(config.ConfigError, match=r"streams\.prefix"):
+        config.load(environ={}, flags={"streams.prefix": prefix})
+
+
+def test_check_config_shows_no_password(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[streams]\nstore = "rediss://user:s3cret@redis.example/1"\nprefix = "mine"\n')
+    done = run("check-config", str(file))
+    assert done.returncode == 0
+    assert "rediss://redis.example/1" in done.stdout
+    assert 'streams.prefix = "mine"' in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("store", "shown"),
+    [
+        ("memory", "memory"),
+        ("env:NAME", "env:NAME"),
+        ("redis://:a@b@host/0?x=y", "redis://host/0"),
+        ("redis:secret@host", "redis:"),
+    ],
+)
+def test_what_is_shown(store: str, shown: str) -> None:
+    assert without_secrets(store) == shown
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[streams]\nstore = "redis://redis.example"\n')
+    code = "import sys; sys.modules['redis'] = None\n"
+    code += "from lifecycle_proxy.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = (sys.executable, "-c", code, "check-config", str(file))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "needs the package redis" in done.stderr
+    assert "pip install 'redis>=6'" in done.stderr
