@@ -150,16 +150,14 @@ class Listeners(Listener):
         all_of_them: Iterable[Listener] = (),
         failed: Callable[[Listener, Exception], None] = lambda *_: None,
     ) -> None:
-        self._all: list[Listener] = []
+        self._all = tuple(all_of_them)
         self._failed = failed
         # Whether any listener wants bytes and headers: collecting them has a cost.
-        self.follow_bytes = False
-        for listener in all_of_them:
-            self.add(listener)
+        self.follow_bytes = any(one.follows_bytes for one in self._all)
 
     def add(self, listener: Listener) -> None:
         """Call one more listener from now on."""
-        self._all.append(listener)
+        self._all = (*self._all, listener)
         self.follow_bytes = self.follow_bytes or listener.follows_bytes
 
     def on_request(self, exchange: "Exchange") -> None:
@@ -196,11 +194,11 @@ class Listeners(Listener):
         self._each(lambda one: one.on_end(exchange))
 
     def _each(self, tell: Callable[[Listener], None]) -> None:
-        for listener in tuple(self._all):
+        for listener in self._all:
             try:
                 tell(listener)
             except Exception as failure:  # the exchange must not fail with it
-                self._all.remove(listener)
+                self._all = tuple(one for one in self._all if one is not listener)
                 self._failed(listener, failure)
 
 

@@ -76,8 +76,8 @@ class GatewayMiddleware:
         Raises:
             ConnectionError: a response has begun, so that no error response can follow.
         """
-        exchange = request[EXCHANGE] = _exchange(request, self._tokens.next())
-        exchange.listeners = Listeners(self.listeners, self._failed)
+        listeners = Listeners(self.listeners, self._failed)
+        exchange = request[EXCHANGE] = _exchange(request, self._tokens.next(), listeners)
         exchange.listeners.on_request(exchange)
         task = asyncio.current_task()
         assert task is not None
@@ -229,7 +229,7 @@ class _Tokens:
         return self._ready.pop()
 
 
-def _exchange(request: web.Request, token: str) -> Exchange:
+def _exchange(request: web.Request, token: str, listeners: Listeners) -> Exchange:
     target = routes.split_absolute(request.raw_path)[1]
     path = target.partition("?")[0]
     return Exchange(
@@ -240,6 +240,7 @@ def _exchange(request: web.Request, token: str) -> Exchange:
         target=target,
         client=request.remote or "unix",
         route=_route(request, path, target),
+        listeners=listeners,
     )
 
 
