@@ -29,11 +29,12 @@ CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
 _OWN_PREFIX: Final = "x-lifecycle-"
 _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
+_NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | _REQUEST_ONLY | _OWN
 
 
 def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The request headers to forward."""
-    dropped = HOP_BY_HOP | _REQUEST_ONLY | _OWN | _listed(headers)
+    dropped = _with_listed(_NOT_FOR_UPSTREAM, headers)
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lower = name.lower()
@@ -61,7 +62,7 @@ def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str
 
 def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The response headers to pass on."""
-    dropped = HOP_BY_HOP | _listed(headers)
+    dropped = _with_listed(HOP_BY_HOP, headers)
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         if name.lower() not in dropped:
@@ -69,12 +70,12 @@ def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
     return kept
 
 
-def _listed(headers: Mapping[str, str]) -> frozenset[str]:
-    """The names that a ``Connection`` header declares to be for this hop only."""
+def _with_listed(names: frozenset[str], headers: Mapping[str, str]) -> frozenset[str]:
+    """And the names that a ``Connection`` header declares to be for this hop only."""
     if "Connection" not in headers:
-        return frozenset()
-    values = (value for name, value in headers.items() if name.lower() == "connection")
-    return frozenset(part.strip().lower() for value in values for part in value.split(","))
+        return names
+    values = [value for name, value in headers.items() if name.lower() == "connection"]
+    return names | {part.strip().lower() for value in values for part in value.split(",")}
 
 
 def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -63,18 +63,22 @@ class Access(dict[str, object]):
 class JsonFormatter(logging.Formatter):
     """A JSON object: ``ts`` (ISO 8601, UTC), ``level``, ``logger``, ``message`` and extras."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = (0, "")  # the latest one, as text: a busy log has many lines of one second
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "ts": iso_utc(datetime.fromtimestamp(record.created, UTC)),
+            "ts": self._time(record),
             "level": record.levelname,
             "logger": record.name,
         }
-        if isinstance(record.msg, Access):
+        if isinstance(record.msg, Access):  # made here, so there is nothing else in the record
             seen = record.msg
             entry["message"] = f"{seen['method']} {seen['path']} {seen['status']} {seen['ended']}"
             entry.update(seen)
-        else:
-            entry["message"] = record.getMessage()
+            return _dump(entry)
+        entry["message"] = record.getMessage()
         for key, value in _extras(record).items():
             entry.setdefault(key, value)
         if record.exc_info:
@@ -82,6 +86,13 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             entry["stack"] = record.stack_info
         return _dump(entry)
+
+    def _time(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if self._second[0] != second:
+            text = iso_utc(datetime.fromtimestamp(second, UTC))
+            self._second = second, text[: -len("000Z")]
+        return f"{self._second[1]}{int(record.msecs):03d}Z"
 
 
 class TextFormatter(logging.Formatter):
