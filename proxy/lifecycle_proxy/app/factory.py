@@ -16,10 +16,14 @@ from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.handlers.forward import Forwarder, selector
 from lifecycle_proxy.handlers.sending import Sender
+from lifecycle_proxy.handlers.stream_opening import StreamOpener
+from lifecycle_proxy.handlers.stream_reading import stream_endpoints
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
+from lifecycle_proxy.state.event_log import EventLog
+from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -41,9 +45,16 @@ class ProxyApp(Service):
     Args:
         settings: everything.
         store: where calls that clients run are kept; None for what the settings say.
+        event_log: where what happens in streams is kept; None for what the settings say.
     """
 
-    def __init__(self, settings: Settings, *, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        event_log: EventLog | None = None,
+    ) -> None:
         own = settings.upstream
         keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
         self._metrics = metrics = Metrics()
@@ -64,9 +75,15 @@ class ProxyApp(Service):
             self.watch,
             adds_forwarded=settings.server.forwarded,
         )
-        conversations = Conversations(settings, sender, selector(settings), store)
+        self._event_log = self._shared.events if event_log is None else event_log
+        opener = StreamOpener(settings, self._event_log, metrics.side)
+        conversations = Conversations(settings, sender, selector(settings), store, opener)
         self._forward = Forwarder(settings, sender, conversations).handle
-        self._admin = AdminEndpoints(settings, self._upstream, self.gateway, metrics).handle
+        streams = stream_endpoints(
+            settings, self._event_log, metrics.side, lambda: self.gateway.draining
+        )
+        admin = AdminEndpoints(settings, self._upstream, self.gateway, metrics, streams)
+        self._admin = admin.handle
         self._parts = AsyncExitStack()
 
     async def start(self) -> None:
@@ -76,7 +93,8 @@ class ProxyApp(Service):
         parts.push_async_callback(self.recording_mode.close)
         await self._upstream.start()
         parts.push_async_callback(self._upstream.close)
-        for work in (self.watch.run(), _count_connections(self._metrics), *self._shared.works()):
+        works = (self.watch.run(), _count(self._metrics, self._event_log), self._event_log.run())
+        for work in (*works, *self._shared.works()):
             parts.push_async_callback(_cancelled, asyncio.create_task(work))
 
     async def close(self) -> None:
@@ -114,8 +132,10 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _count_connections(metrics: Metrics) -> None:
-    """Other processes show this one's number, too, so it cannot wait until somebody asks."""
+async def _count(metrics: Metrics, event_log: EventLog) -> None:
+    """Other processes show this one's numbers, too, so they cannot wait until somebody asks."""
     while True:
         metrics.set_connections(StreamingProtocol.open_connections())
+        if isinstance(event_log, MemoryEventLog):
+            metrics.side.set_kept(len(event_log))
         await asyncio.sleep(_COUNT_S)

@@ -5,14 +5,31 @@ from typing import Any, Final
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.shared_store import without_secrets
+from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.state import redis_link
+from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.health import StoreHealth
+from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.pending_calls import MemoryStore, Store
 from lifecycle_proxy.state.redis_calls import RedisCalls
 from lifecycle_proxy.state.shared_calls import SharedCalls
+from lifecycle_proxy.state.stream_records import LogLimits
 from lifecycle_proxy.telemetry.metrics import Metrics
 
 _PATIENCE_S: Final = 0.5
+
+
+def limits_of(own: StreamSettings) -> LogLimits:
+    """How much is kept of streams, by the settings."""
+    return LogLimits(
+        events=own.max_events,
+        bytes=own.max_bytes,
+        streams=own.max_streams,
+        total_bytes=own.max_total_bytes,
+        resume_bytes=own.resume_max_bytes,
+        resume_total_bytes=own.resume_total_bytes,
+        keep_s=own.keep_s,
+    )
 
 
 class SharedState:
@@ -24,9 +41,11 @@ class SharedState:
     """
 
     calls: Store
+    events: EventLog
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         ttl_s, own = settings.lifecycle.registry_ttl_s, settings.streams
+        self.events = MemoryEventLog(limits_of(own))
         self._link: redis_link.RedisLink | None = None
         if own.store == "memory":
             self.calls = MemoryStore(ttl_s, metrics.completed)

@@ -18,12 +18,14 @@ from lifecycle_proxy.config.plain import quoted
 
 if TYPE_CHECKING:
     from lifecycle_proxy.config.model import Recording, Server, Settings
+    from lifecycle_proxy.config.streams import StreamSettings
 
 Found = Iterator[tuple[str, str]]  # keys and texts
 
 _VARIABLE: Final = re.compile(r"(?i)(?:\$\{?|env:\s+|\$env:)([a-z_][a-z0-9_]*)\}?")
 _ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|responses|messages)/*$")
 _MAX_PORT: Final = 65535
+_KEY_LENGTH: Final = 32
 _TLS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
     "NO_CERTIFICATE": "there is no certificate in it",
@@ -50,6 +52,7 @@ def problems(settings: "Settings") -> Found:
     yield from _keys(settings)
     yield from _tls(settings)
     yield from _recording(settings.recording, settings.server.workers)
+    yield from _streams(settings.streams)
     yield from origins.origins(settings.server.cors_origins)
     yield from origins.hosts(settings.server.hosts)
     yield from shared_store.problems(settings.streams.store)
@@ -57,6 +60,11 @@ def problems(settings: "Settings") -> Found:
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         yield from patterns.rule(rule, f"lifecycle.clients[{number}]")
+
+
+def _streams(own: "StreamSettings") -> Found:
+    if own.token_key and not own.token_key.startswith("env:") and len(own.token_key) < _KEY_LENGTH:
+        yield "streams.token_key", f"must have at least {_KEY_LENGTH} characters: it signs URLs"
 
 
 def warnings(settings: "Settings") -> Iterator[Warned]:

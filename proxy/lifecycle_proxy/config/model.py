@@ -20,6 +20,7 @@ from lifecycle_proxy.config import checks, shared_store
 from lifecycle_proxy.config.names import ENV_PREFIX
 from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
+from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.faults.rules import FaultSettings
 
@@ -112,13 +113,6 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redact_headers: list[str] = []
     redact_patterns: list[str] = []
     redact_paths: list[str] = []
-
-
-class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is kept of streams for other requests, and where."""
-
-    store: str = "memory"
-    prefix: str = "lifecycle-proxy"
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -269,11 +263,12 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) ->
     if store != settings.streams.store:
         for key, text in shared_store.problems(store or "memory"):
             note(key, text)
+    token_key = secret(settings.streams.token_key, "streams.token_key")
     return replace(
         settings,
         server=replace(settings.server, api_keys=keys),
         upstream=replace(settings.upstream, api_key=api_key),
-        streams=replace(settings.streams, store=store),
+        streams=replace(settings.streams, store=store, token_key=token_key),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.events import Outcome
+from lifecycle_proxy.core.stream_events import DoneStatus
 
 # The words for an end that is none of a failure. What they leave unfinished was cut all the same.
 _ORDINARY: Final = frozenset(
@@ -41,6 +42,7 @@ _FAILED: Final = frozenset(
         "too_many_tool_calls",
     )
 )
+_ABORTED: Final = frozenset(("cancelled", "canceled", "user_cancel"))
 _MAX_REASON: Final = 100  # characters; a reason is a word, whatever an upstream may send
 
 Verdict = tuple[Outcome, str | None]
@@ -66,6 +68,22 @@ def judge_finish(word: str, arguments: Arguments) -> Verdict:
     if arguments.unfinished:
         return Outcome.CUT, "incomplete_arguments" if known in _ORDINARY else reason
     return Outcome.OK, None
+
+
+def judge_stream(word: str) -> tuple[DoneStatus, str]:
+    """How a stream ended that ended properly, and why; "" for an ordinary end.
+
+    Args:
+        word: the upstream's last one for an end; "" without one.
+    """
+    known, reason = word.lower(), word[:_MAX_REASON]
+    if not known or known in _ORDINARY:
+        return "completed", ""
+    if known in _ABORTED:
+        return "cancelled", reason
+    if known in _LIMITS or known in _CANCELLED or known == "incomplete":
+        return "incomplete", reason
+    return ("failed" if known in _FAILED or known == "upstream_error" else "completed"), reason
 
 
 def maybe_failure(word: str) -> Verdict | None:

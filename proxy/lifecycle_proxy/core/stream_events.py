@@ -34,6 +34,8 @@ EventType = Literal[
     "llm_failover",
     "stream.done",
 ]
+# How a stream ended.
+DoneStatus = Literal["completed", "failed", "cancelled", "incomplete"]
 FINAL_TYPE: Final = "stream.done"
 
 

@@ -16,6 +16,7 @@ from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects.writer import Writer
 from lifecycle_proxy.core.events import (
     ACTIVITY_TYPES,
+    ChoiceFinished,
     Envelope,
     LifecycleEvent,
     NativeProgress,
@@ -117,6 +118,8 @@ class Tracker:
             last = seen[-1]
             self.has_ended = isinstance(last, StreamEnded) and last.reason is None
             self.is_done = isinstance(last, StreamEnded) and last.is_last
+            if isinstance(last, StreamEnded | ChoiceFinished):
+                self.counts.note_end(last.reason)
         if self.carried_over:
             self.write_carried_over()
         is_activity = len(seen) == 1 and isinstance(seen[0], ACTIVITY_TYPES)

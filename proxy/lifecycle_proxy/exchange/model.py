@@ -222,6 +222,8 @@ class Exchange:
         retries: requests that were sent once more on a new connection.
         body_rewritten: something was removed from the request's body.
         hops: the proxies that the request has passed, this one last: ``exchange.hops``.
+        chosen_id: by the client for its stream; "" if it did not.
+        stream_url: where the stream's events can be read; "" where they are not kept.
         listeners: are called with what happens.
     """
 
@@ -252,12 +254,19 @@ class Exchange:
     token: str = ""
     body_rewritten: bool = False
     hops: str = ""
+    chosen_id: str = ""
+    stream_url: str = ""
     listeners: Listeners = field(default_factory=Listeners)
 
     @property
     def api(self) -> Api:
         """The API of its event stream, if it is one to which frames are added."""
         return APIS.get(self.route, CHAT)
+
+    @property
+    def stream_id(self) -> str:
+        """The id of its event stream, for ``X-Stream-Id``."""
+        return self.chosen_id or f"st_{self.token}"
 
     def envelope(self) -> Envelope:
         """What added frames copy until the upstream's first chunk has arrived."""

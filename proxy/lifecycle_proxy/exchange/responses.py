@@ -1,5 +1,6 @@
 """The status lines and headers of responses to clients."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -50,7 +51,7 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
     if failure.code == "method_not_allowed":
-        response.headers["Allow"] = "GET, HEAD"
+        response.headers["Allow"] = failure.param or "GET, HEAD"
     if failure.code == "invalid_api_key":
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -67,32 +68,29 @@ def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
     return _response(answer, headers.for_client(answer.headers))
 
 
-def stream_head(
-    request: web.Request, answer: UpstreamResponse, stream_id: str
-) -> web.StreamResponse:
+def stream_head(request: web.Request, answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's status and headers for a stream that gets frames: no length, no compression.
 
     Args:
         request: of the client.
         answer: of the upstream.
-        stream_id: for ``X-Stream-Id``.
     """
     kept = headers.for_client(answer.headers)
     for name in _LENGTH_AND_CODING:
         kept.popall(name, None)
-    kept.update(_own(request, stream_id, answer.headers.get("X-Request-Id")))
+    kept.update(_own(request, answer.headers.get("X-Request-Id")))
     return _response(answer, kept)
 
 
-def early_head(request: web.Request, stream_id: str) -> web.StreamResponse:
-    """Status 200 and the headers of a stream, sent before the upstream has responded.
-
-    Args:
-        request: of the client.
-        stream_id: for ``X-Stream-Id``.
-    """
-    own = _own(request, stream_id, None)
+def early_head(request: web.Request) -> web.StreamResponse:
+    """Status 200 and the headers of a stream, sent before the upstream has responded."""
+    own = _own(request, None)
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
+
+
+def own_stream(headers: Mapping[str, str]) -> web.StreamResponse:
+    """The head of an event stream of the proxy's own."""
+    return web.StreamResponse(headers={**headers, **_STREAM_HEADERS})
 
 
 def capabilities(dialect: str, request_id: str) -> web.Response:
@@ -139,9 +137,13 @@ def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:
     return _response(answer, kept)
 
 
-def _own(request: web.Request, stream_id: str, upstream_request_id: str | None) -> dict[str, str]:
-    return {
+def _own(request: web.Request, upstream_request_id: str | None) -> dict[str, str]:
+    exchange = request[EXCHANGE]
+    own = {
         **_STREAM_HEADERS,
-        "X-Stream-Id": stream_id,
-        "X-Request-Id": upstream_request_id or request[EXCHANGE].request_id,
+        "X-Stream-Id": exchange.stream_id,
+        "X-Request-Id": upstream_request_id or exchange.request_id,
     }
+    if exchange.stream_url:
+        own["X-Stream-Url"] = exchange.stream_url
+    return own

@@ -15,6 +15,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 
 OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
+STREAMS_PREFIX: Final = "/-/streams/"
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
@@ -51,6 +52,16 @@ def split_absolute(raw: str) -> tuple[str | None, str]:
 def is_own(path: str) -> bool:
     """Whether a path is answered by the proxy itself. Profiles are the upstream's in disguise."""
     return path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX)
+
+
+def has_token(path: str, query: str) -> bool:
+    """Whether a request may have a token for a stream in its URL, which then counts, not its key.
+
+    Args:
+        path: without the query.
+        query: raw.
+    """
+    return path.startswith(STREAMS_PREFIX) and "token=" in query
 
 
 def maybe_api(method: str, target: str) -> Api | None:

@@ -13,6 +13,8 @@ from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
+from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
+from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.connection import StreamingProtocol
@@ -31,6 +33,7 @@ class AdminEndpoints:
         upstream: probed.
         gateway: knows whether the process is draining.
         metrics: rendered.
+        streams: answers what is below ``/-/streams/``.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class AdminEndpoints:
         upstream: UpstreamClient,
         gateway: GatewayMiddleware,
         metrics: Metrics,
+        streams: StreamEndpoints,
     ) -> None:
         self._settings = settings
         self._upstream = upstream
         self._gateway = gateway
         self._metrics = metrics
+        self._streams = streams
         self._probed_at = float("-inf")
         self._problem = ""
         self._probe: asyncio.Task[None] | None = None
@@ -61,6 +66,8 @@ class AdminEndpoints:
             ProxyError: ``method_not_allowed`` or ``not_found``.
         """
         path = request[EXCHANGE].path
+        if path.startswith(STREAMS_PREFIX):
+            return await self._streams.handle(request)
         handler = self._handlers.get(path, self.nothing)
         if path in self._handlers and request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")
@@ -116,6 +123,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     tree["server"]["api_keys"] = [_HIDDEN for _ in settings.server.api_keys]
     tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
     tree["streams"]["store"] = without_secrets(settings.streams.store)
+    tree["streams"]["token_key"] = _HIDDEN if settings.streams.token_key else ""
     tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
     secret = {name.lower() for name in settings.recording.redact_headers}
     for rule in tree["lifecycle"]["clients"]:

@@ -23,6 +23,7 @@ from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
+from lifecycle_proxy.handlers.stream_opening import StreamOpener
 from lifecycle_proxy.relay import detect, early_response
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.relay import Relay
@@ -38,6 +39,7 @@ class Conversations:
         sender: sends requests to the upstream.
         selector: chooses the dialect.
         store: calls that clients run.
+        streams: begins what is kept of a stream.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Conversations:
         sender: Sender,
         selector: dialect_selection.DialectSelector,
         store: Store,
+        streams: StreamOpener,
     ) -> None:
         own = settings.lifecycle
         self._settings = settings
@@ -53,6 +56,7 @@ class Conversations:
         self._progress = progress.ProgressStreams(settings, sender)
         self._selector = selector
         self._store = store
+        self._streams = streams
         self._merge = own.merge_rounds
         self._options = PipelineOptions(
             presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
@@ -81,6 +85,7 @@ class Conversations:
         dialect = self._selector.choose(request.headers, profile, api, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
+        await self._streams.reserve(request)
         conversation: ConversationCalls | None = None
         is_followed = api.spans_requests and span == "execution"
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
@@ -89,6 +94,7 @@ class Conversations:
         if (wanted := await progress.maybe_asked(request, api, asked)) is not None:
             exchange.dialect = progress.DIALECT
             make = partial(self._resumed_pipeline, exchange, api, conversation)
+            await self._streams.begin(request)
             return await self._progress.answer(request, path, wanted, make)
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
@@ -138,7 +144,7 @@ class Conversations:
         own = self._settings.server
         if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
             return await opening, None
-        head = responses.early_head(request, _stream_id(request))
+        head = responses.early_head(request)
         return await early_response.open_with_heartbeats(
             request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
         ), head
@@ -174,8 +180,9 @@ class Conversations:
         api: Api,
     ) -> web.StreamResponse:
         answer, exchange = begun.answer, request[EXCHANGE]
+        await self._streams.begin(request)
         if head is None or not head.prepared:
-            head = responses.stream_head(request, answer, _stream_id(request))
+            head = responses.stream_head(request, answer)
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
         return await self._sender.relay(Relay(request, answer, begun.start, head, body))
@@ -217,7 +224,3 @@ class Conversations:
                 is_merged,
             ),
         )
-
-
-def _stream_id(request: web.Request) -> str:
-    return f"st_{request[EXCHANGE].token}"

@@ -76,7 +76,7 @@ class ProgressStreams:
         """
         exchange = request[EXCHANGE]
         exchange.body_rewritten = True
-        head = responses.early_head(request, f"st_{exchange.token}")
+        head = responses.early_head(request)
         start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
         await early_response.write(request, head, start)
         begun = await early_response.open_with_heartbeats(

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. The only module that imports ``prometheus_client``.
+"""Metrics for Prometheus. Only this package imports ``prometheus_client``.
 
 An exchange is counted once, at its end; chunks cost nothing. Units are seconds and bytes. Every
 label has a bounded set of values. If OpenTelemetry's GenAI conventions have a metric of the same
@@ -16,9 +16,9 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -28,6 +28,8 @@ from lifecycle_proxy import __version__
 from lifecycle_proxy.core.apis import CHAT
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.exchange.model import Exchange, Listener
+from lifecycle_proxy.telemetry.instruments import MetricFactory
+from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
 
 _SHARED_DIRECTORY: Final = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 _OPENMETRICS: Final = "application/openmetrics-text"
@@ -46,53 +48,11 @@ _FIRST_BYTE_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 # From a fast local model to a silent tool; 300 is the default of upstream.stall_timeout_s.
 _GAP_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900)
 
-_Bounds = tuple[float, ...]
-_Mode = Literal["livesum", "livemax"]  # over the processes that run now
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
-
-
-class _Children(dict[tuple[str | int, ...], _Metric], Generic[_Metric]):
-    """The children of a metric by their labels: its ``labels()`` converts and locks each time."""
-
-    def __init__(self, parent: _Metric) -> None:
-        super().__init__()
-        self._parent: _Metric = parent
-
-    def __missing__(self, labels: tuple[str | int, ...]) -> _Metric:
-        child: _Metric = self._parent.labels(*labels) if labels else self._parent
-        self[labels] = child
-        return child
-
-
-class _Factory:
-    """Makes the metrics of one registry, with our prefix unless the name is OpenTelemetry's."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._in = registry
-
-    def counter(self, name: str, text: str, *labels: str) -> _Children[Counter]:
-        return _Children(Counter(_full(name), text, labels, registry=self._in))
-
-    def gauge(
-        self, name: str, text: str, *labels: str, mode: _Mode = "livesum"
-    ) -> _Children[Gauge]:
-        name = _full(name)
-        return _Children(Gauge(name, text, labels, registry=self._in, multiprocess_mode=mode))
-
-    def histogram(
-        self, name: str, text: str, bounds: _Bounds, *labels: str
-    ) -> _Children[Histogram]:
-        return _Children(Histogram(_full(name), text, labels, registry=self._in, buckets=bounds))
-
-
-def _full(name: str) -> str:
-    return name if name.startswith("gen_ai_") else f"lifecycle_proxy_{name}"
-
 
 class _Traffic:
     """Exchanges of any kind."""
 
-    def __init__(self, make: _Factory) -> None:
+    def __init__(self, make: MetricFactory) -> None:
         self._open = make.gauge("exchanges_open", "Exchanges that are not over", "route")
         text = "Exchanges that are over"
         self._requests = make.counter("requests_total", text, "route", "method", "status")
@@ -131,7 +91,7 @@ class _Traffic:
 class _Streams:
     """Event streams: their pace, and what was found in them."""
 
-    def __init__(self, make: _Factory) -> None:
+    def __init__(self, make: MetricFactory) -> None:
         text = "From the request to the end of an event stream"
         self._duration = make.histogram("stream_duration_seconds", text, _LONG_S, "ended")
         text = "Mean time between the chunks of a stream, one value per stream"
@@ -171,7 +131,7 @@ class _Streams:
 class _Tools:
     """Tool calls. Models invent names, so only the first hundred are labels."""
 
-    def __init__(self, make: _Factory) -> None:
+    def __init__(self, make: MetricFactory) -> None:
         labels = ("gen_ai_tool_name", "outcome")
         self._calls = make.counter("tool_calls_total", "Tool calls that are over", *labels)
         name = "gen_ai_execute_tool_duration_seconds"
@@ -223,15 +183,20 @@ _NO_SAMPLES: Final = Metric("none", "", "gauge")
 
 
 class Metrics(Listener):
-    """The metrics of this process, in a registry of their own."""
+    """The metrics of this process, in a registry of their own.
+
+    Attributes:
+        side: those of what is read beside the streams.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        make = _Factory(self._registry)
+        make = MetricFactory(self._registry)
         self._traffic = _Traffic(make)
         self._streams = _Streams(make)
         self._tools = _Tools(make)
+        self.side = StreamMetrics(make)
         text = "Exchanges that could not be recorded"
         # May be called from any thread.
         self.recording_lost = make.counter("recording_lost_total", text)[()].inc

@@ -147,6 +147,8 @@ class ChatObserver:
             return ACTIVITY_ONLY
         if is_error(chunk) or has_error(chunk.get("x_groq")):
             return (UPSTREAM_ERROR,)
+        if usage := chunk.get("usage"):
+            self._counts.add_usage(usage)
         choices = chunk.get("choices")
         if not (choices and isinstance(choices, list)):
             return self._without_choices(chunk)

@@ -113,6 +113,7 @@ class MessagesObserver:
         message = payload.get("message")
         if isinstance(message, dict):
             self._message = {key: message.get(key) for key in ("id", "model")}
+            self._counts.add_usage(message.get("usage"))
         self._blocks.clear()
         for call in self._told:
             call.place = EARLIER
@@ -222,6 +223,7 @@ class MessagesObserver:
         return (CallWritten(call.key),)
 
     def _finish(self, payload: Json) -> Observations:
+        self._counts.add_usage(payload.get("usage"))
         delta = payload.get("delta")
         reason = delta.get("stop_reason") if isinstance(delta, dict) else None
         if not (isinstance(reason, str) and reason):

@@ -120,6 +120,7 @@ class ResponsesObserver:
             return self._begin_anew() or ACTIVITY_ONLY
         if state not in _ENDS:
             return NOTHING
+        self._counts.add_usage(response.get("usage"))
         seen: Observations = NOTHING
         if not self._has_ended and state in _WITH_OUTPUT:
             seen = self._snapshot(response.get("output"))

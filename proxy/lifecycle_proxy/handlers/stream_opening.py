@@ -1,0 +1,123 @@
+"""The beginning of a stream's log: its id, what is kept of it, and for whom."""
+
+import re
+from typing import Final
+
+from aiohttp import web
+
+from lifecycle_proxy.config.machine import is_open
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.state.event_log import EventLog, LogWriter
+from lifecycle_proxy.state.stream_log import FollowedStreamLog, StreamLog
+from lifecycle_proxy.state.stream_records import StreamInUseError, StreamKey
+from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
+
+ID_HEADER: Final = "X-Event-Stream-Id"
+TEXT_HEADER: Final = "X-Lifecycle-Text"
+CHOSEN_ID: Final = re.compile(r"(?!st_)[A-Za-z0-9_-]{8,64}")
+# Where nobody has a key, knowing an id is the right to read: 22 characters are 128 bits, if they
+# are random as those of a UUID are.
+_SECRET_ID_LENGTH: Final = 22
+_ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+_WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
+_LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
+
+
+class StreamOpener:
+    """Begins the logs of streams.
+
+    Args:
+        settings: ``[streams]``.
+        log: of all streams.
+        metrics: what could not be kept is counted there.
+    """
+
+    def __init__(self, settings: Settings, log: EventLog, metrics: StreamMetrics) -> None:
+        self._is_on = settings.streams.max_streams > 0
+        self._text = settings.streams.text
+        self._others_read = is_open(settings)
+        self._log = log
+        self._metrics = metrics
+
+    async def reserve(self, request: web.Request) -> None:
+        """Begin the stream of a client that has chosen its id, before the upstream is asked.
+
+        Raises:
+            ProxyError: ``bad_request``: the id or a wish cannot be had; ``stream_in_use``.
+        """
+        headers = request.headers
+        if ID_HEADER not in headers and TEXT_HEADER not in headers:
+            return
+        with_text = _wish(headers.get(TEXT_HEADER))
+        if ID_HEADER in headers:
+            request[EXCHANGE].chosen_id = self._chosen(request)
+            with_text = True if with_text is None else with_text
+        if with_text is not None:
+            request[_WITH_TEXT] = with_text
+        if ID_HEADER in headers:
+            await self.begin(request)
+
+    async def begin(self, request: web.Request) -> None:
+        """Begin the log of a response that is an event stream, if it has not begun.
+
+        Raises:
+            ProxyError: ``stream_in_use``.
+        """
+        if not self._is_on or request.get(_LOGGED, False):
+            return
+        request[_LOGGED] = True
+        exchange = request[EXCHANGE]
+        key = StreamKey(owner_of(request.headers), exchange.stream_id)
+        try:
+            writer = await self._log.create(key, is_chosen=bool(exchange.chosen_id))
+        except StreamInUseError:
+            message = f"the stream {exchange.stream_id} has not ended; choose another id"
+            raise ProxyError("stream_in_use", message, ID_HEADER) from None
+        if writer is None:
+            self._metrics.not_kept()
+            return
+        exchange.stream_url = f"/-/streams/{exchange.stream_id}/events"
+        listener = self._listener(request, writer)
+        listener.begin(exchange)
+        exchange.listeners.add(listener)
+
+    def _listener(self, request: web.Request, writer: LogWriter) -> StreamLog:
+        if request.get(_WITH_TEXT, self._text):
+            return FollowedStreamLog(writer, with_text=True)
+        return StreamLog(writer)
+
+    def _chosen(self, request: web.Request) -> str:
+        """The id that the client has chosen.
+
+        Raises:
+            ProxyError: ``bad_request``.
+        """
+        chosen = request.headers[ID_HEADER].strip()
+        if not CHOSEN_ID.fullmatch(chosen):
+            message = "a stream's id has 8 to 64 of A-Z a-z 0-9 _ - and does not begin with st_"
+            raise ProxyError("bad_request", message, ID_HEADER)
+        is_anonymous = owner_of(request.headers) == ANONYMOUS
+        if is_anonymous and self._others_read and len(chosen) < _SECRET_ID_LENGTH:
+            message = (
+                f"without a key, everybody who knows a stream's id can read it: choose a random "
+                f"one of at least {_SECRET_ID_LENGTH} characters, such as a UUID"
+            )
+            raise ProxyError("bad_request", message, ID_HEADER)
+        return chosen
+
+
+def _wish(value: str | None) -> bool | None:
+    """Whether text is wanted; None where the request does not say.
+
+    Raises:
+        ProxyError: ``bad_request``.
+    """
+    if value is None:
+        return None
+    wish = _ON_OFF.get(value.strip().lower())
+    if wish is None:
+        raise ProxyError("bad_request", "expected on or off", TEXT_HEADER)
+    return wish

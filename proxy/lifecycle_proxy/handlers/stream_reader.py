@@ -1,0 +1,225 @@
+"""One reader beside a stream: from the log to its connection, at its own pace.
+
+Replay and live are one way: what is behind the cursor is read, written, and then more is waited
+for. Nothing is collected for a reader, so a slow one only falls behind.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.vocabularies import VOCABULARIES, Vocabulary
+from lifecycle_proxy.exchange import responses
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.handlers.stream_opening import CHOSEN_ID
+from lifecycle_proxy.state.event_log import EventLog
+from lifecycle_proxy.state.stream_records import (
+    LogUnavailableError,
+    Page,
+    StreamExpiredError,
+    StreamKey,
+    StreamUnknownError,
+)
+from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
+
+# Connections were lost after 16 s of silence.
+_KEEP_ALIVE_S: Final = 10.0
+# How long a reader that comes before its stream waits; browsers then connect anew.
+_EARLY_S: Final = 60.0
+# A reader that takes nothing for so long is gone.
+_STALL_S: Final = 60.0
+
+
+class StreamReader:
+    """Answers readers.
+
+    Args:
+        settings: ``server.heartbeat_s``.
+        log: of all streams.
+        metrics: readers are counted there.
+        is_draining: nobody is to wait for streams that have not begun.
+        early_s: how long to wait for a stream that has not begun, in seconds.
+        stall_s: how long a reader may take nothing, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        metrics: StreamMetrics,
+        is_draining: Callable[[], bool],
+        *,
+        early_s: float = _EARLY_S,
+        stall_s: float = _STALL_S,
+    ) -> None:
+        self._keep_alive_s = min(settings.server.heartbeat_s or _KEEP_ALIVE_S, _KEEP_ALIVE_S)
+        self._log = log
+        self._metrics = metrics
+        self._is_draining = is_draining
+        self._early_s = early_s
+        self._stall_s = stall_s
+
+    async def answer(
+        self, request: web.Request, key: StreamKey, cursor: int, dialect: str
+    ) -> web.StreamResponse:
+        """The events of a stream behind a cursor, to the stream's end.
+
+        Args:
+            request: the reader's.
+            key: of the stream.
+            cursor: the number of the last event that it knows; 0 for none.
+            dialect: a vocabulary's name.
+
+        Raises:
+            ProxyError: ``not_found``, ``stream_expired`` or ``streams_unavailable``.
+        """
+        page = await self._first_page(key, cursor)
+        if page is not None and page.is_done and cursor and cursor >= page.last:
+            return web.Response(status=204)  # browsers do not come again then
+        vocabulary = VOCABULARIES[dialect](key.id)
+        if request.method == "HEAD":
+            return web.Response(headers=responses.own_stream(vocabulary.headers).headers)
+        response = responses.own_stream(vocabulary.headers)
+        self._metrics.reader_came(dialect)
+        try:
+            with suppress(ConnectionError):
+                reading = _Reading(request, response, vocabulary, self._stall_s)
+                await response.prepare(request)
+                await reading.write(vocabulary.begin())
+                if page is not None or await self._begins(key, reading):
+                    await self._follow(key, cursor, reading)
+                await response.write_eof()
+        finally:
+            self._metrics.reader_left()
+        return response
+
+    async def _first_page(self, key: StreamKey, cursor: int) -> Page | None:
+        """What there is; None for a stream that may begin yet.
+
+        Raises:
+            ProxyError: see ``answer``.
+        """
+        try:
+            return await self._log.read(key, cursor, 0)
+        except StreamUnknownError as unknown:
+            if CHOSEN_ID.fullmatch(key.id) and not self._is_draining():
+                return None
+            raise refusal(unknown) from None
+        except (StreamExpiredError, LogUnavailableError) as failure:
+            if isinstance(failure, LogUnavailableError):
+                self._metrics.unavailable()
+            raise refusal(failure) from None
+
+    async def _begins(self, key: StreamKey, reading: "_Reading") -> bool:
+        """Wait for a stream that has not begun."""
+        left_s = self._early_s
+        while left_s > 0 and not self._is_draining():
+            wait_s = min(self._keep_alive_s, left_s)
+            started = asyncio.get_running_loop().time()
+            if await self._log.wait_for(key, wait_s):
+                return True
+            waited_s = asyncio.get_running_loop().time() - started
+            if waited_s < wait_s / 2:
+                return False  # there are too many who wait
+            left_s -= wait_s
+            await reading.keep_alive()
+        return False
+
+    async def _follow(self, key: StreamKey, cursor: int, reading: "_Reading") -> None:
+        """Write what is behind the cursor, until the end of the stream, or of its being kept."""
+        vocabulary = reading.vocabulary
+        with suppress(StreamUnknownError, StreamExpiredError, LogUnavailableError):
+            if cursor and vocabulary.needs_history:
+                await self._learn(key, cursor, vocabulary)
+            while True:
+                page = await self._log.read(key, cursor, self._keep_alive_s)
+                if cursor > page.last:  # of another stream that had this id, or of none
+                    await reading.write(vocabulary.reset(cursor))
+                    cursor = 0
+                    continue
+                if cursor + 1 < page.first:
+                    self._metrics.gap()
+                    await reading.write(vocabulary.gap(cursor + 1, page.first, page.open_calls))
+                    cursor = page.first - 1
+                if page.events:
+                    await reading.write(b"".join(map(vocabulary.render, page.events)))
+                    cursor = page.events[-1].seq
+                if page.is_done and cursor >= page.last:
+                    await reading.write(vocabulary.done())
+                    return
+                if not page.events:
+                    await reading.keep_alive()
+
+    async def _learn(self, key: StreamKey, cursor: int, vocabulary: Vocabulary) -> None:
+        """Let a vocabulary know what its reader knows."""
+        after = 0
+        while after < cursor:
+            page = await self._log.read(key, after, 0)
+            if after + 1 < page.first:
+                vocabulary.gap(after + 1, page.first, page.open_calls)
+            for event in page.events:
+                if event.seq <= cursor:
+                    vocabulary.render(event)
+            if not page.events:
+                return
+            after = page.events[-1].seq
+
+
+class _Reading:
+    """The reader's connection."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        vocabulary: Vocabulary,
+        stall_s: float,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self._request = request
+        self._response = response
+        self._stall_s = stall_s
+
+    async def keep_alive(self) -> None:
+        """Show that the connection stands.
+
+        Raises:
+            ConnectionError: it does not.
+        """
+        await self.write(self.vocabulary.keep_alive(time.time()))
+
+    async def write(self, data: bytes) -> None:
+        """Write some bytes, once the reader has taken those before them.
+
+        Raises:
+            ConnectionError: it is gone, or takes nothing.
+        """
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._response.write(data)
+        except TimeoutError:
+            if (transport := self._request.transport) is not None:
+                transport.abort()
+            raise ConnectionResetError("the reader takes nothing") from None
+        self._request[EXCHANGE].sent_bytes += len(data)
+
+
+def refusal(failure: Exception) -> ProxyError:
+    """What a reader of a stream gets that cannot be read."""
+    match failure:
+        case StreamExpiredError():
+            return ProxyError("stream_expired", "the stream is not kept any more")
+        case LogUnavailableError():
+            message = "what is kept of streams cannot be read at the moment; try again"
+            return ProxyError("streams_unavailable", message)
+        case _:
+            message = "there is no such stream, or it was begun with another key"
+            return ProxyError("not_found", message)
