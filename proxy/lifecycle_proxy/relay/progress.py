@@ -18,6 +18,7 @@ from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
 from lifecycle_proxy.core.observers.json import is_error
 from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.core.vocabularies import agentlang
+from lifecycle_proxy.core.vocabularies.frames import encoded
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.errors import STATUS, ProxyError
 from lifecycle_proxy.exchange.model import Added, Exchange, Listener
@@ -159,7 +160,7 @@ class ProgressBody:
 
     def _result(self) -> bytes:
         assembler = self._assembler
-        return self._response(assembler.content, assembler.usage) + agentlang.frame(
+        return self._response(assembler.content, assembler.usage) + encoded(
             "result", assembler.result()
         )
 
@@ -226,7 +227,7 @@ class WholeProgressBody(ProgressBody):
         answer = self._answer
         usage = answer.get("usage")
         response = self._response(_content(answer), usage if isinstance(usage, dict) else {})
-        return response + agentlang.frame("result", orjson.dumps(answer))
+        return response + encoded("result", orjson.dumps(answer))
 
 
 def _content(answer: dict[str, Any]) -> str:

@@ -24,7 +24,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.vocabularies.ag_ui import AgUi
+from lifecycle_proxy.core.vocabularies.agentlang import Agentlang
 from lifecycle_proxy.core.vocabularies.hermes import Hermes
+from lifecycle_proxy.core.vocabularies.kilroy import Kilroy
+from lifecycle_proxy.core.vocabularies.openai_responses import OpenAiResponses
+from lifecycle_proxy.core.vocabularies.rdev import Rdev
+from lifecycle_proxy.core.vocabularies.vercel_ui import VercelUi
 
 __all__ = ("DEFAULT", "VOCABULARIES", "MakeVocabulary", "Vocabulary")
 
@@ -84,4 +90,12 @@ class Vocabulary(Protocol):
 MakeVocabulary = Callable[[str], Vocabulary]  # of the stream with this id
 DEFAULT: Final = "hermes"
 # By the name that ``?dialect=`` has.
-VOCABULARIES: Final[dict[str, MakeVocabulary]] = {DEFAULT: Hermes}
+VOCABULARIES: Final[dict[str, MakeVocabulary]] = {
+    DEFAULT: Hermes,
+    "kilroy": Kilroy,
+    "rdev": Rdev,
+    "agentlang": Agentlang,
+    "ag-ui": AgUi,
+    "vercel-ui": VercelUi,
+    "openai-responses": OpenAiResponses,
+}

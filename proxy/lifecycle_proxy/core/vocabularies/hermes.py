@@ -5,11 +5,10 @@ from typing import Any, ClassVar, Final
 
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, KEEP_ALIVE, named
 
-EVENT_STREAM: Final[Mapping[str, str]] = {"Content-Type": "text/event-stream"}
 # Browsers reconnect after so long. A comment shows that the connection stands.
 CONNECTED: Final = b"retry: 2000\n: connected\n\n"
-KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
 class Hermes:
@@ -48,5 +47,4 @@ class Hermes:
         return b""
 
     def _own(self, name: str, data: dict[str, Any]) -> bytes:
-        payload = dumps({**data, "streamId": self._stream_id})
-        return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)
+        return named(name, {**data, "streamId": self._stream_id})
