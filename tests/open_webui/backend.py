@@ -207,11 +207,36 @@ async def dieown(asked: Json) -> AsyncIterator[bytes]:
     raise ConnectionResetError
 
 
+_ACT: Final = "document.documentElement.dataset.acted = localStorage.token ? 'token' : 'yes'"
+_PAGE_EVENTS: Final = (
+    {"type": "status", "data": {"description": "Looking around", "done": True}},
+    {"type": "execute", "data": {"code": _ACT}},
+    {"type": "confirmation", "data": {"title": "Log in again", "message": "Type your password"}},
+    {"type": "input", "data": {"title": "Log in again", "message": "Your password?"}},
+    {"type": "embeds", "data": {"embeds": [f"<script>parent.{_ACT}</script>"]}},
+    {"type": "chat:message:embeds", "data": {"embeds": ["<p>a frame</p>"]}},
+    {"type": "replace", "data": {"content": "Nothing here. "}},
+)
+
+
+async def hostile(asked: Json) -> AsyncIterator[bytes]:
+    """Sends events for the page: one that draws, one that writes text, and others that act."""
+    yield chunk({"role": "assistant", "content": "Hello. "})
+    for number, page_event in enumerate(_PAGE_EVENTS):
+        data = json.dumps({"event": page_event})
+        if number % 2:
+            data = data.replace('"event"', r'"\u0065vent"', 1)
+        yield f"data: {data}\n\n".encode()
+        await asyncio.sleep(0.2)
+    yield chunk({"content": "All is well."})
+    yield chunk({}, "stop") + b"data: [DONE]\n\n"
+
+
 SCRIPTS: Final = {
     script.__name__: script
     for script in (
         *(agent, mcp, native, parallel, diebefore, diestart, dietext, diecall, dierun, dieagent),
-        *(dieafter, diefinish, dieown),
+        *(dieafter, diefinish, dieown, hostile),
     )
 }
 

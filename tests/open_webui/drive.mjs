@@ -100,6 +100,10 @@ try {
     await page.waitForTimeout(1000);
     await greet();
     turn.done = await text();
+    turn.acted = await page.evaluate(() => document.documentElement.dataset.acted ?? '');
+    turn.dialogs = await page.getByText('Log in again').count();
+    turn.frames = await page.locator('iframe').count();
+    if (turn.dialogs) await page.keyboard.press('Escape');
     Object.assign(turn, await marks());
     await shot('done');
     // A group of cards first, then each card in it.

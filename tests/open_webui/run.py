@@ -188,6 +188,21 @@ def _clean(bench: Bench, turn: Json, said: str, *, crosses: int = 0) -> None:
     bench.check(turn["crosses"] == crosses, f"red crosses: {turn['crosses']}")
 
 
+async def hostile(bench: Bench) -> None:
+    """A backend whose events would run code in the page; first, that they would."""
+    seen = await bench.drive("hostile-open", "hostile-open", "hi")
+    turn = seen["turns"][0]
+    bench.check(turn["acted"] == "token", "page_events = all: the code reads the token")
+    bench.check(turn["dialogs"], "page_events = all: a dialog in Open WebUI's name")
+    turns, _ = await bench.converse("hostile", "hi", "and again")
+    for turn in turns:
+        bench.check(turn["acted"] == "", "no code has run")
+        bench.check(turn["dialogs"] == 0, "no dialog")
+        bench.check(turn["frames"] == 0, "no frame")
+        bench.check("Looking around" in turn["done"], "what draws is there: the status line")
+        bench.check("All is well." in turn["done"], "the answer")
+
+
 _BROKE: Final = "the upstream's answer broke off before its end"
 
 
@@ -313,7 +328,7 @@ _CASES: Final = {
     case.__name__: case
     for case in (
         *(demo, agent, parallel, native, mcp, diebefore, diestart, dietext, diecall, dierun),
-        *(dieagent, dieafter, diefinish, dieown, api, replayed, picture),
+        *(dieagent, dieafter, diefinish, dieown, hostile, api, replayed, picture),
     )
 }
 
@@ -381,6 +396,10 @@ async def _run(args: argparse.Namespace) -> int:
                 (
                     ["serve", "--upstream", recorded, "--record", str(bench.cassette)],
                     {f"{_ENV}UPSTREAM__API_KEY": args.hermes_key or "none"},
+                ),
+                (
+                    ["serve", "--upstream", f"{backend}/hostile-open/v1"],
+                    {f"{_ENV}LIFECYCLE__PAGE_EVENTS": "all"},
                 ),
             )
         ):

@@ -171,6 +171,7 @@ class TestStreams:
 
     def test_counts(self) -> None:
         counts = Counts(undecodable=1, dropped=2, observer_failures=3, not_followed=6)
+        counts.page_events = 7
         metrics = told(an_exchange(counts=counts, frames=4, oversized=5))
         metrics.listener_failed("Tape")
         assert sample(metrics, f"{OWN}listener_failures_total", listener="Tape") == 1
@@ -180,6 +181,7 @@ class TestStreams:
         assert sample(metrics, f"{OWN}frames_total") == 4
         assert sample(metrics, f"{OWN}events_oversized_total") == 5
         assert sample(metrics, f"{OWN}calls_not_followed_total") == 6
+        assert sample(metrics, f"{OWN}page_events_blocked_total") == 7
 
     def test_what_is_not_labelled_is_there_from_the_start(self) -> None:
         assert sample(Metrics(), f"{OWN}observer_failures_total") == 0

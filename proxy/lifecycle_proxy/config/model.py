@@ -22,6 +22,7 @@ from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
 from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.core.context import Span
+from lifecycle_proxy.core.page_events import PageEvents
 from lifecycle_proxy.faults.rules import FaultSettings
 
 __all__ = ("ENV_PREFIX", "ConfigError", "Loaded", "Problem", "Settings", "load", "read")
@@ -96,6 +97,7 @@ class LifecycleSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     result_preview: Count = 0
     infer_completion: bool = False
     merge_rounds: Merge = "auto"
+    page_events: PageEvents = "safe"
     max_event_bytes: Annotated[int, Meta(ge=1024)] = 8 << 20
     emoji: dict[str, str] = {}
     clients: list[ClientRule] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from lifecycle_proxy.core.events import DelegatedCall, ToolCompleted
+from lifecycle_proxy.core.page_events import PageEvents
 
 # Which part of a call's life the events stand for: the writing of it, or the running of its tool.
 Span = Literal["call", "execution"]
@@ -84,6 +85,8 @@ class StreamContext:
         carried_over: ends of earlier streams' calls, to be written at the head of this one.
         client_tools: the tools that the client can run, where that is known: others are hosted.
         merge_rounds: leave out a finish behind which its choice goes on.
+        page_events: which of the upstream's a page may get, where the dialect's clients have one
+            that acts on them.
     """
 
     span: Span = "call"
@@ -91,6 +94,7 @@ class StreamContext:
     carried_over: Sequence[ToolCompleted] = ()
     client_tools: frozenset[str] | None = None
     merge_rounds: bool = False
+    page_events: PageEvents = "safe"
 
 
 DEFAULT_CONTEXT: Final = StreamContext()

@@ -14,6 +14,7 @@ class Counts:
     """What was ignored in one stream, and what the upstream says of it."""
 
     undecodable: int = 0  # data that is not JSON
+    page_events: int = 0  # of the upstream's, that a page was not to get
     dropped: int = 0  # results of unknown ids, second results, repeated events
     observer_failures: int = 0
     failure: BaseException | None = field(default=None, repr=False)

@@ -71,6 +71,17 @@ class Output:
         if raw:
             self.gap = b"" if raw.endswith(_BLANK_LINES) else gap_after(raw)
 
+    def take_out(self, *, is_whole: bool) -> None:
+        """An event of the upstream's is left out.
+
+        Args:
+            is_whole: False where a part of it may have passed. That is closed then.
+        """
+        self.changed = True
+        if not is_whole:
+            self.pieces.append(self.gap)
+            self.gap = b""
+
     def write(self, frame: bytes) -> None:
         """An added frame, or none."""
         if frame:

@@ -27,20 +27,18 @@ Warnings:
 - Nearly every chunk takes the way of ``skim``: a property or a call more there can be measured.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.context import DEFAULT_CONTEXT, PipelineOptions, StreamContext
 from lifecycle_proxy.core.dialects import Dialect
-from lifecycle_proxy.core.events import Envelope, NativeProgress, Observation, Outcome, StreamEnded
+from lifecycle_proxy.core.events import Envelope, NativeProgress, Outcome, StreamEnded
 from lifecycle_proxy.core.observers import hermes
 from lifecycle_proxy.core.output import Output, Step, gap_after
 from lifecycle_proxy.core.rewriter import Rewriter
-from lifecycle_proxy.core.tracker import Tracker
+from lifecycle_proxy.core.tracker import Tracker, leading
 
-_NATIVE_START: Final = b"event"
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK_BYTES: Final = len(b"\r\n\r\n")
 
@@ -68,7 +66,11 @@ class Pipeline:
         writer = api.writer(dialect)
         self._parser = sse.Parser(options.max_event_bytes)
         self._output = Output()
-        self._rewriter = Rewriter(context, hides_results=writer.hides_results)
+        self._rewriter = Rewriter(
+            context,
+            hides_results=writer.hides_results,
+            page_events=context.page_events if dialect.runs_page_events else "all",
+        )
         self._rewrites = self._rewriter.is_active
         self._tracker = Tracker(
             api, writer, envelope, options, context, output=self._output, rewriter=self._rewriter
@@ -201,6 +203,10 @@ class Pipeline:
 
     def _pass_on(self, event: sse.Event, now: float) -> None:
         """Pass on an event, with the frames that belong in front of it and behind it."""
+        if self._rewrites and self._rewriter.takes_out(event, self.counts):
+            self._passed = max(0, self._passed - len(event.raw))
+            self._output.take_out(is_whole=event.parsed)
+            return
         self._is_due = True
         tracker = self._tracker
         if tracker.carried_over and event.data is not None and event.raw.startswith(_BOM):
@@ -230,7 +236,7 @@ class Pipeline:
             tracker.decide_skim()
             return
         # Of an event that is partly with the client nothing can come in front any more.
-        split = 0 if self._passed else _leading(seen)
+        split = 0 if self._passed else leading(seen)
         if split:
             tracker.apply(seen[:split], now)
         if not self._passed:
@@ -274,25 +280,10 @@ class Pipeline:
     def _must_hold(self, tail: bytearray) -> bool:
         """Whether an unfinished event has to stay here (rule 3)."""
         if self._parser.skipping:
-            return False
+            return self._rewriter.is_cutting
         if self._rewrites:
             return True
         if self._is_silent:
-            return not self._keeps_native and _may_be_native(tail)
+            return not self._keeps_native and hermes.may_begin(tail)
         tracker = self._tracker
-        return bool(tracker.carried_over) or tracker.has_open_calls or _may_be_native(tail)
-
-
-def _leading(seen: Sequence[Observation]) -> int:
-    """How many of them stand in front of the event: all, if it is an end. Clients stop there."""
-    if seen and isinstance(seen[-1], StreamEnded):
-        return len(seen)
-    for position, observation in enumerate(seen):
-        if not observation.before:
-            return position
-    return len(seen)
-
-
-def _may_be_native(tail: bytearray) -> bool:
-    head = tail[: _BLANK_BYTES + len(_NATIVE_START)].lstrip(b"\r\n")[: len(_NATIVE_START)]
-    return _NATIVE_START.startswith(head)
+        return bool(tracker.carried_over) or tracker.has_open_calls or hermes.may_begin(tail)

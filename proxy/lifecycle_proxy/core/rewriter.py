@@ -2,12 +2,15 @@
 
 The one place where the core removes bytes. It joins ``hosted_calls`` (calls that the client cannot
 run), ``rounds`` (finishes behind which the answer goes on) and ``without_results`` (results that a
-page would show as text), in this order: a chunk is stripped before its finish is judged.
+page would show as text), in this order: a chunk is stripped before its finish is judged. In front
+of all of them stands ``page_events`` (events that a page would act on): nobody looks at those.
 """
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.context import StreamContext
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.hosted_calls import HostedCallFilter, without_results
+from lifecycle_proxy.core.page_events import PageEvents, maybe_filter
 from lifecycle_proxy.core.rounds import FinishMerger
 
 
@@ -21,21 +24,39 @@ class Rewriter:
     Args:
         context: what is known of this stream.
         hides_results: deltas of ``role: "tool"`` are taken out.
+        page_events: which of the upstream's a page may get.
     """
 
-    def __init__(self, context: StreamContext, *, hides_results: bool) -> None:
+    def __init__(
+        self, context: StreamContext, *, hides_results: bool, page_events: PageEvents = "all"
+    ) -> None:
         tools = context.client_tools
         self._rounds = FinishMerger() if context.merge_rounds else None
         self._hosted_calls = None if tools is None else HostedCallFilter(tools)
         self._hides_results = hides_results
         self.merges_rounds = context.merge_rounds
-        self.is_active = context.merge_rounds or hides_results
+        self._page_events = maybe_filter(page_events)
+        self.is_active = context.merge_rounds or hides_results or self._page_events is not None
 
     @property
     def needs_full_parse(self) -> bool:
         """Whether the next event has to pass through ``edit``, whatever is in it."""
         rounds, calls = self._rounds, self._hosted_calls
         return rounds is not None and (rounds.holds or (calls is not None and calls.is_active))
+
+    @property
+    def is_cutting(self) -> bool:
+        """Whether the rest of an event, of which a part has passed, is taken out."""
+        return self._page_events is not None and self._page_events.is_cutting
+
+    def takes_out(self, event: sse.Event, counts: Counts) -> bool:
+        """Whether nobody is to see an event, or this piece of a large one.
+
+        Args:
+            event: or a piece of a large one.
+            counts: where it is counted.
+        """
+        return self._page_events is not None and self._page_events.blocks(event, counts)
 
     def edit(self, event: sse.Event) -> bytes:
         """What is left of an event, behind what had been kept back for it.
@@ -63,6 +84,8 @@ class Rewriter:
         """What a client may see of an event that broke off.
 
         Clients that read by line take a whole line of it, without a blank line, for an event: a
-        call in it could be one that they are not to see.
+        call in it could be one that they are not to see, or an event for their page.
         """
-        return b"" if self._hosted_calls is not None and b"tool" in rest else rest
+        is_call = self._hosted_calls is not None and b"tool" in rest
+        is_page_event = self._page_events is not None and self._page_events.blocks_rest(rest)
+        return b"" if is_call or is_page_event else rest

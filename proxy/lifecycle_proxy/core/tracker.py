@@ -211,3 +211,13 @@ class Tracker:
     def _note(self, failure: Exception) -> None:
         self.counts.observer_failures += 1
         self.counts.failure = failure
+
+
+def leading(seen: Sequence[Observation]) -> int:
+    """How many of them stand in front of the event: all, if it is an end. Clients stop there."""
+    if seen and isinstance(seen[-1], StreamEnded):
+        return len(seen)
+    for position, observation in enumerate(seen):
+        if not observation.before:
+            return position
+    return len(seen)

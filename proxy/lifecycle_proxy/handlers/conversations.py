@@ -58,6 +58,7 @@ class Conversations:
         self._store = store
         self._streams = streams
         self._merge = own.merge_rounds
+        self._page_events = own.page_events
         self._options = PipelineOptions(
             presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
             make_id=lambda: f"call_{secrets.token_hex(12)}",
@@ -169,6 +170,8 @@ class Conversations:
             form = early_response.form_of(request[EXCHANGE])
             await early_response.send_upstream_error(request, head, begun, patience_s, form)
             return head
+        if self._page_events != "all" and DIALECTS[request[EXCHANGE].dialect].runs_page_events:
+            detect.refuse_unread_stream(begun.answer)
         return await self._sender.relay(plain(request, begun.answer, begun.start))
 
     async def _stream(
@@ -222,5 +225,6 @@ class Conversations:
                 resumed,
                 tools if is_merged and dialect.merges_rounds else None,
                 is_merged,
+                self._page_events,
             ),
         )

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.content_coding import CODINGS, coding, maybe_beginning
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.media_type import is_event_stream
+from lifecycle_proxy.exchange.media_type import EVENT_STREAM, is_event_stream
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.upstream.collect import collect
 
@@ -57,6 +57,22 @@ async def begun(answer: UpstreamResponse, *, asked: bool, patience_s: float) -> 
     except BaseException:  # the client is gone, or the proxy ends
         answer.close()
         raise
+
+
+def refuse_unread_stream(answer: UpstreamResponse) -> None:
+    """Refuse what Open WebUI would read as an event stream although this proxy does not.
+
+    It looks for the words anywhere in the content type, takes any status below 400, and decodes
+    more content codings. No backend sends such an answer, but one that wants its events to pass.
+
+    Raises:
+        ProxyError: ``upstream_protocol``.
+    """
+    if answer.status < 400 and EVENT_STREAM in answer.headers.get("Content-Type", "").lower():
+        answer.close()
+        message = "the upstream sent an event stream that cannot be looked into"
+        cause = f"status {answer.status}, content coding {coding(answer.headers) or 'none'!r}"
+        raise ProxyError("upstream_protocol", message, "lifecycle.page_events", cause=cause)
 
 
 async def _look(answer: UpstreamResponse, *, is_coded: bool) -> Begun:

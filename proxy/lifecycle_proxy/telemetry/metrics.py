@@ -103,6 +103,7 @@ class _Streams:
         self._oversized = make.counter("events_oversized_total", "Events too long to look into")
         self._undecodable = make.counter("events_undecodable_total", "Events that are not JSON")
         self._not_followed = make.counter("calls_not_followed_total", "Calls above the limits")
+        self._blocked = make.counter("page_events_blocked_total", "Events for a page, taken out")
         self._dropped = make.counter("results_dropped_total", "Results of unknown or ended calls")
 
     def closed(self, exchange: Exchange, now: float) -> None:
@@ -116,6 +117,7 @@ class _Streams:
             (self._oversized, exchange.oversized),
             (self._undecodable, counts.undecodable),
             (self._not_followed, counts.not_followed),
+            (self._blocked, counts.page_events),
             (self._dropped, counts.dropped),
         ):
             if number:
@@ -205,9 +207,8 @@ class Metrics(Listener):
         self.store_failed = make.counter("store_failures_total", "Unanswered by the store")[()].inc
         text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
         self._listener_failures = make.counter("listener_failures_total", text, "listener")
-        self._connections = make.gauge(
-            "upstream_connections", "Connections that are open, idle or not"
-        )
+        text = "Connections that are open, idle or not"
+        self._connections = make.gauge("upstream_connections", text)
         # A gauge: prometheus_client's Info does not support several processes.
         build = make.gauge("build_info", "Always 1", "version", "python", mode="livemax")
         build[__version__, platform.python_version()].set(1)

@@ -52,6 +52,8 @@ class Dialect:
         ends_after_error: its clients throw a broken response away, error frame included. Theirs
             ends as HTTP wants it, without ``[DONE]``.
         drops_native: they are taken out, whatever ``lifecycle.native`` says.
+        runs_page_events: its clients have a page that acts on events beside the choices, some of
+            which run code (``lifecycle.page_events``).
         names_typed: its frames have an ``event:`` line in Responses streams.
     """
 
@@ -64,6 +66,7 @@ class Dialect:
     merges_rounds: bool = False
     ends_after_error: bool = False
     drops_native: bool = False
+    runs_page_events: bool = False
     names_typed: bool = True
 
 
@@ -73,14 +76,18 @@ def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:
     return Dialect(name, make, make, make, names_typed=False, **traits)
 
 
+def _open_webui(name: str, encode: Encoder) -> Dialect:
+    """A dialect of Open WebUI's."""
+    make = stateless(encode)
+    return Dialect(name, make, merges_rounds=True, ends_after_error=True, runs_page_events=True)
+
+
 _ALL: Final = (
     Dialect("chunk", stateless(chunk)),
     Dialect("plain", stateless(plain), stateless(responses_plain), names_typed=False),
     _alike("bare", bare, keeps_native=True),
-    Dialect("openwebui", stateless(openwebui), merges_rounds=True, ends_after_error=True),
-    Dialect(
-        "openwebui-status", stateless(openwebui_status), merges_rounds=True, ends_after_error=True
-    ),
+    _open_webui("openwebui", openwebui),
+    _open_webui("openwebui-status", openwebui_status),
     Dialect("quote", Quote),
     Dialect("reasoning", Reasoning),
     _alike("comment", comment),

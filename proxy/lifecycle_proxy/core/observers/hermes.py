@@ -10,6 +10,8 @@ from typing import Any, Final
 from lifecycle_proxy.core.events import NativeProgress, Outcome
 
 EVENT_NAME: Final = b"hermes.tool.progress"
+_FIELD: Final = b"event"
+_BLANK_BYTES: Final = len(b"\r\n\r\n")
 
 _RUNNING: Final = ("running", "started")
 # Hermes says completed of a failed tool, too: nothing is known of the outcome.
@@ -21,6 +23,12 @@ _ENDED: Final = {
     "error": Outcome.FAILED,
     "cancelled": Outcome.CANCELLED,
 }
+
+
+def may_begin(tail: bytearray) -> bool:
+    """Whether an unfinished event may turn out to be one of these: they begin with their name."""
+    head = tail[: _BLANK_BYTES + len(_FIELD)].lstrip(b"\r\n")[: len(_FIELD)]
+    return _FIELD.startswith(head)
 
 
 def maybe_progress(payload: Any) -> NativeProgress | None:

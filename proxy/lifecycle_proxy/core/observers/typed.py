@@ -102,7 +102,8 @@ def maybe_payload(raw: bytes) -> Json | None:
         payload: Json = orjson.loads(found[1])
     except orjson.JSONDecodeError:
         return None
-    return None if is_error(payload) else payload
+    # Open WebUI acts on a field "event": what is behind this decides whether it may (page_events).
+    return None if is_error(payload) or "event" in payload else payload
 
 
 def maybe_text(value: object) -> str | None:
