@@ -154,7 +154,7 @@ async def test_true_merges_for_everybody_and_takes_calls_from_open_webui_only(
 
 
 async def test_other_apis_are_left_alone(upstream: Upstream, start_proxy: StartProxy) -> None:
-    """A finish of theirs has another form: nothing of it is held back."""
+    """A finish of theirs has another form: nothing is held back for it."""
     half = b'data: {"type": "response.output_text.delta", "delta": "a'
 
     async def script(request: Request, wire: Wire) -> None:
@@ -162,7 +162,8 @@ async def test_other_apis_are_left_alone(upstream: Upstream, start_proxy: StartP
         await wire.gone.wait()
 
     upstream.script = script
-    for settings in ({}, {"lifecycle.merge_rounds": True}):
+    for merge in ("auto", True):
+        settings = {"lifecycle.merge_rounds": merge, "lifecycle.page_events": "all"}
         async with Client(await start_proxy(settings)) as client:
             await client.send("POST", "/v1/responses", JSON, AGENT, body=b'{"stream": true}')
             await (await client.head()).until(half)
