@@ -26,6 +26,7 @@ _ROWS: list[tuple[Any, list[TextPiece]]] = [
         chunk({"reasoning_content": "r", "reasoning": "r", "content": "t"}),
         [TextPiece("reasoning", 0, "r"), TextPiece("text", 0, "t")],
     ),
+    (chunk({"role": "tool", "content": "a result"}), []),
     (chunk({"reasoning": "r"}), [TextPiece("reasoning", 0, "r")]),
     ({"choices": [None, {"delta": None}, {"index": "x", "delta": {"content": "a"}}]}, [
         TextPiece("text", 0, "a")

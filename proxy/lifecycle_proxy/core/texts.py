@@ -74,6 +74,8 @@ def _texts(payload: dict[str, Any]) -> Iterator[TextPiece]:
 
 
 def _of_delta(delta: dict[str, Any], index: object) -> Iterator[TextPiece]:
+    if delta.get("role") == "tool":
+        return  # a tool's result, of servers that run tools
     choice = index if type(index) is int else 0
     for name in _REASONING:
         text = delta.get(name)
