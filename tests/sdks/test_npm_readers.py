@@ -14,6 +14,7 @@ from lifecycle_proxy.core.stream_events import StreamEvent
 from tests import npm
 from tests.core.vocabularies.legal import Plan, plans, read, streams
 from tests.core.vocabularies.test_bytes import ROWS
+from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, tool_call
 
 _PACKAGES: Final = ("@ag-ui/client@1.0.0", "ai@6.0.326", "rxjs@7.8.2")
 _SCRIPT: Final = Path(__file__).with_name("readers.mjs")
@@ -69,6 +70,21 @@ def test_vercel_s_reader_has_the_message(reader: Reader) -> None:
     assert (done["state"], done["input"], done["output"]) == ("output-available", {"q": 1}, "bin")
     assert (failed["state"], failed["errorText"]) == ("output-error", "length")
     assert failed["input"] == {"command": "ls"}
+
+
+@pytest.mark.parametrize("vocabulary", ["ag-ui", "vercel-ui"])
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_what_comes_over_the_wire(
+    reader: Reader, upstream: Upstream, proxy: str, vocabulary: str, is_cut: bool
+) -> None:
+    async def script(_: Request, wire: Wire) -> None:
+        await wire.stream(text("Hello"), tool_call(), *(() if is_cut else (DONE, b"")))
+        wire.close()
+
+    upstream.script = script
+    await chat(proxy, "X-Event-Stream-Id: run-00000001")
+    path = f"/-/streams/run-00000001/events?dialect={vocabulary}"
+    assert reader(vocabulary, (await ask(proxy, "GET", path)).body)
 
 
 @pytest.mark.parametrize("vocabulary", ["ag-ui", "vercel-ui"])

@@ -5,6 +5,7 @@ that moves the bytes knows none of them. A listener that raises is switched off 
 and counted; the bytes go on.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -222,6 +223,7 @@ class Exchange:
         retries: requests that were sent once more on a new connection.
         body_rewritten: something was removed from the request's body.
         hops: the proxies that the request has passed, this one last: ``exchange.hops``.
+        detached: what goes on behind the response; the exchange ends with it.
         chosen_id: by the client for its stream; "" if it did not.
         stream_url: where the stream's events can be read; "" where they are not kept.
         listeners: are called with what happens.
@@ -255,6 +257,7 @@ class Exchange:
     body_rewritten: bool = False
     hops: str = ""
     chosen_id: str = ""
+    detached: asyncio.Task[None] | None = None
     stream_url: str = ""
     listeners: Listeners = field(default_factory=Listeners)
 

@@ -16,6 +16,10 @@ from lifecycle_proxy.exchange.errors import ProxyError
 OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
 STREAMS_PREFIX: Final = "/-/streams/"
+COMPAT_PREFIX: Final = "/-/compat/"
+_STREAM_ID: Final = "([A-Za-z0-9_-]{1,64})"
+_RUN: Final = re.compile(rf"/(?:runs|pipelines)/{_STREAM_ID}/events")
+_COMMAND: Final = re.compile(rf"/projects/[^/]{{1,200}}/events/{_STREAM_ID}")
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
@@ -52,6 +56,19 @@ def split_absolute(raw: str) -> tuple[str | None, str]:
 def is_own(path: str) -> bool:
     """Whether a path is answered by the proxy itself. Profiles are the upstream's in disguise."""
     return path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX)
+
+
+def maybe_compat(path: str) -> tuple[str, str] | None:
+    """The vocabulary and the stream that a path of kilroy's or rdev's names.
+
+    Args:
+        path: without the query; there, or below ``COMPAT_PREFIX``.
+    """
+    path = path.removeprefix(COMPAT_PREFIX[:-1])
+    if (found := _RUN.fullmatch(path)) is not None:
+        return "kilroy", found[1]
+    found = _COMMAND.fullmatch(path)
+    return None if found is None else ("rdev", found[1])
 
 
 def has_token(path: str, query: str) -> bool:

@@ -13,7 +13,7 @@ from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
-from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
+from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, maybe_compat
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -68,6 +68,8 @@ class AdminEndpoints:
         path = request[EXCHANGE].path
         if path.startswith(STREAMS_PREFIX):
             return await self._streams.handle(request)
+        if (named := maybe_compat(path)) is not None:
+            return await self._streams.compat(request, *named)
         handler = self._handlers.get(path, self.nothing)
         if path in self._handlers and request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")

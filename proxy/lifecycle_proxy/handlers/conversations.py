@@ -21,12 +21,12 @@ from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
+from lifecycle_proxy.handlers.detached import DetachedStreams
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
-from lifecycle_proxy.handlers.stream_opening import KEEPER, StreamOpener
+from lifecycle_proxy.handlers.stream_opening import StreamOpener
 from lifecycle_proxy.relay import detect, early_response
 from lifecycle_proxy.relay.detect import Begun
-from lifecycle_proxy.relay.keeping import outlasting
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import StreamBody
 from lifecycle_proxy.state.pending_calls import ConversationCalls, Store
@@ -54,6 +54,7 @@ class Conversations:
         own = settings.lifecycle
         self._settings = settings
         self._sender = sender
+        self._detached = DetachedStreams(settings, sender, streams)
         self._progress = progress.ProgressStreams(settings, sender)
         self._selector = selector
         self._store = store
@@ -87,21 +88,18 @@ class Conversations:
         dialect = self._selector.choose(request.headers, profile, api, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
-        if (continued := await self._streams.maybe_resumed(request, asked)) is not None:
-            return continued
+        await self._streams.reserve(request)
         conversation: ConversationCalls | None = None
         is_followed = api.spans_requests and span == "execution"
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
             seen = followup.last_calls(asked.messages)
             conversation = ConversationCalls(self._store, scope, seen)
-        if (wanted := await progress.maybe_asked(request, api, asked)) is not None:
-            exchange.dialect = progress.DIALECT
-            make = partial(self._resumed_pipeline, exchange, api, conversation)
-            await self._streams.begin(request)
-            return await self._progress.answer(request, path, wanted, make)
+        other = await self._maybe_other(request, path, asked, api, conversation)
+        if other is not None:
+            return other
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
-        may_be_early = asked.stream and not asked.is_unread and KEEPER not in request
+        may_be_early = asked.stream and not asked.is_unread
         tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
         begun, head = await self._wait(request, opening, may_be_early=may_be_early)
@@ -117,6 +115,27 @@ class Conversations:
         tools = request_body.tools_in(tail) if tools is None else tools
         pipeline = self._pipeline(exchange, api, conversation, resumed, tools)
         return await self._stream(request, begun, head, pipeline, api)
+
+    async def _maybe_other(
+        self,
+        request: web.Request,
+        path: str,
+        asked: request_body.ParsedBody,
+        api: Api,
+        conversation: ConversationCalls | None,
+    ) -> web.StreamResponse | None:
+        """The response to a request that asks for another form than the API's."""
+        exchange = request[EXCHANGE]
+        dialect, exchange.dialect = exchange.dialect, progress.DIALECT
+        make = partial(self._resumed_pipeline, exchange, api, conversation)
+        started = await self._detached.maybe_start(request, path, asked, api, make)
+        if started is not None:
+            return started
+        if (wanted := await progress.maybe_asked(request, api, asked)) is not None:
+            await self._streams.begin(request)
+            return await self._progress.answer(request, path, wanted, make)
+        exchange.dialect = dialect
+        return None
 
     # --- getting the response -------------------------------------------------------------------
 
@@ -146,7 +165,7 @@ class Conversations:
         """
         own = self._settings.server
         if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
-            return await outlasting(request, opening, request.get(KEEPER)), None
+            return await opening, None
         head = responses.early_head(request)
         return await early_response.open_with_heartbeats(
             request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
@@ -190,9 +209,7 @@ class Conversations:
             head = responses.stream_head(request, answer)
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
-        keeper = request.get(KEEPER)
-        relay = Relay(request, answer, begun.start, head, body, keeper=keeper)
-        return await self._sender.relay(relay)
+        return await self._sender.relay(Relay(request, answer, begun.start, head, body))
 
     async def _resumed_pipeline(
         self,

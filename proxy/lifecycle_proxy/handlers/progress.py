@@ -28,6 +28,54 @@ from lifecycle_proxy.relay.relay import Relay
 DIALECT: Final = "off"  # calls are followed, and no frame is added to the upstream's events
 
 
+async def streaming(
+    request: web.Request, api: Api, asked: request_body.ParsedBody
+) -> request_body.ParsedBody | None:
+    """A request that asks the upstream for a stream; None if it cannot be made one.
+
+    Args:
+        request: the client's.
+        api: that is asked for.
+        asked: the request's body.
+    """
+    if asked.is_unread or not isinstance(asked.data, bytes):
+        return None
+    if asked.stream:
+        return asked
+    body = await request_body.maybe_streaming(request, asked) if api is CHAT else None
+    return None if body is None else asked._replace(data=body, stream=True)
+
+
+async def ask_for_stream(
+    sender: Sender,
+    request: web.Request,
+    path: str,
+    asked: request_body.ParsedBody,
+    patience_s: float,
+) -> Begun:
+    """The upstream's response to such a request.
+
+    Args:
+        sender: sends it.
+        request: the client's.
+        path: its target, without a dialect profile.
+        asked: its body, which asks for a stream.
+        patience_s: seconds that the first bytes may take to come; 0 for no limit.
+
+    Raises:
+        ProxyError: see ``UpstreamClient.open``.
+    """
+    sent = sender.headers(request, asked.data)
+    if asked.data is not asked.original:
+        request[EXCHANGE].body_rewritten = True
+        sent.popall("Content-Encoding", None)
+    sent.popall("Prefer", None)
+    sent["Accept-Encoding"] = "identity"
+    wanted = UpstreamRequest(request.method, path, sent, asked.data)
+    answer = await sender.open(request, wanted, asked.original)
+    return await detect.begun(answer, asked=True, patience_s=patience_s)
+
+
 async def maybe_asked(
     request: web.Request, api: Api, asked: request_body.ParsedBody
 ) -> request_body.ParsedBody | None:
@@ -42,8 +90,7 @@ async def maybe_asked(
         return None
     if not asks_for_event_stream(request.headers.getall("Accept", ())):
         return None
-    body = await request_body.maybe_streaming(request, asked)
-    return None if body is None else asked._replace(data=body)
+    return await streaming(request, api, asked)
 
 
 class ProgressStreams:
@@ -75,12 +122,12 @@ class ProgressStreams:
             pipeline: makes what follows the calls, once the upstream has taken the request.
         """
         exchange = request[EXCHANGE]
-        exchange.body_rewritten = True
         head = responses.early_head(request)
         start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
         await early_response.write(request, head, start)
+        opening = ask_for_stream(self._sender, request, path, asked, self._patience_s)
         begun = await early_response.open_with_heartbeats(
-            request, self._open(request, path, asked), head, self._heartbeat_s, FORM
+            request, opening, head, self._heartbeat_s, FORM
         )
         if begun is None:
             return head
@@ -92,11 +139,3 @@ class ProgressStreams:
         is_compressed = coding(begun.answer.headers) != ""
         own = make(exchange, await pipeline(begun), is_compressed=is_compressed)
         return await self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
-
-    async def _open(self, request: web.Request, path: str, asked: request_body.ParsedBody) -> Begun:
-        sent = self._sender.headers(request, asked.data)
-        sent.popall("Content-Encoding", None)
-        sent["Accept-Encoding"] = "identity"
-        wanted = UpstreamRequest(request.method, path, sent, asked.data)
-        answer = await self._sender.open(request, wanted, asked.original)
-        return await detect.begun(answer, asked=True, patience_s=self._patience_s)

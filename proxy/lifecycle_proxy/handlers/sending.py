@@ -1,6 +1,7 @@
 """What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
 
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -17,8 +18,10 @@ from lifecycle_proxy.exchange.ports import (
 from lifecycle_proxy.faults.live import PLAN, FaultyResponse
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.relay.relay import Relay
-from lifecycle_proxy.relay.watchdog import StreamWatchdog
+from lifecycle_proxy.relay.watchdog import StreamWatchdog, Watched
 from lifecycle_proxy.relay.websocket import Tunnel
+
+_Result = TypeVar("_Result")
 
 
 class Recordings(Protocol):
@@ -155,8 +158,17 @@ class Sender:
 
     async def relay(self, relay: Relay | Tunnel) -> web.StreamResponse:
         """Run a relay under the watchdog's eyes."""
-        self._watchdog.add(relay)
+        return await self.watched(relay, relay.run())
+
+    async def watched(self, stream: Watched, running: Awaitable[_Result]) -> _Result:
+        """Run a stream under the watchdog's eyes.
+
+        Args:
+            stream: to look after.
+            running: until its end.
+        """
+        self._watchdog.add(stream)
         try:
-            return await relay.run()
+            return await running
         finally:
-            self._watchdog.discard(relay)
+            self._watchdog.discard(stream)

@@ -10,8 +10,6 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
-from lifecycle_proxy.exchange.request_body import ParsedBody
-from lifecycle_proxy.handlers.stream_resuming import RESUMABLE, Resuming, StreamKeeper
 from lifecycle_proxy.state.event_log import EventLog, LogWriter
 from lifecycle_proxy.state.stream_log import FollowedStreamLog, StreamLog
 from lifecycle_proxy.state.stream_records import StreamInUseError, StreamKey
@@ -25,7 +23,6 @@ CHOSEN_ID: Final = re.compile(r"(?!st_)[A-Za-z0-9_-]{8,64}")
 _SECRET_ID_LENGTH: Final = 22
 _ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
-KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
 _LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
 
 
@@ -36,57 +33,39 @@ class StreamOpener:
         settings: ``[streams]``.
         log: of all streams.
         metrics: what could not be kept is counted there.
-        resuming: finds the stream of a request that is sent again.
     """
 
-    def __init__(
-        self, settings: Settings, log: EventLog, metrics: StreamMetrics, resuming: Resuming
-    ) -> None:
-        self._resuming = resuming
+    def __init__(self, settings: Settings, log: EventLog, metrics: StreamMetrics) -> None:
         self._is_on = settings.streams.max_streams > 0
         self._text = settings.streams.text
         self._others_read = is_open(settings)
         self._log = log
         self._metrics = metrics
 
-    async def maybe_resumed(
-        self, request: web.Request, asked: ParsedBody
-    ) -> web.StreamResponse | None:
-        """Read what a request wishes of its stream, before the upstream is asked.
-
-        The stream of a client that has chosen its id begins here, and so does one that can be
-        resumed.
-
-        Args:
-            request: the client's.
-            asked: its body.
-
-        Returns:
-            The stream that it continues, if it does.
+    async def reserve(self, request: web.Request) -> None:
+        """Begin the stream of a client that has chosen its id, before the upstream is asked.
 
         Raises:
-            ProxyError: ``bad_request``: a wish that cannot be had; ``stream_in_use``;
-                ``idempotency_conflict``.
+            ProxyError: ``bad_request``: the id or a wish cannot be had; ``stream_in_use``.
         """
         headers = request.headers
-        if ID_HEADER in headers or TEXT_HEADER in headers:
-            self._read_wishes(request)
-        resumed = await self._resuming.maybe_joined(request, asked)
-        if resumed is None and (request[EXCHANGE].chosen_id or RESUMABLE in request):
-            await self.begin(request)
-        return resumed
-
-    def _read_wishes(self, request: web.Request) -> None:
-        headers = request.headers
+        if ID_HEADER not in headers and TEXT_HEADER not in headers:
+            return
         with_text = _wish(headers.get(TEXT_HEADER))
         if ID_HEADER in headers:
             request[EXCHANGE].chosen_id = self._chosen(request)
             with_text = True if with_text is None else with_text
         if with_text is not None:
             request[_WITH_TEXT] = with_text
+        if ID_HEADER in headers:
+            await self.begin(request)
 
-    async def begin(self, request: web.Request) -> None:
+    async def begin(self, request: web.Request, *, with_text: bool | None = None) -> None:
         """Begin the log of a response that is an event stream, if it has not begun.
+
+        Args:
+            request: the client's.
+            with_text: whether text is kept where the request does not say; None for the setting.
 
         Raises:
             ProxyError: ``stream_in_use``.
@@ -97,9 +76,7 @@ class StreamOpener:
         exchange = request[EXCHANGE]
         key = StreamKey(owner_of(request.headers), exchange.stream_id)
         try:
-            writer = await self._log.create(
-                key, is_chosen=bool(exchange.chosen_id), is_resumable=RESUMABLE in request
-            )
+            writer = await self._log.create(key, is_chosen=bool(exchange.chosen_id))
         except StreamInUseError:
             message = f"the stream {exchange.stream_id} has not ended; choose another id"
             raise ProxyError("stream_in_use", message, ID_HEADER) from None
@@ -107,16 +84,15 @@ class StreamOpener:
             self._metrics.not_kept()
             return
         exchange.stream_url = f"/-/streams/{exchange.stream_id}/events"
-        listener = self._listener(request, writer)
+        text = self._text if with_text is None else with_text
+        listener = self._listener(request, writer, with_text=text)
         listener.begin(exchange)
         exchange.listeners.add(listener)
 
-    def _listener(self, request: web.Request, writer: LogWriter) -> StreamLog:
-        with_text = request.get(_WITH_TEXT, self._text)
-        if (resumable := request.get(RESUMABLE)) is not None:
-            request[KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
-            return FollowedStreamLog(writer, with_text=with_text, release=resumable.release)
-        return FollowedStreamLog(writer, with_text=True) if with_text else StreamLog(writer)
+    def _listener(self, request: web.Request, writer: LogWriter, *, with_text: bool) -> StreamLog:
+        if request.get(_WITH_TEXT, with_text):
+            return FollowedStreamLog(writer, with_text=True)
+        return StreamLog(writer)
 
     def _chosen(self, request: web.Request) -> str:
         """The id that the client has chosen.

@@ -66,7 +66,13 @@ class StreamReader:
         self._stall_s = stall_s
 
     async def answer(
-        self, request: web.Request, key: StreamKey, cursor: int, dialect: str
+        self,
+        request: web.Request,
+        key: StreamKey,
+        cursor: int,
+        dialect: str,
+        *,
+        may_wait: bool = True,
     ) -> web.StreamResponse:
         """The events of a stream behind a cursor, to the stream's end.
 
@@ -75,11 +81,12 @@ class StreamReader:
             key: of the stream.
             cursor: the number of the last event that it knows; 0 for none.
             dialect: a vocabulary's name.
+            may_wait: for a stream that has not begun.
 
         Raises:
             ProxyError: ``not_found``, ``stream_expired`` or ``streams_unavailable``.
         """
-        page = await self._first_page(key, cursor)
+        page = await self._first_page(key, cursor, may_wait=may_wait)
         if page is not None and page.is_done and cursor and cursor >= page.last:
             return web.Response(status=204)  # browsers do not come again then
         vocabulary = VOCABULARIES[dialect](key.id)
@@ -99,7 +106,7 @@ class StreamReader:
             self._metrics.reader_left()
         return response
 
-    async def _first_page(self, key: StreamKey, cursor: int) -> Page | None:
+    async def _first_page(self, key: StreamKey, cursor: int, *, may_wait: bool) -> Page | None:
         """What there is; None for a stream that may begin yet.
 
         Raises:
@@ -108,7 +115,7 @@ class StreamReader:
         try:
             return await self._log.read(key, cursor, 0)
         except StreamUnknownError as unknown:
-            if CHOSEN_ID.fullmatch(key.id) and not self._is_draining():
+            if may_wait and CHOSEN_ID.fullmatch(key.id) and not self._is_draining():
                 return None
             raise refusal(unknown) from None
         except (StreamExpiredError, LogUnavailableError) as failure:

@@ -16,7 +16,6 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
 from lifecycle_proxy.handlers.stream_reader import StreamReader, refusal
-from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.handlers.stream_tokens import StreamTokens
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (
@@ -33,7 +32,6 @@ _CURSOR: Final = re.compile(r"[0-9]{1,16}")
 _MAX_CURSOR: Final = 2**53 - 1  # what JavaScript counts to
 _CURSORS: Final = ("after", "starting_after")
 _MAX_FIELDS: Final = 100
-_PARTS: Final = ("", "events", "chat", "token")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -44,13 +42,9 @@ class StreamEndpoints:
         log: of all streams.
         tokens: for readers that can send no headers.
         reader: answers those that read.
-        replay: gives a chat again.
     """
 
-    def __init__(
-        self, log: EventLog, tokens: StreamTokens, reader: StreamReader, replay: StreamReplay
-    ) -> None:
-        self._replay = replay
+    def __init__(self, log: EventLog, tokens: StreamTokens, reader: StreamReader) -> None:
         self._log = log
         self._tokens = tokens
         self._reader = reader
@@ -62,7 +56,7 @@ class StreamEndpoints:
             ProxyError: what is wrong with it.
         """
         stream_id, _, what = request[EXCHANGE].path.removeprefix(STREAMS_PREFIX).partition("/")
-        if not _ID.fullmatch(stream_id) or what not in _PARTS:
+        if not _ID.fullmatch(stream_id) or what not in ("", "events", "token"):
             raise ProxyError("not_found", f"the proxy has nothing at {request.path[:200]}")
         if what == "token":
             if request.method != "POST":
@@ -78,9 +72,26 @@ class StreamEndpoints:
         if what == "events":
             dialect = query.get("dialect", DEFAULT)
             return await self.events(request, key, dialect)
-        if what == "chat" and request.method == "GET":
-            return await self._chat(request, key)
         return await self._status(key)
+
+    async def compat(
+        self, request: web.Request, dialect: str, stream_id: str
+    ) -> web.StreamResponse:
+        """The events of a stream, at a path of another system. One that is not there is a 404.
+
+        Args:
+            request: the reader's.
+            dialect: that system's vocabulary.
+            stream_id: of the stream.
+
+        Raises:
+            ProxyError: ``method_not_allowed``, or see ``StreamReader.answer``.
+        """
+        if request.method not in ("GET", "HEAD"):
+            raise ProxyError("method_not_allowed", "streams are read with GET")
+        key = StreamKey(owner_of(request.headers), stream_id)
+        cursor = cursor_of(request)
+        return await self._reader.answer(request, key, cursor, dialect, may_wait=False)
 
     async def events(
         self, request: web.Request, key: StreamKey, dialect: str
@@ -100,21 +111,6 @@ class StreamEndpoints:
             message = f"unknown dialect {dialect[:40]!r}; known are {known}"
             raise ProxyError("bad_request", message, "dialect")
         return await self._reader.answer(request, key, cursor_of(request), dialect)
-
-    async def _chat(self, request: web.Request, key: StreamKey) -> web.StreamResponse:
-        """What the client of the chat got, from the event on that the cursor names.
-
-        Raises:
-            ProxyError: ``not_found``, ``stream_expired``, ``streams_unavailable``.
-        """
-        try:
-            offset = await self._log.offset_of(key, cursor_of(request))
-        except (StreamUnknownError, StreamExpiredError, LogUnavailableError) as failure:
-            raise refusal(failure) from None
-        response = await self._replay.maybe_answer(request, key, offset)
-        if response is None:
-            raise ProxyError("not_found", "the bytes of this stream are not kept: streams.resume_s")
-        return response
 
     async def _status(self, key: StreamKey) -> web.StreamResponse:
         report = await self._report(key)
@@ -160,7 +156,6 @@ def stream_endpoints(
     log: EventLog,
     metrics: StreamMetrics,
     is_draining: Callable[[], bool],
-    replay: StreamReplay,
 ) -> StreamEndpoints:
     """The handlers, and what they need.
 
@@ -169,10 +164,9 @@ def stream_endpoints(
         log: of all streams.
         metrics: readers are counted there.
         is_draining: the process is about to end.
-        replay: gives a chat again.
     """
     tokens = StreamTokens(settings.streams.token_key or PROCESS_KEY)
-    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining), replay)
+    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining))
 
 
 def query_of(request: web.Request) -> dict[str, str]:

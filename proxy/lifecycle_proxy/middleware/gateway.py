@@ -58,6 +58,7 @@ class GatewayMiddleware:
         self._redirects = Redirects(settings.upstream_base)
         self._hops = Hops()
         self._tokens = _Tokens()
+        self._has_compat_paths = settings.streams.compat_paths
         self._is_socket = settings.listen_socket is not None
         self._cors = Cors(own.cors_origins, has_keys=bool(own.api_keys))
         self.listeners = list(listeners)
@@ -78,6 +79,9 @@ class GatewayMiddleware:
         """
         listeners = Listeners(self.listeners, self._failed)
         exchange = request[EXCHANGE] = _exchange(request, self._tokens.next(), listeners)
+        is_read = self._has_compat_paths and request.method in ("GET", "HEAD")
+        if is_read and routes.maybe_compat(exchange.path) is not None:
+            exchange.route = "own"
         exchange.listeners.on_request(exchange)
         task = asyncio.current_task()
         assert task is not None
@@ -86,7 +90,7 @@ class GatewayMiddleware:
             handler = own if exchange.route == "own" else forward
             response = self._maybe_answer(request) or await handler(request)
             exchange.status = response.status
-            return await _taped(request, response)
+            return response if exchange.detached else await _taped(request, response)
         except ProxyError as failure:
             exchange.ended = exchange.ended or "refused"
             return await _refused(request, _of_client(request) or failure)
@@ -110,11 +114,19 @@ class GatewayMiddleware:
                 ) from None
             return await _refused(request, internal)
         finally:
-            exchange.ended = exchange.ended or "done"
-            del self._active[task]
-            if not self._active:
-                self._idle.set()
-            exchange.listeners.on_end(exchange)
+            if (detached := exchange.detached) is None:
+                self._ended(task)
+            else:
+                self._active[detached] = self._active.pop(task)
+                detached.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """The exchange that a task worked on is over."""
+        exchange = self._active.pop(task)
+        exchange.ended = exchange.ended or "done"
+        if not self._active:
+            self._idle.set()
+        exchange.listeners.on_end(exchange)
 
     async def drained(self, limit_s: float) -> bool:
         """Wait until the last request has been answered; False where the limit comes first."""

@@ -41,9 +41,11 @@ class RecordedSide:
         self.stream = other.stream.copy()
         self.size, self.hash = other.size, other.hash.copy()
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | None) -> bytes:
+        assert data is not None, "clear"
         self.size += len(data)
         self.hash.update(data)
+        return data
 
     def end(self, by_exchange: SideEnd) -> SideEnd:
         if not self.begun:
