@@ -20,7 +20,7 @@ from tests.recording.sessions import SESSIONS
 pytestmark = pytest.mark.usefixtures("quiet")
 
 FILES = sorted(CASSETTES.glob("*.jsonl"))
-_OURS_ALONE = ("date", "x-stream-id", "x-request-id")
+_OURS_ALONE = ("date", "x-stream-id", "x-stream-url", "x-request-id")
 # What is another each time: ids that the proxy makes, the time of its envelope, durations.
 _MADE = re.compile(rb"\b(chatcmpl-st|st|call|msg|fc)_[0-9a-f]{24}\b")
 _ENVELOPE = re.compile(rb'("id":"chatcmpl-st_[^"]*".*?"created":)\d+')

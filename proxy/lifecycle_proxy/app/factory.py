@@ -18,6 +18,8 @@ from lifecycle_proxy.handlers.forward import Forwarder, selector
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.handlers.stream_opening import StreamOpener
 from lifecycle_proxy.handlers.stream_reading import stream_endpoints
+from lifecycle_proxy.handlers.stream_replay import StreamReplay
+from lifecycle_proxy.handlers.stream_resuming import Resuming
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
@@ -76,11 +78,13 @@ class ProxyApp(Service):
             adds_forwarded=settings.server.forwarded,
         )
         self._event_log = self._shared.events if event_log is None else event_log
-        opener = StreamOpener(settings, self._event_log, metrics.side)
+        replay = StreamReplay(self._event_log)
+        resuming = Resuming(settings, self._event_log, metrics.side, replay)
+        opener = StreamOpener(settings, self._event_log, metrics.side, resuming)
         conversations = Conversations(settings, sender, selector(settings), store, opener)
         self._forward = Forwarder(settings, sender, conversations).handle
         streams = stream_endpoints(
-            settings, self._event_log, metrics.side, lambda: self.gateway.draining
+            settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
         )
         admin = AdminEndpoints(settings, self._upstream, self.gateway, metrics, streams)
         self._admin = admin.handle

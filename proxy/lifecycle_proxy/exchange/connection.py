@@ -23,8 +23,9 @@ async def end_properly(request: web.Request, response: web.StreamResponse) -> No
     """
     exchange = request[EXCHANGE]
     exchange.listeners.on_side_end(exchange, "client", "eof")
-    with suppress(ConnectionError):  # the client is gone
-        await response.write_eof()
+    if response.prepared:
+        with suppress(ConnectionError):  # the client is gone
+            await response.write_eof()
 
 
 def break_connection(request: web.Request, *, delimited: bool) -> None:

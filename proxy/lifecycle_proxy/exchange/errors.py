@@ -17,6 +17,7 @@ STATUS: Final[dict[str, int]] = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "stream_in_use": 409,
+    "idempotency_conflict": 409,
     "stream_expired": 410,
     "header_too_large": 431,
     "internal": 500,

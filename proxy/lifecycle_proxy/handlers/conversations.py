@@ -24,9 +24,10 @@ from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.detached import DetachedStreams
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
-from lifecycle_proxy.handlers.stream_opening import StreamOpener
+from lifecycle_proxy.handlers.stream_opening import KEEPER, StreamOpener
 from lifecycle_proxy.relay import detect, early_response
 from lifecycle_proxy.relay.detect import Begun
+from lifecycle_proxy.relay.keeping import outlasting
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import StreamBody
 from lifecycle_proxy.state.pending_calls import ConversationCalls, Store
@@ -88,7 +89,8 @@ class Conversations:
         dialect = self._selector.choose(request.headers, profile, api, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
-        await self._streams.reserve(request)
+        if (continued := await self._streams.maybe_resumed(request, asked)) is not None:
+            return continued
         conversation: ConversationCalls | None = None
         is_followed = api.spans_requests and span == "execution"
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
@@ -99,7 +101,7 @@ class Conversations:
             return other
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
-        may_be_early = asked.stream and not asked.is_unread
+        may_be_early = asked.stream and not asked.is_unread and KEEPER not in request
         tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
         begun, head = await self._wait(request, opening, may_be_early=may_be_early)
@@ -165,7 +167,7 @@ class Conversations:
         """
         own = self._settings.server
         if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
-            return await opening, None
+            return await outlasting(request, opening, request.get(KEEPER)), None
         head = responses.early_head(request)
         return await early_response.open_with_heartbeats(
             request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
@@ -209,7 +211,9 @@ class Conversations:
             head = responses.stream_head(request, answer)
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
-        return await self._sender.relay(Relay(request, answer, begun.start, head, body))
+        keeper = request.get(KEEPER)
+        relay = Relay(request, answer, begun.start, head, body, keeper=keeper)
+        return await self._sender.relay(relay)
 
     async def _resumed_pipeline(
         self,

@@ -10,6 +10,8 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.request_body import ParsedBody
+from lifecycle_proxy.handlers.stream_resuming import RESUMABLE, Resuming, StreamKeeper
 from lifecycle_proxy.state.event_log import EventLog, LogWriter
 from lifecycle_proxy.state.stream_log import FollowedStreamLog, StreamLog
 from lifecycle_proxy.state.stream_records import StreamInUseError, StreamKey
@@ -23,6 +25,7 @@ CHOSEN_ID: Final = re.compile(r"(?!st_)[A-Za-z0-9_-]{8,64}")
 _SECRET_ID_LENGTH: Final = 22
 _ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
+KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
 _LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
 
 
@@ -33,32 +36,54 @@ class StreamOpener:
         settings: ``[streams]``.
         log: of all streams.
         metrics: what could not be kept is counted there.
+        resuming: finds the stream of a request that is sent again.
     """
 
-    def __init__(self, settings: Settings, log: EventLog, metrics: StreamMetrics) -> None:
+    def __init__(
+        self, settings: Settings, log: EventLog, metrics: StreamMetrics, resuming: Resuming
+    ) -> None:
+        self._resuming = resuming
         self._is_on = settings.streams.max_streams > 0
         self._text = settings.streams.text
         self._others_read = is_open(settings)
         self._log = log
         self._metrics = metrics
 
-    async def reserve(self, request: web.Request) -> None:
-        """Begin the stream of a client that has chosen its id, before the upstream is asked.
+    async def maybe_resumed(
+        self, request: web.Request, asked: ParsedBody
+    ) -> web.StreamResponse | None:
+        """Read what a request wishes of its stream, before the upstream is asked.
+
+        The stream of a client that has chosen its id begins here, and so does one that can be
+        resumed.
+
+        Args:
+            request: the client's.
+            asked: its body.
+
+        Returns:
+            The stream that it continues, if it does.
 
         Raises:
-            ProxyError: ``bad_request``: the id or a wish cannot be had; ``stream_in_use``.
+            ProxyError: ``bad_request``: a wish that cannot be had; ``stream_in_use``;
+                ``idempotency_conflict``.
         """
         headers = request.headers
-        if ID_HEADER not in headers and TEXT_HEADER not in headers:
-            return
+        if ID_HEADER in headers or TEXT_HEADER in headers:
+            self._read_wishes(request)
+        resumed = await self._resuming.maybe_joined(request, asked)
+        if resumed is None and (request[EXCHANGE].chosen_id or RESUMABLE in request):
+            await self.begin(request)
+        return resumed
+
+    def _read_wishes(self, request: web.Request) -> None:
+        headers = request.headers
         with_text = _wish(headers.get(TEXT_HEADER))
         if ID_HEADER in headers:
             request[EXCHANGE].chosen_id = self._chosen(request)
             with_text = True if with_text is None else with_text
         if with_text is not None:
             request[_WITH_TEXT] = with_text
-        if ID_HEADER in headers:
-            await self.begin(request)
 
     async def begin(self, request: web.Request, *, with_text: bool | None = None) -> None:
         """Begin the log of a response that is an event stream, if it has not begun.
@@ -76,7 +101,9 @@ class StreamOpener:
         exchange = request[EXCHANGE]
         key = StreamKey(owner_of(request.headers), exchange.stream_id)
         try:
-            writer = await self._log.create(key, is_chosen=bool(exchange.chosen_id))
+            writer = await self._log.create(
+                key, is_chosen=bool(exchange.chosen_id), is_resumable=RESUMABLE in request
+            )
         except StreamInUseError:
             message = f"the stream {exchange.stream_id} has not ended; choose another id"
             raise ProxyError("stream_in_use", message, ID_HEADER) from None
@@ -90,9 +117,11 @@ class StreamOpener:
         exchange.listeners.add(listener)
 
     def _listener(self, request: web.Request, writer: LogWriter, *, with_text: bool) -> StreamLog:
-        if request.get(_WITH_TEXT, with_text):
-            return FollowedStreamLog(writer, with_text=True)
-        return StreamLog(writer)
+        with_text = request.get(_WITH_TEXT, with_text)
+        if (resumable := request.get(RESUMABLE)) is not None:
+            request[KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
+            return FollowedStreamLog(writer, with_text=with_text, release=resumable.release)
+        return FollowedStreamLog(writer, with_text=True) if with_text else StreamLog(writer)
 
     def _chosen(self, request: web.Request) -> str:
         """The id that the client has chosen.

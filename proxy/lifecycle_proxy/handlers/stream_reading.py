@@ -16,6 +16,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
 from lifecycle_proxy.handlers.stream_reader import StreamReader, refusal
+from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.handlers.stream_tokens import StreamTokens
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (
@@ -32,6 +33,7 @@ _CURSOR: Final = re.compile(r"[0-9]{1,16}")
 _MAX_CURSOR: Final = 2**53 - 1  # what JavaScript counts to
 _CURSORS: Final = ("after", "starting_after")
 _MAX_FIELDS: Final = 100
+_PARTS: Final = ("", "events", "chat", "token")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -42,9 +44,13 @@ class StreamEndpoints:
         log: of all streams.
         tokens: for readers that can send no headers.
         reader: answers those that read.
+        replay: gives a chat again.
     """
 
-    def __init__(self, log: EventLog, tokens: StreamTokens, reader: StreamReader) -> None:
+    def __init__(
+        self, log: EventLog, tokens: StreamTokens, reader: StreamReader, replay: StreamReplay
+    ) -> None:
+        self._replay = replay
         self._log = log
         self._tokens = tokens
         self._reader = reader
@@ -56,7 +62,7 @@ class StreamEndpoints:
             ProxyError: what is wrong with it.
         """
         stream_id, _, what = request[EXCHANGE].path.removeprefix(STREAMS_PREFIX).partition("/")
-        if not _ID.fullmatch(stream_id) or what not in ("", "events", "token"):
+        if not _ID.fullmatch(stream_id) or what not in _PARTS:
             raise ProxyError("not_found", f"the proxy has nothing at {request.path[:200]}")
         if what == "token":
             if request.method != "POST":
@@ -72,6 +78,8 @@ class StreamEndpoints:
         if what == "events":
             dialect = query.get("dialect", DEFAULT)
             return await self.events(request, key, dialect)
+        if what == "chat" and request.method == "GET":
+            return await self._chat(request, key)
         return await self._status(key)
 
     async def compat(
@@ -111,6 +119,21 @@ class StreamEndpoints:
             message = f"unknown dialect {dialect[:40]!r}; known are {known}"
             raise ProxyError("bad_request", message, "dialect")
         return await self._reader.answer(request, key, cursor_of(request), dialect)
+
+    async def _chat(self, request: web.Request, key: StreamKey) -> web.StreamResponse:
+        """What the client of the chat got, from the event on that the cursor names.
+
+        Raises:
+            ProxyError: ``not_found``, ``stream_expired``, ``streams_unavailable``.
+        """
+        try:
+            offset = await self._log.offset_of(key, cursor_of(request))
+        except (StreamUnknownError, StreamExpiredError, LogUnavailableError) as failure:
+            raise refusal(failure) from None
+        response = await self._replay.maybe_answer(request, key, offset)
+        if response is None:
+            raise ProxyError("not_found", "the bytes of this stream are not kept: streams.resume_s")
+        return response
 
     async def _status(self, key: StreamKey) -> web.StreamResponse:
         report = await self._report(key)
@@ -156,6 +179,7 @@ def stream_endpoints(
     log: EventLog,
     metrics: StreamMetrics,
     is_draining: Callable[[], bool],
+    replay: StreamReplay,
 ) -> StreamEndpoints:
     """The handlers, and what they need.
 
@@ -164,9 +188,10 @@ def stream_endpoints(
         log: of all streams.
         metrics: readers are counted there.
         is_draining: the process is about to end.
+        replay: gives a chat again.
     """
     tokens = StreamTokens(settings.streams.token_key or PROCESS_KEY)
-    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining))
+    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining), replay)
 
 
 def query_of(request: web.Request) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """An exchange as the lines of a cassette: secrets out, both sides together, bytes summed."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
@@ -256,23 +257,37 @@ class ExchangeEncoder:
                 transfer.sent, transfer.added = data, marks
 
     def _emit(self) -> None:
-        """The transfers of which all is known, in their order."""
-        transfers = self._transfers
+        """Write the transfers of which all is known, in their order, all at once."""
+        transfers, lines = self._transfers, list[bytes]()
+        read, sent = list[bytes](), list[bytes]()
+        self._check()
         while transfers and transfers[0].is_clear:
             transfer = transfers.popleft()
-            if not self._is_kept:
-                continue  # sizes and sums are of what was written
-            same = transfer.has_read and transfer.read == transfer.sent
-            if transfer.has_read:
-                record: Json = {"ms": transfer.ms, "data": pack(self._upstream.add(transfer.read))}
-                self._write("read", {**record, "sent": True} if same else record)
-            if transfer.has_sent and self._client.stream is not None:
-                data = self._client.add(transfer.sent)
-                if not same:
-                    sent: Json = {"ms": transfer.ms, "data": pack(data)}
-                    self._write(
-                        "sent", sent | ({"added": transfer.added} if transfer.added else {})
-                    )
+            if self._is_kept:  # sizes and sums are of what is written
+                lines += self._lines(transfer, read, sent)
+        self._upstream.add(b"".join(read))
+        self._client.add(b"".join(sent))
+        if self._file is not None and lines:
+            self._files.write(self._file, b"".join(lines), self)
+
+    def _lines(self, transfer: Transfer, read: list[bytes], sent: list[bytes]) -> Iterator[bytes]:
+        """The lines of one transfer. What they say of each side is added to the two lists."""
+        same = transfer.has_read and transfer.read == transfer.sent
+        if transfer.read is not None:
+            read.append(transfer.read)
+            record: Json = {"kind": "read", "id": self._id, "ms": transfer.ms}
+            record["data"] = pack(transfer.read)
+            if same:
+                record["sent"] = True
+            yield line(record)
+        if transfer.sent is not None and self._client.stream is not None:
+            sent.append(transfer.sent)
+            if not same:
+                record = {"kind": "sent", "id": self._id, "ms": transfer.ms}
+                record["data"] = pack(transfer.sent)
+                if transfer.added:
+                    record["added"] = transfer.added
+                yield line(record)
 
     def _check(self) -> None:
         """An exchange that cannot be searched for its own credentials is not recorded."""

@@ -41,11 +41,9 @@ class RecordedSide:
         self.stream = other.stream.copy()
         self.size, self.hash = other.size, other.hash.copy()
 
-    def add(self, data: bytes | None) -> bytes:
-        assert data is not None, "clear"
+    def add(self, data: bytes) -> None:
         self.size += len(data)
         self.hash.update(data)
-        return data
 
     def end(self, by_exchange: SideEnd) -> SideEnd:
         if not self.begun:

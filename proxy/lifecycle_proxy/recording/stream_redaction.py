@@ -25,6 +25,7 @@ _LONGEST_BYTES: Final = 1 << 16
 _MOST_BYTES: Final = 1 << 20  # that wait for the end of what looks like a secret
 _CONTEXT_BYTES: Final = 192  # a name, and what stands between it and its value
 _MOST_CONTEXT_BYTES: Final = 1024
+_LEAST_BYTES: Final = 1 << 13  # searched at once: each search has a cost of its own
 
 Spans = tuple[Span, ...]
 RedactedChunk = tuple[Any, bytes, Spans]
@@ -50,7 +51,7 @@ class StreamRedaction:
         self._waiting: list[RedactedChunk] = []
         self._size = 0
         self._broken = 0  # where the last break ends
-        self._enough = 0  # no look before there is so much: what waits would be read often
+        self._enough = _LEAST_BYTES  # no look before: what waits would be read often
         self._before = b""  # what is clear already, but may say what the next words are
         self._until: re.Pattern[bytes] | None = None  # where a secret that has no end may end
 
@@ -119,7 +120,7 @@ class StreamRedaction:
         del self._waiting[: len(clear)]
         self._size -= size
         self._broken = max(0, self._broken - size)
-        self._enough = self._size + self._size // 4
+        self._enough = self._size + max(self._size // 4, _LEAST_BYTES)
         self._before = _context(joined, at, spans)
         return clear
 

@@ -10,6 +10,30 @@ from aiohttp.abc import AbstractStreamWriter
 _BUFFER_BYTES: Final = 1 << 16
 
 
+class AbsentClient:
+    """In the place of a client that left, whose stream goes on for others: takes everything."""
+
+    is_chunked = True
+    is_gone = False
+    has_unsent = False
+
+    async def prepare(self) -> None:
+        """See ``ClientWriter``."""
+
+    async def begin(self) -> None:
+        """See ``ClientWriter``."""
+
+    async def end(self) -> None:
+        """See ``ClientWriter``."""
+
+    def write(self, data: bytes, framed: bytes = b"") -> bool:
+        """See ``ClientWriter``."""
+        return False
+
+    async def drain(self) -> None:
+        """See ``ClientWriter``."""
+
+
 class ClientWriter:
     """Writes a response to the client's connection.
 

@@ -17,7 +17,8 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
-from lifecycle_proxy.relay.client import ClientWriter
+from lifecycle_proxy.relay.client import AbsentClient, ClientWriter
+from lifecycle_proxy.relay.keeping import Keeper, may_outlast, wanted
 
 log = logging.getLogger("proxy.relay")
 
@@ -31,6 +32,7 @@ class Relay:
         start: what was read of its body.
         response: for the client; prepared by ``run`` if it is not yet.
         body: what becomes of the bytes.
+        keeper: knows how long to go on where the client leaves; None to end with it.
     """
 
     def __init__(
@@ -40,13 +42,17 @@ class Relay:
         start: bytes,
         response: web.StreamResponse,
         body: Body,
+        *,
+        keeper: Keeper | None = None,
     ) -> None:
         self.last_read = self.last_write = time.monotonic()
         self._request = request
         self._upstream = upstream
         self._start = start
         self._response = response
-        self._client = ClientWriter(request, response)
+        self._client: ClientWriter | AbsentClient = ClientWriter(request, response)
+        self._keeper = keeper
+        self._has_begun = False
         self._body = body
         self._feed = body.feed
         self._exchange = request[EXCHANGE]
@@ -62,18 +68,7 @@ class Relay:
             asyncio.CancelledError: the client is gone, and so is the request to the upstream.
         """
         try:
-            await self._client.prepare()
-            if self._listeners.follow_bytes:
-                self._listeners.on_head(self._exchange, "client", *head_of(self._response))
-            self._exchange.first_byte = self.last_read
-            self._exchange.status = self._response.status
-            if self._start:
-                self.data_received(self._start)
-            if not self._finished.done():
-                self._upstream.attach(self)
-            if not self._finished.done():
-                await self._client.begin()
-            failure = await self._finished
+            failure = await self._to_the_end(self._keeper)
             if failure is None:
                 await self._end_properly()
             else:
@@ -88,6 +83,53 @@ class Relay:
             self._detach()
             self._upstream.close()
         return self._response
+
+    async def _to_the_end(self, keeper: Keeper | None) -> ProxyError | None:
+        """Pass the response on until the upstream ends, without the client if it has a keeper.
+
+        Returns:
+            Why the upstream ended, if not properly.
+        """
+        finished = self._finished
+        try:
+            await self._client.prepare()
+            self._begin()
+            if not finished.done():
+                await self._client.begin()
+            return await (finished if keeper is None else asyncio.shield(finished))
+        except (asyncio.CancelledError, ConnectionError) as gone:
+            if keeper is None or not may_outlast(self._request, gone):
+                raise
+        self._goes_on()
+        if not self._has_begun:
+            self._begin()
+        if not await wanted(finished, keeper):
+            raise ConnectionResetError("nobody wants the rest")
+        return finished.result()
+
+    def _begin(self) -> None:
+        """The headers are made: let the body come."""
+        self._has_begun = True
+        if self._listeners.follow_bytes:
+            self._listeners.on_head(self._exchange, "client", *head_of(self._response))
+        self._exchange.first_byte = self.last_read
+        self._exchange.status = self._response.status
+        if self._start:
+            self.data_received(self._start)
+        if not self._finished.done():
+            self._upstream.attach(self)
+
+    def _goes_on(self) -> bool:
+        """The client is gone. Whether its stream goes on without it."""
+        if self._keeper is None:
+            return False
+        self._client = AbsentClient()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            self._catching_up = None
+            if not self._finished.done():
+                self._upstream.resume()
+        return True
 
     # --- for the watchdog -----------------------------------------------------------------------
 
@@ -132,7 +174,9 @@ class Relay:
     def _forward(self, data: bytes, framed: bytes) -> None:
         client = self._client
         if not data or client.is_gone:
-            return
+            if not data or not self._goes_on():
+                return
+            client = self._client
         exchange, now = self._exchange, time.monotonic()
         gap_s = now - self.last_read
         if gap_s > exchange.longest_gap_s:  # noqa: PLR1730  a call of max costs more
@@ -176,7 +220,11 @@ class Relay:
     async def _end_properly(self) -> None:
         self._exchange.ended = "done"
         self._write_own(self._body.eof(time.monotonic()), self._body.added)
-        await self._client.end()
+        try:
+            await self._client.end()
+        except ConnectionError:
+            if self._keeper is None:
+                raise
 
     async def _break(self, failure: ProxyError) -> None:
         await self._client.begin()
@@ -203,6 +251,6 @@ class Relay:
 
     def _write_own(self, data: bytes, added: tuple[tuple[int, int], ...]) -> None:
         """Write what follows from no read: a heartbeat, the last frames."""
-        if data and not self._client.is_gone:
+        if data and (not self._client.is_gone or self._goes_on()):
             self._listeners.on_write(self._exchange, data, added)
             self._client.write(data)

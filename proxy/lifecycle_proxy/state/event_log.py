@@ -129,6 +129,19 @@ class EventLog(Protocol):
         """
         ...
 
+    async def idle_s(self, key: StreamKey) -> float:
+        """For how many seconds nobody has read a stream's bytes; infinite if nobody ever has.
+
+        0 while a read waits.
+
+        Args:
+            key: whose.
+
+        Raises:
+            LogUnavailableError: it cannot be known now.
+        """
+        ...
+
     async def offset_of(self, key: StreamKey, seq: int) -> int:
         """How many bytes the client had got when an event came.
 

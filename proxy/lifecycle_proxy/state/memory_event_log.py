@@ -14,6 +14,7 @@ from typing import Final
 
 from lifecycle_proxy.core.stream_events import EventType
 from lifecycle_proxy.state.event_log import LogWriter
+from lifecycle_proxy.state.expected_streams import ExpectedStreams
 from lifecycle_proxy.state.memory_claims import MemoryClaims
 from lifecycle_proxy.state.memory_stream import KeptBytes, KeptEvents
 from lifecycle_proxy.state.stream_records import (
@@ -34,7 +35,6 @@ from lifecycle_proxy.state.stream_records import (
 _SWEEP_S: Final = 5.0
 # Of streams that are gone this many are still known to have been.
 _MAX_GONE: Final = 4_096
-_MAX_WAITING: Final = 1_000
 
 
 class MemoryEventLog:
@@ -63,8 +63,7 @@ class MemoryEventLog:
         # In the order of their deadlines: all are kept for the same time.
         self._ended: OrderedDict[StreamKey, float] = OrderedDict()
         self._gone: OrderedDict[StreamKey, None] = OrderedDict()
-        self._expected: dict[StreamKey, list[asyncio.Future[None]]] = {}
-        self._waiting = 0
+        self._expected = ExpectedStreams(self._streams)
         self._claims = MemoryClaims(clock)
         self._event_bytes = 0
         self._resume_bytes = 0
@@ -87,9 +86,7 @@ class MemoryEventLog:
             return None
         self._gone.pop(key, None)
         stream = self._streams[key] = MemoryStream(self, key, is_resumable=is_resumable)
-        for waiting in self._expected.pop(key, ()):
-            if not waiting.done():
-                waiting.set_result(None)
+        self._expected.begun(key)
         return stream
 
     def make_room(self, stream: "MemoryStream") -> None:
@@ -174,13 +171,18 @@ class MemoryEventLog:
 
     async def read_bytes(self, key: StreamKey, offset: int, wait_s: float) -> BytesPage:
         """See ``EventLog``."""
-        kept = self._stream(key).kept
-        if not kept.is_wanted:
+        stream = self._stream(key)
+        if not stream.kept.is_wanted:
             raise StreamUnknownError
-        if not kept.has_behind(offset) and wait_s > 0:
-            await kept.wait(wait_s)
-            kept = self._stream(key).kept
-        return kept.page(offset)
+        stream.read_at = self._clock()
+        if not stream.kept.has_behind(offset) and wait_s > 0:
+            stream.readers += 1
+            try:
+                await stream.kept.wait(wait_s)
+            finally:
+                stream.readers -= 1
+                stream.read_at = self._clock()
+        return self._stream(key).kept.page(offset)
 
     async def offset_of(self, key: StreamKey, seq: int) -> int:
         """See ``EventLog``."""
@@ -188,25 +190,14 @@ class MemoryEventLog:
 
     async def wait_for(self, key: StreamKey, wait_s: float) -> bool:
         """See ``EventLog``."""
-        if key in self._streams:
-            return True
-        if self._waiting >= _MAX_WAITING:
-            return False
-        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._expected.setdefault(key, []).append(begun)
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(wait_s):
-                await begun
-        except TimeoutError:
-            return key in self._streams
-        finally:
-            self._waiting -= 1
-            if (others := self._expected.get(key)) is not None and begun in others:
-                others.remove(begun)
-                if not others:
-                    del self._expected[key]
-        return True
+        return await self._expected.wait_for(key, wait_s)
+
+    async def idle_s(self, key: StreamKey) -> float:
+        """See ``EventLog``."""
+        stream = self._streams.get(key)
+        if stream is None:
+            return math.inf
+        return 0.0 if stream.readers else self._clock() - stream.read_at
 
     async def status(self, key: StreamKey) -> StreamStatus:
         """See ``EventLog``."""
@@ -250,6 +241,8 @@ class MemoryStream:
         self._key = key
         self._is_kept = True
         self.started_at = log.now()
+        self.readers = 0  # that wait for bytes
+        self.read_at = -math.inf
         self.events = KeptEvents(log.count_events)
         self.kept = KeptBytes(log.count_bytes, is_wanted=is_resumable)
 

@@ -6,7 +6,7 @@ for text and for resuming.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
@@ -96,11 +96,20 @@ class FollowedStreamLog(StreamLog):
     Args:
         writer: of the stream.
         with_text: write text events.
+        release: called where the stream is not to be given again: it never was one, or it broke.
         batch_s: how long text is collected, in seconds.
     """
 
-    def __init__(self, writer: LogWriter, *, with_text: bool, batch_s: float = _BATCH_S) -> None:
+    def __init__(
+        self,
+        writer: LogWriter,
+        *,
+        with_text: bool,
+        release: Callable[[], None] = lambda: None,
+        batch_s: float = _BATCH_S,
+    ) -> None:
         super().__init__(writer)
+        self._release = release
         self._reader = TextReader(_MAX_EVENT_BYTES) if with_text else None
         self._batch_s = batch_s
         self._texts: list[str] = []
@@ -139,6 +148,11 @@ class FollowedStreamLog(StreamLog):
             self._client_end = end
 
     def on_end(self, exchange: Exchange) -> None:
+        if exchange.ended not in ("done", "eof") or not exchange.stream:
+            self._release()
+        if not (exchange.stream or exchange.chosen_id):
+            self._writer.discard()
+            return
         self._write_waiting(exchange, len(self._waiting))
         self._flush()
         end = self._client_end or ENDS[exchange.ended].client

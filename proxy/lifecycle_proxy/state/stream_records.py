@@ -127,7 +127,7 @@ class Claim(NamedTuple):
     """Who may do a thing that only one may do: ask the upstream what several requests ask for.
 
     Attributes:
-        holder: the id of the stream that does it.
+        holder: names the one who does it.
         fingerprint: of what is done, so that others know whether it is the same that they want.
     """
 
