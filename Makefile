@@ -3,7 +3,7 @@
 # LOCKED=1 installs the versions in locks/, with their hashes, as CI and the image do.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants lint format conformance lock audit clean
+.PHONY: help demo test check fuzz mutants bench lint format conformance lock audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,9 @@ fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60
 SAMPLE ?= 200
 mutants: $(VENV)/.installed-dev ## change the core at random: do tests fail? SAMPLE=200, SEED=
 	$(BIN)/python fuzz/mutants.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
+
+bench: $(VENV)/.installed-dev ## the cost beside a plain aiohttp proxy, and nginx if installed: ARGS='--rounds 8'
+	@$(BIN)/python bench/compare.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style and types, nothing changed
 	$(BIN)/ruff check
