@@ -1,6 +1,7 @@
 """What every event log does (``log``: one of each kind), and the bounds of the one in memory."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from lifecycle_proxy.core.stream_events import StreamEvent
@@ -16,15 +17,27 @@ from lifecycle_proxy.state.stream_records import (
     StreamUnknownError,
 )
 
+from tests.redis_server import RedisServer, redis_server
+from tests.state.replicas import Across, LogReplica
+
+__all__ = ("redis_server",)
+
 _KEY = StreamKey("o", "st_1")
 _HEAD = BytesHead(200, (("Content-Type", "text/event-stream"),))
 _DONE = {"status": "completed", "durationMs": 1, "calls": 0}
 _PATIENCE_S = 30.0
 
 
-@pytest.fixture(params=["memory"])
-def log(request: pytest.FixtureRequest) -> EventLog:
-    return MemoryEventLog()
+@pytest.fixture(params=["memory", "redis", "redis, other replica"])
+async def log(request: pytest.FixtureRequest) -> AsyncIterator[EventLog]:
+    if request.param == "memory":
+        yield MemoryEventLog()
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    await server.start()
+    one, two = LogReplica(server.url), LogReplica(server.url)
+    async with one.running(), two.running():
+        yield one.log if request.param == "redis" else Across(one.log, two.log)
 
 
 async def begun(log: EventLog, key: StreamKey = _KEY, *, is_resumable: bool = False) -> LogWriter:

@@ -1,6 +1,7 @@
 """Whether the store outside of this process answers: counted, and said in the log once."""
 
 import logging
+import time
 from collections.abc import Callable
 
 log = logging.getLogger("proxy.state")
@@ -13,6 +14,10 @@ class StoreError(Exception):
 class StoreHealth:
     """What is known of a store.
 
+    Attributes:
+        is_down: it did not answer when it was asked last.
+        up_at: since when it answers, in seconds on the monotonic clock.
+
     Args:
         name: of the store, for the log: no password.
         count: called once for each request that the store did not answer.
@@ -20,6 +25,7 @@ class StoreHealth:
 
     def __init__(self, name: str, count: Callable[[], None]) -> None:
         self.is_down = False
+        self.up_at = time.monotonic()
         self._name = name
         self._count = count
         self._said: set[str] = set()
@@ -38,6 +44,7 @@ class StoreHealth:
         """It answers."""
         if self.is_down:
             self.is_down = False
+            self.up_at = time.monotonic()
             log.warning("the store %s answers again", self._name)
 
     def refused(self, why: str) -> StoreError:

@@ -148,6 +148,10 @@ class MemoryEventLog:
             self._evict()
         self._claims.sweep()
 
+    def maybe_stream(self, key: StreamKey) -> "MemoryStream | None":
+        """A stream that is kept here, if it is."""
+        return self._streams.get(key)
+
     # --- reading --------------------------------------------------------------------------------
 
     def _stream(self, key: StreamKey) -> "MemoryStream":

@@ -20,7 +20,15 @@ _ENTRY_BYTES: Final = 200  # what an entry takes besides its data
 _Count = Callable[[int], None]
 
 
-class _Entry(NamedTuple):
+class KeptEvent(NamedTuple):
+    """An event as it is kept.
+
+    Attributes:
+        at: in seconds of Unix time.
+        data: JSON.
+        offset: how many bytes the client had got by then.
+    """
+
     at: float
     type: EventType
     data: bytes
@@ -40,7 +48,7 @@ class KeptEvents:
 
     def __init__(self, count: _Count) -> None:
         self._count = count
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[KeptEvent] = deque()
         # Calls that began in what was dropped, and did not end in it.
         self._open: dict[tuple[str, int], Fields] = {}
         self._changed: asyncio.Event | None = None  # once somebody waits
@@ -64,7 +72,7 @@ class KeptEvents:
             at: in seconds of Unix time.
             offset: how many bytes the client has got by now.
         """
-        entry = _Entry(at, type_, dumps(data), offset)
+        entry = KeptEvent(at, type_, dumps(data), offset)
         self._entries.append(entry)
         self.last += 1
         if type_ == FINAL_TYPE:
@@ -72,11 +80,40 @@ class KeptEvents:
         self._grow(entry.size)
         self.wake()
 
+    def accept(self, seq: int, entry: KeptEvent) -> None:
+        """Add one that was numbered elsewhere, if it is new.
+
+        Args:
+            seq: its number. Those between are not kept.
+            entry: the event.
+        """
+        if seq <= self.last or self.done is not None:
+            return
+        if seq > self.last + 1:
+            self.clear()
+        self._entries.append(entry)
+        self.last = seq
+        if entry.type == FINAL_TYPE:
+            self.done = orjson.loads(entry.data)
+        self._grow(entry.size)
+        self.wake()
+
+    def behind(self, seq: int, most: int) -> list[tuple[int, KeptEvent]]:
+        """Events behind a number, each with its own.
+
+        Args:
+            seq: of the last one that is known.
+            most: how many at most.
+        """
+        start = max(seq + 1, self.first)
+        at = start - self.first
+        return list(enumerate(islice(self._entries, at, at + most), start))
+
     def drop_oldest(self) -> None:
         """Keep one less."""
         entry = self._entries.popleft()
         self._grow(-entry.size)
-        _follow(self._open, entry)
+        follow(self._open, entry)
 
     def clear(self) -> None:
         """Keep none."""
@@ -100,13 +137,17 @@ class KeptEvents:
         """Data of the calls that have not ended."""
         open_ = dict(self._open)
         for entry in self._entries:
-            _follow(open_, entry)
+            follow(open_, entry)
         return tuple(open_.values())
 
     def offset_of(self, seq: int) -> int:
         """How many bytes the client had got when an event came."""
         at = seq - self.first
         return self._entries[at].offset if 0 <= at < len(self._entries) else 0
+
+    def open_before(self) -> tuple[Fields, ...]:
+        """Data of the calls that began in what was dropped, and did not end in it."""
+        return tuple(self._open.values())
 
     async def wait(self, wait_s: float) -> None:
         """Until something changes, or the time is over."""
@@ -173,6 +214,19 @@ class KeptBytes:
         """Whether there is something to say to a reader that knows so much."""
         return bool(self.end) or offset < len(self._data)
 
+    @property
+    def head(self) -> BytesHead | None:
+        return self._head
+
+    def piece(self, offset: int, most: int) -> bytes:
+        """Bytes from an offset on.
+
+        Args:
+            offset: of the first.
+            most: how many at most.
+        """
+        return bytes(memoryview(self._data)[offset : offset + most])
+
     def page(self, offset: int) -> BytesPage:
         """What is behind an offset."""
         data = bytes(memoryview(self._data)[offset : offset + _PAGE_BYTES])
@@ -189,8 +243,13 @@ class KeptBytes:
         self._changed.clear()
 
 
-def _follow(open_: dict[tuple[str, int], Fields], entry: _Entry) -> None:
-    """Note which calls are open behind an event."""
+def follow(open_: dict[tuple[str, int], Fields], entry: KeptEvent) -> None:
+    """Note which calls are open behind an event.
+
+    Args:
+        open_: those in front of it, by id and choice; is changed.
+        entry: the event.
+    """
     if entry.type not in ("tool.running", "tool.completed"):
         return
     data = orjson.loads(entry.data)

@@ -25,6 +25,7 @@ class _Order(NamedTuple):
     commands: Sequence[Command]
     read: Callable[[list[Any]], Any]
     done: "asyncio.Future[Any]"
+    allowed: str
 
 
 def client(url: str, patience_s: float) -> Any:
@@ -76,13 +77,14 @@ class RedisLink:
         self._is_over = False
 
     def submit(
-        self, commands: Sequence[Command], read: Callable[[list[Any]], T]
+        self, commands: Sequence[Command], read: Callable[[list[Any]], T], allowed: str = ""
     ) -> "asyncio.Future[T]":
         """Do commands, behind all that were given before.
 
         Args:
             commands: each with its arguments.
             read: makes the result of the replies. What it raises means that they make no sense.
+            allowed: of errors that say this, ``read`` takes care.
 
         Returns:
             The result. ``StoreError`` if there is none.
@@ -93,7 +95,7 @@ class RedisLink:
         elif len(self._orders) >= _MAX_QUEUED:
             _fail(done, self.health.refused("overload: too many commands wait"))
         else:
-            self._orders.append(_Order(commands, read, done))
+            self._orders.append(_Order(commands, read, done, allowed))
             self._wanted.set()
         return done
 
@@ -157,7 +159,9 @@ class RedisLink:
     def _answer(self, order: _Order, replies: list[Any]) -> None:
         if order.done.cancelled():
             return
-        failed = next((one for one in replies if isinstance(one, Exception)), None)
+        errors = (one for one in replies if isinstance(one, Exception))
+        allowed = order.allowed
+        failed = next((one for one in errors if not allowed or allowed not in str(one)), None)
         if failed is not None:
             _fail(order.done, self.health.refused(cause_of(failed)))
             return

@@ -1,0 +1,50 @@
+"""What Redis does in one step, where several commands would leave a gap for others."""
+
+from typing import Final
+
+# KEYS: the claim. ARGV: our value, its time in milliseconds. Returns the value that is held.
+CLAIM: Final = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+
+# KEYS: the claim. ARGV: our value.
+RELEASE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+# KEYS: bytes. ARGV: where they begin; more of them. Bytes that are sent twice are kept once, and
+# where those in front of them were lost nothing is kept.
+WRITE: Final = """
+if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
+return redis.call('APPEND', KEYS[1], ARGV[2])
+"""
+
+# KEYS: who uses an id; the stream's own keys. ARGV: our process, the key of leases in front of its
+# name, the time of a use in milliseconds. Returns whether the id is free: it is, too, where the
+# process that used it is gone.
+START: Final = """
+local user = redis.call('GET', KEYS[1])
+if user and redis.call('EXISTS', ARGV[2] .. user) == 1 then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+redis.call('DEL', unpack(KEYS, 2))
+return 1
+"""
+
+# KEYS: events, state, use. ARGV: the id of the newest event, "" for none; the new number of the
+# newest; the data of stream.done; the time it is kept, in milliseconds; ids and events by turns.
+# The entry 1-0 is behind all that the stream's own process could still add.
+CLOSE: Final = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if (newest[1] and newest[1][1] or '') ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[2], 'done') == 1 then return 0 end
+for i = 5, #ARGV, 2 do redis.call('XADD', KEYS[1], ARGV[i], 'd', ARGV[i + 1]) end
+redis.call('XADD', KEYS[1], '1-0', 'd', '')
+redis.call('HSET', KEYS[2], 'done', ARGV[3], 'end', 'cut', 'lost', ARGV[2])
+redis.call('DEL', KEYS[3])
+for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+return 1
+"""
