@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sized
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -25,7 +26,6 @@ from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
 from lifecycle_proxy.state.event_log import EventLog
-from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -97,8 +97,9 @@ class ProxyApp(Service):
         parts.push_async_callback(self.recording_mode.close)
         await self._upstream.start()
         parts.push_async_callback(self._upstream.close)
+        # Ended in the opposite order: the log has a last word for its store.
         works = (self.watch.run(), _count(self._metrics, self._event_log), self._event_log.run())
-        for work in (*works, *self._shared.works()):
+        for work in (*self._shared.works(), *works):
             parts.push_async_callback(_cancelled, asyncio.create_task(work))
 
     async def close(self) -> None:
@@ -140,6 +141,6 @@ async def _count(metrics: Metrics, event_log: EventLog) -> None:
     """Other processes show this one's numbers, too, so they cannot wait until somebody asks."""
     while True:
         metrics.set_connections(StreamingProtocol.open_connections())
-        if isinstance(event_log, MemoryEventLog):
+        if isinstance(event_log, Sized):
             metrics.side.set_kept(len(event_log))
         await asyncio.sleep(_COUNT_S)

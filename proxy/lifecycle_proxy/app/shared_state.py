@@ -1,18 +1,20 @@
 """Which store holds what outlives a request: this process's memory, or Redis."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.config.streams import StreamSettings
-from lifecycle_proxy.state import redis_link
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.health import StoreHealth
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.pending_calls import MemoryStore, Store
 from lifecycle_proxy.state.redis_calls import RedisCalls
+from lifecycle_proxy.state.redis_link import RedisLink, client
+from lifecycle_proxy.state.redis_log import RedisLog
 from lifecycle_proxy.state.shared_calls import SharedCalls
+from lifecycle_proxy.state.shared_event_log import SharedEventLog
 from lifecycle_proxy.state.stream_records import LogLimits
 from lifecycle_proxy.telemetry.metrics import Metrics
 
@@ -45,19 +47,19 @@ class SharedState:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         ttl_s, own = settings.lifecycle.registry_ttl_s, settings.streams
-        self.events = MemoryEventLog(limits_of(own))
-        self._link: redis_link.RedisLink | None = None
+        self.events = events = MemoryEventLog(limits_of(own))
+        self._works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if own.store == "memory":
             self.calls = MemoryStore(ttl_s, metrics.completed)
+            self._works.append(self.calls.run)
             return
         health = StoreHealth(without_secrets(own.store), metrics.store_failed)
-        self._link = redis_link.RedisLink(redis_link.client(own.store, _PATIENCE_S), health)
-        table = RedisCalls(self._link, own.prefix)
-        self.calls = SharedCalls(table, ttl_s, metrics.completed)
+        link = RedisLink(client(own.store, _PATIENCE_S), health)
+        self.calls = SharedCalls(RedisCalls(link, own.prefix), ttl_s, metrics.completed)
+        log = RedisLog(link, own.prefix, own.keep_s)
+        self.events = SharedEventLog(events, log)
+        self._works += [link.run, log.run, self.calls.run]
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs in the background while the proxy does."""
-        works = [self.calls.run()]
-        if self._link is not None:
-            works.append(self._link.run())
-        return works
+        """What runs in the background while the proxy does, besides ``events``."""
+        return [work() for work in self._works]

@@ -8,16 +8,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from typing import Any, Final, TypeVar
-
-import orjson
 
 from lifecycle_proxy.state import redis_scripts as scripts
 from lifecycle_proxy.state import redis_stream as stream
 from lifecycle_proxy.state.health import StoreError
 from lifecycle_proxy.state.log_delta import LogDelta, decoded_head, encoded, lost_events
 from lifecycle_proxy.state.memory_stream import KeptEvent, follow
+from lifecycle_proxy.state.redis_claims import RedisClaims
 from lifecycle_proxy.state.redis_link import Command, RedisLink
 from lifecycle_proxy.state.redis_news import RedisNews
 from lifecycle_proxy.state.redis_stream import StreamKeys, StreamState
@@ -61,6 +59,7 @@ class RedisLog:
         self._lease_s = lease_s
         self._producer = secrets.token_hex(8)
         self._leases = f"{prefix}:producer:"
+        self._claims = RedisClaims(link, prefix)
         self._news = RedisNews(link.redis, f"{prefix}:news")
         self._lease = ("SET", self._leases + self._producer, "", "PX", round(lease_s * 1000))
         self._pages: dict[_Asked, asyncio.Task[tuple[StreamState, Page]]] = {}
@@ -257,24 +256,13 @@ class RedisLog:
             raise result
         return result
 
-    # --- claims ---------------------------------------------------------------------------------
-
     async def claim(self, owner: str, name: str, claim: Claim, ttl_s: float) -> Claim:
         """See ``EventLog``. It fails where that does not."""
-        value, time_ms = orjson.dumps(list(claim)), round(ttl_s * 1000)
-        command = ("EVAL", scripts.CLAIM, 1, self._claim(owner, name), value, time_ms)
-        return await self._link.submit(
-            [command], lambda replies: Claim(*map(str, orjson.loads(replies[0])))
-        )
+        return await self._claims.claim(owner, name, claim, ttl_s)
 
     def release(self, owner: str, name: str, claim: Claim) -> None:
         """See ``EventLog``."""
-        value = orjson.dumps(list(claim))
-        self._link.submit([("EVAL", scripts.RELEASE, 1, self._claim(owner, name), value)], len)
-
-    def _claim(self, owner: str, name: str) -> str:
-        named = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        return f"{self._prefix}:claim:{owner}:{named}"
+        self._claims.release(owner, name, claim)
 
 
 def _caught(

@@ -7,15 +7,15 @@ all others read the table.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from lifecycle_proxy.core.stream_events import EventType
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.health import StoreError
 from lifecycle_proxy.state.log_delta import LogDelta, StreamMirror
+from lifecycle_proxy.state.log_table import LogReader, LogTable
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog, MemoryStream
 from lifecycle_proxy.state.stream_records import (
     BytesEnd,
@@ -34,61 +34,6 @@ _LAST_S: Final = 0.5
 _REFRESH_S: Final = 30.0
 _RETRY_S: Final = 0.25
 _LOOK_S: Final = 0.5
-
-
-class LogReader(Protocol):
-    """What readers ask: see ``EventLog``."""
-
-    async def read(self, key: StreamKey, after: int, wait_s: float) -> Page:
-        """See ``EventLog``."""
-        ...
-
-    async def read_bytes(self, key: StreamKey, offset: int, wait_s: float) -> BytesPage:
-        """See ``EventLog``."""
-        ...
-
-    async def offset_of(self, key: StreamKey, seq: int) -> int:
-        """See ``EventLog``."""
-        ...
-
-    async def status(self, key: StreamKey) -> StreamStatus:
-        """See ``EventLog``."""
-        ...
-
-
-class LogTable(LogReader, Protocol):
-    """Streams outside of this process.
-
-    What is written is done in the order of the calls. All but the readers' part fails with
-    ``StoreError``.
-    """
-
-    def push(self, deltas: Sequence[LogDelta]) -> "asyncio.Future[list[bool]]":
-        """Keep what is new; the result says which streams the table knew before.
-
-        A stream that was ended for its process meanwhile stays as it is.
-        """
-        ...
-
-    def start(self, key: StreamKey) -> "asyncio.Future[bool]":
-        """Begin a stream with an id that others may use; False while one of them does."""
-        ...
-
-    def discard(self, key: StreamKey) -> None:
-        """There was never such a stream."""
-        ...
-
-    async def has(self, key: StreamKey) -> bool:
-        """Whether there is such a stream."""
-        ...
-
-    async def claim(self, owner: str, name: str, claim: Claim, ttl_s: float) -> Claim:
-        """See ``EventLog``. It fails where that does not."""
-        ...
-
-    def release(self, owner: str, name: str, claim: Claim) -> None:
-        """See ``EventLog``."""
-        ...
 
 
 class SharedEventLog:
@@ -216,7 +161,7 @@ class SharedEventLog:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def _reader(self, key: StreamKey) -> "LogReader":
+    def _reader(self, key: StreamKey) -> LogReader:
         """Who knows a stream best."""
         stream = self._own.maybe_stream(key)
         is_here = stream is not None and (stream.events.done is None or key in self._mirrors)
