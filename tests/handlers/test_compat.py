@@ -8,7 +8,8 @@ from typing import Any, Final
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.core.vocabularies import VOCABULARIES
-from lifecycle_proxy.handlers.detached import prefers_async
+from lifecycle_proxy.exchange.headers import prefers_async
+from multidict import CIMultiDict
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -401,7 +402,8 @@ async def test_a_drain_waits_for_a_command_and_then_ends_it(
     ],
 )
 def test_the_prefer_header(prefer: str, is_asked: bool) -> None:
-    assert prefers_async(["wait=1", prefer]) is is_asked
+    sent = CIMultiDict([("Prefer", "wait=1"), ("prefer", prefer)])
+    assert prefers_async(sent) is is_asked
 
 
 @pytest.mark.parametrize(
@@ -430,6 +432,16 @@ async def test_a_stream_of_another_api_can_be_started(upstream: Upstream, proxy:
     assert answer.status == 202
     read = await ask(proxy, "GET", answer.json()["stream_url"])
     assert outputs(read.body)[-1][1]["exit_code"] == 0
+
+
+async def test_a_started_stream_is_not_resumed(upstream: Upstream, start_proxy: StartProxy) -> None:
+    """The same request once more starts another one: it is not answered with a stream."""
+    upstream.script = agent(*WHOLE)
+    url = await start_proxy({"streams.resume_s": 5})
+    lines = ("Idempotency-Key: k1", "X-Stainless-Retry-Count: 1")
+    first, second = [await start(url, *lines, stream=True) for _ in range(2)]
+    assert (first.status, second.status) == (202, 202)
+    assert first.json()["stream_id"] != second.json()["stream_id"]
 
 
 async def test_a_started_stream_is_recorded_and_played(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import Headers
@@ -27,6 +27,7 @@ CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
 # The proxy sets these itself: the host is the upstream's, the length follows from the body, and a
 # 100 Continue has been sent by the time the body is read.
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
+RESPOND_ASYNC: Final = "respond-async"
 _OWN_PREFIX: Final = "x-lifecycle-"
 _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
 _NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | _REQUEST_ONLY | _OWN
@@ -58,6 +59,12 @@ def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str
     headers.setdefault("X-Forwarded-Proto", scheme)
     if host:
         headers.setdefault("X-Forwarded-Host", host)
+
+
+def prefers_async(headers: MultiMapping[str]) -> bool:
+    """Whether ``Prefer`` headers ask for an answer at once (RFC 7240 section 4.1)."""
+    wishes = (wish for value in headers.getall("Prefer", ()) for wish in value.split(","))
+    return any(wish.partition(";")[0].strip().lower() == RESPOND_ASYNC for wish in wishes)
 
 
 def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:

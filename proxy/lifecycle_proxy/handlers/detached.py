@@ -6,7 +6,7 @@ client prefers is done where it can be (RFC 7240): the stream must be kept, or n
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.pipeline import Pipeline
-from lifecycle_proxy.exchange import request_body
+from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
@@ -28,19 +28,8 @@ from lifecycle_proxy.relay.sse import StreamBody
 
 log = logging.getLogger("proxy.handlers")
 
-_WISH: Final = "respond-async"
 _MAX_STREAMS: Final = 1000  # at a time: nobody waits for their ends, so nothing else bounds them
 MakePipeline = Callable[[Begun], Awaitable[Pipeline]]
-
-
-def prefers_async(values: Iterable[str]) -> bool:
-    """Whether ``Prefer`` headers ask for an answer at once (RFC 7240 section 4.1).
-
-    Args:
-        values: of all of them.
-    """
-    wishes = (wish for value in values for wish in value.split(","))
-    return any(wish.partition(";")[0].strip().lower() == _WISH for wish in wishes)
 
 
 class DetachedStreams:
@@ -84,7 +73,7 @@ class DetachedStreams:
             api: that is asked for.
             pipeline: makes what follows the calls, once the upstream has taken the request.
         """
-        if not prefers_async(request.headers.getall("Prefer", ())) or self._left <= 0:
+        if not headers.prefers_async(request.headers) or self._left <= 0:
             return None
         wanted = await streaming(request, api, asked)
         if wanted is None:
@@ -94,6 +83,7 @@ class DetachedStreams:
         if not exchange.stream_url:
             return None
         self._left -= 1
+        exchange.stream = True
         running = self._run(request, path, wanted, api, pipeline)
         exchange.detached = asyncio.create_task(running)
         return _accepted(exchange, self._place)
@@ -132,8 +122,8 @@ class DetachedStreams:
 
 def _accepted(exchange: Exchange, place: str) -> web.Response:
     url = f"{place}projects/default/events/{exchange.stream_id}"
-    headers = {
-        "Preference-Applied": _WISH,
+    own = {
+        "Preference-Applied": headers.RESPOND_ASYNC,
         "Location": url,
         "Cache-Control": "no-store",
         "X-Stream-Id": exchange.stream_id,
@@ -141,4 +131,4 @@ def _accepted(exchange: Exchange, place: str) -> web.Response:
         "X-Request-Id": exchange.request_id,
     }
     body = {"stream_id": exchange.stream_id, "stream_url": url, "status": "running"}
-    return web.json_response(body, status=202, headers=headers)
+    return web.json_response(body, status=202, headers=own)

@@ -122,6 +122,7 @@ class ProgressStreams:
             pipeline: makes what follows the calls, once the upstream has taken the request.
         """
         exchange = request[EXCHANGE]
+        exchange.stream = True
         head = responses.early_head(request)
         start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
         await early_response.write(request, head, start)

@@ -21,6 +21,7 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
@@ -84,6 +85,8 @@ class Resuming:
         Raises:
             ProxyError: ``bad_request``; ``idempotency_conflict``: the key is another request's.
         """
+        if prefers_async(request.headers):
+            return None  # it is answered with a URL, not with a stream
         resume_s = _seconds(request.headers.get(HEADER), self._resume_s)
         if not (resume_s and self._is_on and asked.stream and isinstance(asked.original, bytes)):
             return None
