@@ -87,13 +87,16 @@ MISTAKES = [
     (
         "[[upstream]]\nurl = 'http://a/v1'\n[[upstream]]\nurl = 'http://b/v1'",
         (
-            "upstream: write [upstream] once, with single brackets; one proxy has one upstream: "
-            "run another for another backend (line 1)"
+            "upstream: write [upstream] once, with single brackets; for several backends write "
+            "[[upstreams]], each with a name and a url (line 1)"
         ),
     ),
     (
         "[upstream]\nurl = ['http://a/v1', 'http://b/v1']",
-        "upstream.url: a list, where one URL is needed; run one proxy for each backend (line 2)",
+        (
+            "upstream.url: a list, where one URL is needed; write [[upstreams]], and name and url, "
+            "for each (line 2)"
+        ),
     ),
     (
         "listen = '127.0.0.1:8787'",

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
-from lifecycle_proxy.config import origins, patterns, shared_store
+from lifecycle_proxy.config import origins, patterns, shared_store, upstreams
 from lifecycle_proxy.config.machine import CASSETTES, is_open
 from lifecycle_proxy.config.plain import quoted
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 Found = Iterator[tuple[str, str]]  # keys and texts
 
 _VARIABLE: Final = re.compile(r"(?i)(?:\$\{?|env:\s+|\$env:)([a-z_][a-z0-9_]*)\}?")
-_ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|responses|messages)/*$")
 _MAX_PORT: Final = 65535
 _KEY_LENGTH: Final = 32
 _TLS: Final = {
@@ -48,7 +46,7 @@ class Warned(NamedTuple):
 def problems(settings: "Settings") -> Found:
     """What makes a start with these settings impossible, or useless."""
     yield from _listen(settings.server.listen)
-    yield from _upstream(settings.upstream.url)
+    yield from upstreams.problems(settings)
     yield from _keys(settings)
     yield from _tls(settings)
     yield from _recording(settings.recording, settings.server.workers)
@@ -86,14 +84,17 @@ def warnings(settings: "Settings") -> Iterator[Warned]:
         yield Warned("upstream.api_key_header", "has no effect: upstream.api_key is not set")
     if "*" in server.cors_origins and len(server.cors_origins) > 1:
         yield Warned("server.cors_origins", 'has "*", so the others have no effect')
+    for key, text in upstreams.doubtful(settings):
+        yield Warned(key, text)
     for key, text in patterns.doubtful(settings.lifecycle.clients):
         yield Warned(key, text)
 
 
 def _open(settings: "Settings") -> Warned:
+    key = "upstream.api_key" if settings.upstream.api_key else "upstreams' api_key"
     where, cure = settings.server.listen, "set server.api_keys, or listen on 127.0.0.1"
-    if settings.upstream.api_key:
-        text = f"anyone who reaches {where} can use your upstream.api_key, at your cost; {cure}"
+    if settings.upstream.api_key or any(one.api_key for one in settings.upstreams):
+        text = f"anyone who reaches {where} can use your {key}, at your cost; {cure}"
         return Warned("server.listen", text, is_serious=True)
     text = f"other machines can reach {where} and use the upstream without a key; {cure}"
     return Warned("server.listen", text)
@@ -129,40 +130,14 @@ def _is_host(host: str) -> bool:
     return False
 
 
-def _upstream(text: str) -> Found:
-    if not text.startswith("unix:/"):
-        try:
-            url = urlsplit(text)
-            good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        except ValueError:
-            url, good = SplitResult("", "", "", "", ""), False
-        extra = url.query or url.fragment or url.username is not None
-        if not good or extra or not text.isprintable() or " " in text:
-            yield "upstream.url", _no_url(text, url)
-            return
-    if _ENDPOINT.search(text):
-        base = _ENDPOINT.sub("", text)
-        yield "upstream.url", f"{quoted(text)} is one endpoint; write its base URL, {quoted(base)}"
-
-
-def _no_url(text: str, url: SplitResult) -> str:
-    cure = ""
-    if url.username is not None:
-        cure = "; a key belongs into upstream.api_key"
-    elif url.query or url.fragment:
-        cure = "; leave out what follows after ? or #"
-        text = re.split("[?#]", text)[0]  # keys are there, too
-    elif re.fullmatch(r"[\w.-]+(:\d+)?(/\S*)?", text):
-        cure = f"; write {quoted(f'http://{text}')}"
-    what = "a base URL, such as http://127.0.0.1:11434/v1, nor unix:/PATH"
-    return f"{quoted(text)} is not {what} (no query, no user name){cure}"
-
-
 # --- keys, certificates, recordings -------------------------------------------------------------
 
 
 def _keys(settings: "Settings") -> Found:
     given = [("upstream.api_key", settings.upstream.api_key)]
+    given += [
+        (f"upstreams[{at}].api_key", one.api_key) for at, one in enumerate(settings.upstreams)
+    ]
     given += [("server.api_keys", key) for key in settings.server.api_keys]
     for key, text in given:
         if found := _VARIABLE.fullmatch(text):
@@ -183,11 +158,16 @@ def _tls(settings: "Settings") -> Found:
             yield "server.tls_cert", _unusable(error, server.tls_cert, server.tls_key)
     elif server.tls_key:
         yield "server.tls_key", "has no certificate; set server.tls_cert, too"
-    if upstream.ca_file:
-        try:
-            ssl.create_default_context(cafile=upstream.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            yield "upstream.ca_file", _unusable(error, upstream.ca_file)
+    files = [("upstream.ca_file", upstream.ca_file)]
+    files += [
+        (f"upstreams[{at}].ca_file", one.ca_file) for at, one in enumerate(settings.upstreams)
+    ]
+    for key, file in files:
+        if file:
+            try:
+                ssl.create_default_context(cafile=file)
+            except (OSError, ssl.SSLError) as error:
+                yield key, _unusable(error, file)
 
 
 def server_context(server: "Server") -> ssl.SSLContext | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 SECRETS: Final = ("api_key", "api_keys")  # their values are never shown
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
-_NAME: Final = re.compile(r"[\w\s.\"'-]+")
+_NAME: Final = re.compile(r"[\w\s.-]*(?:[\"'][^\"'=]*[\"'])?[\w\s.\"'-]*")
 _BARE: Final = re.compile(r"""[^\s"'\[{#][^"'#]*""")  # text without quotes
 _MULTILINE: Final = ('"""', "'''")
 _WORDS: Final = {"True": "true", "False": "false", "None": '""', "yes": "true", "no": "false"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from lifecycle_proxy.config.plain import quoted
+from lifecycle_proxy.config.targets import settings_for, upstreams_of
 
 if TYPE_CHECKING:
     from lifecycle_proxy.config.model import Recording, Settings
@@ -46,10 +47,12 @@ def loops(settings: "Settings") -> Found:
 
     Names are looked up only where the ports are the same. A replay asks no upstream.
     """
-    if settings.recording.mode != "replay" and _is_itself(settings):
-        url, listen = quoted(settings.upstream.url), quoted(settings.server.listen)
-        text = f"{url} is this proxy itself, which listens on {listen}; name the backend"
-        yield "upstream.url", f"{text}, or let the proxy listen on another port"
+    keys = {f"upstreams[{at}].url": one for at, one in enumerate(settings.upstreams)}
+    for key, own in keys.items() or [("upstream.url", upstreams_of(settings)[0])]:
+        if settings.recording.mode != "replay" and _is_itself(settings_for(settings, own)):
+            url, listen = quoted(own.url), quoted(settings.server.listen)
+            text = f"{url} is this proxy itself, which listens on {listen}; name the backend"
+            yield key, f"{text}, or let the proxy listen on another port"
 
 
 def _is_itself(settings: "Settings") -> bool:

@@ -21,6 +21,7 @@ from lifecycle_proxy.config.names import ENV_PREFIX
 from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
 from lifecycle_proxy.config.streams import StreamSettings
+from lifecycle_proxy.config.targets import FailoverSettings, NamedUpstream, Written
 from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.page_events import PageEvents
 from lifecycle_proxy.faults.rules import FaultSettings
@@ -73,6 +74,7 @@ class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     use_proxy_env: bool = False
     api_key: str = ""
     api_key_header: str = ""
+    models_in_answers: typing.Literal["upstream", "public"] = "upstream"
 
 
 class ClientRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,10 +127,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     server: Server = Server()
     upstream: UpstreamSettings = UpstreamSettings()
+    upstreams: list[NamedUpstream] = []
+    models: dict[str, Written] = {}
+    failover: FailoverSettings = FailoverSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
     recording: Recording = Recording()
     streams: StreamSettings = StreamSettings()
     faults: FaultSettings = FaultSettings()
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether requests are routed by their model, to one upstream or another."""
+        return bool(self.upstreams or self.models)
 
     @property
     def listen_socket(self) -> str | None:
@@ -241,7 +251,9 @@ def _finished(sources: Sources, environ: Mapping[str, str], also: Sequence[Check
     """
     settings = Settings(**sources.tree)
     for check in (checks.problems, *also):
-        if check is checks.problems or not sources.has_problem("server.listen", "upstream.url"):
+        if check is checks.problems or not sources.has_problem(
+            "server.listen", "upstream.url", "upstreams"
+        ):
             for key, text in check(settings):
                 sources.note(key, text)
     settings = _with_secrets(settings, environ, sources.note)
@@ -266,11 +278,16 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) ->
         for key, text in shared_store.problems(store or "memory"):
             note(key, text)
     token_key = secret(settings.streams.token_key, "streams.token_key")
+    upstreams = [
+        replace(one, api_key=secret(one.api_key, f"upstreams[{at}].api_key"))
+        for at, one in enumerate(settings.upstreams)
+    ]
     return replace(
         settings,
         server=replace(settings.server, api_keys=keys),
         upstream=replace(settings.upstream, api_key=api_key),
         streams=replace(settings.streams, store=store, token_key=token_key),
+        upstreams=upstreams,
     )
 
 

@@ -37,6 +37,11 @@ def fields(table: type[Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(table)}
 
 
+def tables(root: type[Struct]) -> dict[str, type[Struct]]:
+    """The tables of which there is one each, by their names."""
+    return {name: kind for name, kind in fields(root).items() if isinstance(kind, type(Struct))}
+
+
 def struct_in(kind: Any) -> type[Struct] | None:
     """The table that a type is, or is a list of."""
     for candidate in (kind, *typing.get_args(kind)):
@@ -98,11 +103,10 @@ def _near(key: str, table: type[Struct], path: str, root: type[Struct]) -> list[
 def _places(root: type[Struct], path: str) -> dict[str, list[str]]:
     """By last name: the dotted keys of all tables, and the tables themselves."""
     found: dict[str, list[str]] = {}
-    for table, kind in fields(root).items():
-        if path:
-            found.setdefault(table, []).append(table)
-        inner = struct_in(kind)
-        for key in fields(inner) if inner else ():
+    for table in fields(root) if path else ():
+        found.setdefault(table, []).append(table)
+    for table, kind in tables(root).items():
+        for key in fields(kind):
             found.setdefault(key, []).append(f"{table}.{key}")
     return found
 
@@ -113,7 +117,7 @@ def _shown(place: str, path: str) -> str:
     if path == f"{table}.":
         return key
     if not key:
-        return f"[{table}]"
+        return "[[upstreams]]" if table == "upstreams" else f"[{table}]"
     if key in ("clients", "rules"):
         return f"[[{place}]]"
     return f"[{place}]" if key == "emoji" else f"{key} under [{table}]"
@@ -123,9 +127,8 @@ def _variables(name: str, root: type[Struct]) -> list[str]:
     """The variables that come closest."""
     asked = re.sub("_+", "_", name.lower().replace("-", "_").replace(".", "_")).strip("_")
     known: dict[str, list[str]] = {}
-    for table, kind in fields(root).items():
-        inner = struct_in(kind)
-        for key in fields(inner) if inner else ():
+    for table, kind in tables(root).items():
+        for key in fields(kind):
             variable = f"{table}__{key}".upper()
             for form in (f"{table}_{key}", key):
                 known.setdefault(form, []).append(variable)

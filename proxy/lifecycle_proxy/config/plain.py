@@ -22,6 +22,7 @@ _MAIN: Final = {
     "streams": "store",
     "faults": "seed",
 }
+_TARGETS: Final = 'local/qwen3:8b", "cloud/gpt-5-mini'
 _QUANTITY: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|sec|m|min|h|)\s*")
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
@@ -94,6 +95,12 @@ def hint(value: Any, known: list[str]) -> str:
     return f"{f'did you mean {near[0]}? ' if near else ''}known are {', '.join(known)}"
 
 
+def without_none(kind: Any) -> Any:
+    """The type of a setting that may be left out: no file holds a None."""
+    kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+    return kinds[0] if type(None) in typing.get_args(kind) else kind
+
+
 def mismatch(given: Any, kind: Any, key: str, default: Any) -> str:
     """The problem with a value that its type does not take.
 
@@ -104,13 +111,15 @@ def mismatch(given: Any, kind: Any, key: str, default: Any) -> str:
         default: the example, if it is a good one.
     """
     name = key.rpartition(".")[2]
+    if key.startswith("models."):
+        return f'{shown(given, key)} is not a list of targets, such as ["{_TARGETS}"]'
     if known := choices(kind):
         return unknown_value(given, key, known)
     what = _what(kind, name, default)
     if isinstance(given, Mapping):
         return f"a table, where {_what(kind, name)} is needed; write {name} = ..."
     if key == "upstream.url" and isinstance(given, list):
-        return "a list, where one URL is needed; run one proxy for each backend"
+        return "a list, where one URL is needed; write [[upstreams]], and name and url, for each"
     return f"{shown(given, key)} is not {what}{_cure(given, kind, name)}"
 
 
@@ -177,7 +186,7 @@ def no_table(given: Any, key: str) -> str:
         key: where it stands in the settings.
     """
     if isinstance(given, list):
-        more = "; one proxy has one upstream: run another for another backend"
+        more = "; for several backends write [[upstreams]], each with a name and a url"
         return f"write [{key}] once, with single brackets{more if key == 'upstream' else ''}"
     main, value = _MAIN.get(key), shown(given, key)
     if "[" in key:  # of a list, which may be in one line

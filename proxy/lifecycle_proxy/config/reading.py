@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from lifecycle_proxy.config.names import struct_in, unknown_key
-from lifecycle_proxy.config.plain import mismatch, no_table, shown
+from lifecycle_proxy.config.plain import mismatch, no_table, shown, without_none
 
 Note = Callable[[str, str], None]
 
@@ -57,6 +57,7 @@ class Reader:
             key: where it stands in the settings.
             default: of the setting, for the message.
         """
+        kind = without_none(kind)
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         inner = struct_in(kind)
         if inner is not None:

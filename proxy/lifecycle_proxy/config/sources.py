@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from lifecycle_proxy.config import file as files
-from lifecycle_proxy.config.names import ENV_PREFIX, ENV_SHORT, fields, struct_in, unknown_variable
+from lifecycle_proxy.config.names import ENV_PREFIX, ENV_SHORT, fields, tables, unknown_variable
 from lifecycle_proxy.config.reading import Note, Reader, from_text
 
 _FLAGS: Final = {
@@ -99,8 +99,7 @@ class Sources:
             if name in (variable, "CONFIG") or _is_foreign(name, text):
                 continue
             table, _, key = ENV_SHORT.get(name, name).lower().partition("__")
-            place, tables = f"environment {variable}", fields(self._root)
-            kind = struct_in(tables[table]) if table in tables else None
+            place, kind = f"environment {variable}", tables(self._root).get(table)
             if kind is None or key not in fields(kind):
                 self._problems.append(Problem(place, "", unknown_variable(name, text, self._root)))
                 continue
@@ -118,15 +117,16 @@ class Sources:
             if value is None:
                 continue
             place, (table, _, key) = _FLAGS.get(dotted, ""), dotted.partition(".")
-            if table not in fields(self._root):
-                Reader(self._root, self._noting(place)).table({table: value}, self._root)
+            if not key or table not in tables(self._root):  # not a key of a table
+                whole = Reader(self._root, self._noting(place)).table({table: value}, self._root)
+                self.tree.update(whole)
                 continue
             self.flags.append(place)
             self._set(table, key, value, place)
 
     def has_problem(self, *keys: str) -> bool:
-        """Whether anything is wrong with one of these."""
-        return any(problem.key in keys for problem in self._problems)
+        """Whether anything is wrong with one of these, or with what is in it."""
+        return any(problem.key.startswith(keys) for problem in self._problems)
 
     def check(self) -> None:
         """Refuse settings with mistakes.
@@ -141,8 +141,7 @@ class Sources:
             raise ConfigError(*first, more)
 
     def _set(self, table: str, key: str, value: Any, place: str, *, strict: bool = True) -> None:
-        kind = struct_in(fields(self._root)[table])
-        assert kind is not None, "each table is one"
+        kind = tables(self._root)[table]
         reader = Reader(self._root, self._noting(place), strict=strict)
         good = reader.table({key: value}, kind, f"{table}.")
         self.tree[table] = msgspec.structs.replace(self.tree.get(table, kind()), **good)
