@@ -15,7 +15,7 @@ The path of the data, and the packages (``tests/test_layout.py``: which may impo
     state/       data that outlives a request: calls whose results have not arrived
     recording/   the cassette format, redaction, the recorder
     faults/      fault injection: rules, plans, changes of the bytes
-    upstream/    requests to the upstream: limits, retries, errors, connections
+    upstream/    requests to one upstream or one of several: choice, failover, errors, connections
     relay/       from the upstream to the client: bodies, event streams, WebSockets, the watchdog
     middleware/  runs for every request: drain, keys, CORS, errors
     server/      listening: sockets, client connections, worker processes

@@ -6,7 +6,7 @@ from lifecycle_proxy.core.apis import CHAT, RESPONSES, Api
 from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.routes import split_profile
+from lifecycle_proxy.exchange.routes import split_prefixes
 from lifecycle_proxy.handlers.dialect_selection import SPAN_HEADER, DialectSelector, span
 from multidict import CIMultiDict
 
@@ -192,7 +192,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_a_profile_is_split_from_the_path(path: str, split: tuple[str | None, str]) -> None:
-    assert split_profile(path) == split
+    found = split_prefixes(path)
+    assert (found.profile, found.path) == split
 
 
 @pytest.mark.parametrize(

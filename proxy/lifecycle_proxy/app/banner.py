@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lifecycle_proxy import __version__
+from lifecycle_proxy.app import route_report
 from lifecycle_proxy.config import checks
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Loaded, Settings
@@ -61,7 +63,7 @@ class Banner:
     def __call__(self, where: str) -> None:
         settings = self._loaded.settings
         lines = list(self._lines()) if self.is_shown else []
-        lines.append(f"listening on {where} -> {settings.upstream_base}")
+        lines.append(f"listening on {where} -> {', '.join(route_report.bases(settings))}")
         write(lines, self._stream)
 
     def _lines(self) -> Iterator[str]:
@@ -69,9 +71,13 @@ class Banner:
         paint = _painted if coloured(self._stream) else _unpainted
         yield paint(f"lifecycle-proxy {__version__}", _BOLD)
         yield _line("settings", _sources(self._loaded))
-        problem, url = probe(settings), settings.upstream_base
-        line = _line("upstream", url if problem is None else f"{url} ({problem or 'connected'})")
-        yield paint(line, _YELLOW) if problem else line
+        each = route_report.each(settings)
+        with ThreadPoolExecutor(len(each)) as threads:
+            problems = list(threads.map(probe, each.values()))
+        for (name, own), problem in zip(each.items(), problems, strict=True):
+            text = f"{name}{own.upstream_base}"
+            text = text if problem is None else f"{text} ({problem or 'connected'})"
+            yield paint(_line("upstream", text), _YELLOW) if problem else _line("upstream", text)
         yield _line("events", _events(settings))
         yield _line("recording", _recording(settings))
         yield from _notices(settings, paint)
@@ -87,7 +93,11 @@ def report(loaded: Loaded, most: int = _MOST_CHANGED) -> Iterator[str]:
     settings = loaded.settings
     yield _line("settings", _sources(loaded))
     yield _line("listen", _listen(settings))
-    yield _line("upstream", f"{settings.upstream_base} ({_key(settings)})")
+    if settings.is_routed:
+        for number, text in enumerate(route_report.lines(settings)):
+            yield _line("" if number else "upstreams", text)
+    else:
+        yield _line("upstream", f"{settings.upstream_base} ({_key(settings)})")
     yield _line("events", _events(settings))
     yield _line("recording", _recording(settings))
     if settings.streams.store != "memory":
@@ -207,7 +217,7 @@ def _count(number: int, noun: str) -> str:
 def _changed(settings: Settings) -> Iterator[str]:
     """The settings that differ from their default and are in no other line. No secrets."""
     default = Settings()
-    for table in ("server", "upstream", "lifecycle", "recording", "streams"):
+    for table in ("server", "upstream", "failover", "lifecycle", "recording", "streams"):
         own, usual = getattr(settings, table), getattr(default, table)
         for name in own.__struct_fields__:
             key, value = f"{table}.{name}", msgspec.to_builtins(getattr(own, name))

@@ -16,6 +16,8 @@ from lifecycle_proxy.exchange.model import Listener
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.handlers.forward import Forwarder, selector
+from lifecycle_proxy.handlers.models import ModelsEndpoint
+from lifecycle_proxy.handlers.routing import Router
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.handlers.stream_opening import StreamOpener
 from lifecycle_proxy.handlers.stream_reading import stream_endpoints
@@ -26,10 +28,12 @@ from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
 from lifecycle_proxy.state.event_log import EventLog
+from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.connection import StreamingProtocol
+from lifecycle_proxy.upstream.pool import UpstreamPool
 
 log = logging.getLogger("proxy.app")
 
@@ -58,7 +62,9 @@ class ProxyApp(Service):
         event_log: EventLog | None = None,
     ) -> None:
         own = settings.upstream
-        keys = ApiKeys(settings.server.api_keys, own.api_key, own.api_key_header)
+        # A pool adds the key of the upstream that it asks.
+        own_key = "" if settings.is_routed else own.api_key
+        keys = ApiKeys(settings.server.api_keys, own_key, own.api_key_header)
         self._metrics = metrics = Metrics()
         self.recording_mode = RecordingMode(
             settings, metrics.recording_lost, metrics.recording_omitted
@@ -70,19 +76,24 @@ class ProxyApp(Service):
         self.gateway = GatewayMiddleware(settings, keys, listeners, _Failures(metrics))
         self._shared = SharedState(settings, metrics)
         store = self._shared.calls if store is None else store
+        router = models = None
+        if isinstance(self._upstream, UpstreamPool):
+            router = Router(self._upstream, MadeIds())
+            models = ModelsEndpoint(self._upstream)
         sender = Sender(
             self._upstream,
             self.recording_mode,
             keys,
             self.watch,
             adds_forwarded=settings.server.forwarded,
+            router=router,
         )
         self._event_log = self._shared.events if event_log is None else event_log
         replay = StreamReplay(self._event_log)
         resuming = Resuming(settings, self._event_log, metrics.side, replay)
         opener = StreamOpener(settings, self._event_log, metrics.side, resuming)
         conversations = Conversations(settings, sender, selector(settings), store, opener)
-        self._forward = Forwarder(settings, sender, conversations).handle
+        self._forward = Forwarder(settings, sender, conversations, models).handle
         streams = stream_endpoints(
             settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
         )

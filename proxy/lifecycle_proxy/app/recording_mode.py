@@ -22,6 +22,7 @@ from lifecycle_proxy.replay.near_miss import Miss
 from lifecycle_proxy.replay.schedule import playable
 from lifecycle_proxy.replay.upstream import PlayedUpstream
 from lifecycle_proxy.upstream.client import HttpUpstream
+from lifecycle_proxy.upstream.pool import UpstreamPool
 from lifecycle_proxy.upstream.routes import UpstreamUrls
 
 HEADER: Final = "X-Lifecycle-Record"
@@ -60,6 +61,8 @@ class RecordingMode:
         """Where requests go: to the upstream, or, if nothing else may be asked, to recordings."""
         if self._played is not None and self._mode == "replay":
             return self._played
+        if self._settings.is_routed:
+            return UpstreamPool(self._settings)
         return HttpUpstream(self._settings)
 
     def start(self) -> None:
@@ -215,6 +218,7 @@ def opened(own: Recording) -> tuple[Mode, list[RecordedExchange]]:
 def redaction_of(settings: Settings) -> Redaction:
     """What a recording does not hold, and so is not asked of it either."""
     own, keys = settings.recording, [*settings.server.api_keys, settings.upstream.api_key]
+    keys += [one.api_key for one in settings.upstreams]
     return Redaction(
         headers=own.redact_headers,
         patterns=own.redact_patterns,

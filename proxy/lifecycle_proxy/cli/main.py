@@ -9,14 +9,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from lifecycle_proxy import __version__
-from lifecycle_proxy.app.banner import Banner, report, write
-from lifecycle_proxy.cli import recordings, usage
+from lifecycle_proxy.app.banner import Banner
+from lifecycle_proxy.cli import recordings, settings_commands, usage
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.core.printable import printable
@@ -28,14 +28,12 @@ T = TypeVar("T")
 
 log = logging.getLogger("proxy.cli")
 
-_FAULTS: Final = "refused without --allow-faults, since they break answers on purpose"
 _SERVE: Final = (
     "Run the proxy until SIGTERM or SIGINT. Then open streams have server.drain_timeout_s "
     "(30 seconds) to end; a second signal ends the proxy at once.\n"
     "Flags override the environment (LIFECYCLE_PROXY_UPSTREAM, LIFECYCLE_PROXY_LISTEN, "
     "LIFECYCLE_PROXY_SERVER__WORKERS, ...), which overrides the file, which overrides the defaults."
 )
-_CHECKED: Final = "TOML settings, such as config.toml (default: LIFECYCLE_PROXY_CONFIG)"
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _CURES: Final = {
@@ -96,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_serve(commands)
     _add_demo(commands)
-    _add_check(commands)
+    settings_commands.add(commands, _run)
     recordings.add(commands, _run)
     return parser
 
@@ -166,20 +164,6 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(run=_demo)
 
 
-def _add_check(commands: Any) -> None:
-    check = usage.add(
-        commands,
-        "check-config",
-        brief="check a settings file, and print a summary",
-        description="Check FILE and the environment as serve would on this machine. If there are "
-        "no mistakes, print a summary of the settings; exit code 0. Otherwise print all mistakes, "
-        "each with its place, key and correction; exit code 2.",
-        examples="config.toml",
-    )
-    check.add_argument("file", type=Path, nargs="?", metavar="FILE", help=_CHECKED)
-    check.set_defaults(run=_check, fail=check.error)
-
-
 def _loaded(
     arguments: argparse.Namespace, also: Sequence[config.Check] = (), **flags: Any
 ) -> config.Loaded:
@@ -201,7 +185,7 @@ def _loaded(
     file = arguments.config or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     loaded = config.read(Path(file) if file else None, flags=flags, also=also)
     if loaded.settings.faults.rules and not arguments.allow_faults:
-        raise config.ConfigError(str(file or ""), "faults", _FAULTS)
+        raise config.ConfigError(str(file or ""), "faults", settings_commands.FAULTS)
     return loaded
 
 
@@ -255,32 +239,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     usual = loaded.settings.server.listen == config.Server().listen
     any_port = usual and arguments.listen is None
     return _run(demo.run(loaded, once=arguments.once, any_port=any_port))
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    file = arguments.file or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
-    if not file:
-        arguments.fail("FILE is missing: name the settings file, such as config.toml")
-    loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
-    settings = loaded.settings
-    if settings.recording.mode in ("replay", "once", "new_episodes"):
-        from lifecycle_proxy.app import recording_mode
-
-        recording_mode.opened(settings.recording)
-    write([f"{file}: ok", *report(loaded)], sys.stdout)
-    for text in _warnings(settings):
-        print(f"lifecycle-proxy: warning: {printable(text)}", file=sys.stderr)
-    return 0
-
-
-def _warnings(settings: config.Settings) -> Iterator[str]:
-    for one in checks.warnings(settings):
-        yield f"{one.key}: {one.text}"
-    if settings.faults.rules:
-        yield f"faults: {_FAULTS}"
-    if machine.in_use(settings):
-        who = "another program, or the proxy that is running now"
-        yield f"server.listen: something listens on {settings.server.listen} already: {who}"
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -20,7 +20,7 @@ from lifecycle_proxy.app import serve
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
-from lifecycle_proxy.exchange.routes import split_profile
+from lifecycle_proxy.exchange.routes import split_prefixes
 from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, load
 from lifecycle_proxy.recording.cassette_file import CassetteError, files
 from lifecycle_proxy.replay import server as replay
@@ -159,7 +159,7 @@ async def _recorded_again(
 def _seen_by_upstream(exchange: RecordedExchange) -> RecordedExchange:
     """With the path that a proxy sends to an upstream at ``/v1``, whatever it was then."""
     request = exchange.request
-    target = split_profile(request.target)[1]
+    target = split_prefixes(request.target).path
     return replace(exchange, request=replace(request, target=target), forwarded=None)
 
 

@@ -35,6 +35,13 @@ def scope_of(headers: Mapping[str, str]) -> str:
     return _scope(headers).key
 
 
+def tenant_of(headers: Mapping[str, str]) -> str:
+    """What is the same for all requests with the same credential; "" without one. A hash."""
+    parts = [headers.get(name, "").strip() for name in CREDENTIALS]
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest() if any(parts) else ""
+
+
 def maybe_scope(headers: Mapping[str, str]) -> Scope | None:
     """The scope of a request; None where nothing tells its user from others."""
     scope = _scope(headers)

@@ -17,6 +17,7 @@ from lifecycle_proxy.core.apis import APIS, CHAT, Api, ApiName
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import Envelope, LifecycleEvent, ToolCompleted
 from lifecycle_proxy.exchange.ends import Ended, SideEnd, ended_by
+from lifecycle_proxy.exchange.failover import Failover
 
 Route = ApiName | Literal["websocket", "own", "other"]
 Headers = tuple[tuple[str, str], ...]
@@ -25,12 +26,8 @@ SideName = Literal["upstream", "client"]
 
 
 _OF_BYTES: Final = (
-    "on_request_body",
-    "on_forwarded",
-    "on_head",
-    "on_chunk",
-    "on_write",
-    "on_side_end",
+    *("on_request_body", "on_forwarded", "on_head"),
+    *("on_chunk", "on_write", "on_side_end"),
 )
 
 
@@ -134,6 +131,14 @@ class Listener:
             events: in order.
         """
 
+    def on_failover(self, exchange: "Exchange", failover: Failover) -> None:
+        """A target failed, and the next one is asked.
+
+        Args:
+            exchange: whose request goes on.
+            failover: from where to where, and why.
+        """
+
     def on_end(self, exchange: "Exchange") -> None:
         """The exchange has ended."""
 
@@ -191,6 +196,9 @@ class Listeners(Listener):
     def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
         self._each(lambda one: one.on_lifecycle(exchange, events))
 
+    def on_failover(self, exchange: "Exchange", failover: Failover) -> None:
+        self._each(lambda one: one.on_failover(exchange, failover))
+
     def on_end(self, exchange: "Exchange") -> None:
         self._each(lambda one: one.on_end(exchange))
 
@@ -213,6 +221,7 @@ class Exchange:
         target: raw path and query, also of a request line in absolute form.
         client: the peer's address.
         model: as requested, "" if that is not known.
+        upstream: the name of the one that answers, or failed last; "" where there is one only.
         error: the code of the proxy's own error, "" without one.
         cause: how the upstream failed, in words; "" if it did not.
         chunks: reads that were forwarded.
@@ -237,6 +246,7 @@ class Exchange:
     route: Route = "other"
     started: float = field(default_factory=time.monotonic)
     model: str = ""
+    upstream: str = ""
     dialect: str = ""
     stream: bool = False
     status: int = 0

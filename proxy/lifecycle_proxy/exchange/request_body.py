@@ -20,6 +20,7 @@ _KEEP_BYTES: Final = 1 << 20
 _THREAD_BYTES: Final = 1 << 13
 _DECODING_THREAD_BYTES: Final = 1 << 14  # decompressed it may be a thousand times as large
 _TAIL_BYTES: Final = 1 << 18
+_Data = bytes | AsyncIterator[bytes] | None
 _NO_TOOLS: Final = frozenset[str]()
 _ABSENT: Final = msgspec.Raw(b"null")
 _MAX_MESSAGES: Final = 4096  # of the end of a conversation
@@ -190,10 +191,13 @@ async def followed(body: AsyncIterator[bytes], exchange: Exchange) -> AsyncItera
     exchange.listeners.on_request_body(exchange, b"")
 
 
-async def whole(
-    body: bytes | AsyncIterator[bytes] | None,
-) -> bytes | AsyncIterator[bytes] | None:
-    """A streamed body whole, if it is of ordinary size; else as it comes."""
+async def whole(body: _Data, most: int = _LOOK_BYTES) -> _Data:
+    """A streamed body whole, if it is of ordinary size; else as it comes.
+
+    Args:
+        body: perhaps streamed.
+        most: the largest that is ordinary, in bytes.
+    """
     if body is None or isinstance(body, bytes):
         return body
     pieces: list[bytes] = []
@@ -201,7 +205,7 @@ async def whole(
     async for piece in body:
         pieces.append(piece)
         size += len(piece)
-        if size > _LOOK_BYTES:
+        if size > most:
             return _rejoined(pieces, body)
     return b"".join(pieces)
 

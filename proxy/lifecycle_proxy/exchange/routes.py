@@ -5,8 +5,8 @@ Only the end of the path counts, so that base URLs of any form are alike: ``/v1/
 """
 
 import re
-from typing import Final
-from urllib.parse import parse_qs
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs, quote, unquote_plus
 
 from aiohttp import web
 
@@ -16,6 +16,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
 STREAMS_PREFIX: Final = "/-/streams/"
+UPSTREAM_PREFIX: Final = "/-/to/"
 COMPAT_PREFIX: Final = "/-/compat/"
 _STREAM_ID: Final = "([A-Za-z0-9_-]{1,64})"
 _RUN: Final = re.compile(rf"/(?:runs|pipelines)/{_STREAM_ID}/events")
@@ -54,8 +55,8 @@ def split_absolute(raw: str) -> tuple[str | None, str]:
 
 
 def is_own(path: str) -> bool:
-    """Whether a path is answered by the proxy itself. Profiles are the upstream's in disguise."""
-    return path.startswith(OWN_PREFIX) and not path.startswith(PROFILE_PREFIX)
+    """Whether a path is answered by the proxy itself. The others here have a prefix only."""
+    return path.startswith(OWN_PREFIX) and not path.startswith((PROFILE_PREFIX, UPSTREAM_PREFIX))
 
 
 def maybe_compat(path: str) -> tuple[str, str] | None:
@@ -114,9 +115,64 @@ def is_upgrade(request: web.Request) -> bool:
     )
 
 
-def split_profile(path: str) -> tuple[str | None, str]:
-    """``/-/as/NAME/v1/x`` as NAME and ``/v1/x``; any other path as it is."""
-    if not path.startswith(PROFILE_PREFIX):
-        return None, path
-    name, slash, rest = path[len(PROFILE_PREFIX) :].partition("/")
-    return name, slash + rest or "/"
+class Prefixes(NamedTuple):
+    """What a base URL such as ``/-/as/NAME/v1`` or ``/-/to/NAME/v1`` asks for, and the rest.
+
+    Attributes:
+        profile: a dialect; None without one.
+        upstream: a name; None without one.
+        prefix: what stands before the path.
+        path: what the upstream is asked for.
+    """
+
+    profile: str | None
+    upstream: str | None
+    prefix: str
+    path: str
+
+
+def split_prefixes(target: str) -> Prefixes:
+    """``/-/as/NAME/v1/x`` as NAME and ``/v1/x``; the same with ``/-/to/``, or with both.
+
+    Args:
+        target: raw path and query.
+    """
+    profile: str | None = None
+    upstream: str | None = None
+    prefix, rest = "", target
+    while rest.startswith(OWN_PREFIX):
+        if profile is None and rest.startswith(PROFILE_PREFIX):
+            before, profile = PROFILE_PREFIX, rest[len(PROFILE_PREFIX) :].partition("/")[0]
+            before += profile
+        elif upstream is None and rest.startswith(UPSTREAM_PREFIX):
+            before, upstream = UPSTREAM_PREFIX, rest[len(UPSTREAM_PREFIX) :].partition("/")[0]
+            before += upstream
+        else:
+            break
+        prefix, rest = prefix + before, rest[len(before) :]
+    return Prefixes(profile, upstream, prefix, rest or "/")
+
+
+def maybe_model(path: str) -> str | None:
+    """The model that a target names in its query, as WebSockets do (``/v1/realtime?model=X``).
+
+    Args:
+        path: raw path and query.
+    """
+    values = parse_qs(path.partition("?")[2], keep_blank_values=True).get("model")
+    return values[-1] if values else None
+
+
+def with_model(path: str, model: str) -> str:
+    """A target with another value of ``model`` in its query; nothing else is written anew.
+
+    Args:
+        path: raw path and query.
+        model: the new name.
+    """
+    path, mark, query = path.partition("?")
+    pairs = [
+        f"model={quote(model, safe='')}" if unquote_plus(one.partition("=")[0]) == "model" else one
+        for one in query.split("&")
+    ]
+    return f"{path}{mark}{'&'.join(pairs)}"

@@ -18,6 +18,7 @@ from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.connection import StreamingProtocol
+from lifecycle_proxy.upstream.pool import UpstreamPool
 
 # Probes come every few seconds from several sides; the upstream need not hear of each.
 _PROBE_FRESH_S: Final = 2.0
@@ -58,6 +59,9 @@ class AdminEndpoints:
             "/-/metrics": self.metrics,
             "/-/config": self.config,
         }
+        if isinstance(upstream, UpstreamPool):
+            self._pool = upstream
+            self._handlers["/-/upstreams"] = self.upstreams
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request to one of the proxy's own paths.
@@ -110,6 +114,10 @@ class AdminEndpoints:
         """The settings in force, without secrets."""
         return web.json_response(redacted(self._settings))
 
+    async def upstreams(self, request: web.Request) -> web.StreamResponse:
+        """How each upstream is, where there are several."""
+        return web.json_response({"upstreams": self._pool.states()})
+
     async def nothing(self, request: web.Request) -> web.StreamResponse:
         """Any other path under ``/-/``.
 
@@ -126,6 +134,8 @@ def redacted(settings: Settings) -> dict[str, Any]:
     tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
     tree["streams"]["store"] = without_secrets(settings.streams.store)
     tree["streams"]["token_key"] = _HIDDEN if settings.streams.token_key else ""
+    for one in tree["upstreams"]:
+        one["api_key"] = _HIDDEN if one["api_key"] else ""
     tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
     secret = {name.lower() for name in settings.recording.redact_headers}
     for rule in tree["lifecycle"]["clients"]:

@@ -8,11 +8,13 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.exchange import routes
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.faults.live import PLAN, response_of
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.handlers.dialect_selection import DialectSelector
+from lifecycle_proxy.handlers.models import ModelsEndpoint
 from lifecycle_proxy.handlers.passthrough import Passthrough
 from lifecycle_proxy.handlers.sending import Sender
 
@@ -24,9 +26,16 @@ class Forwarder:
         settings: everything.
         sender: sends requests to the upstream.
         conversations: handles requests whose response may be an event stream.
+        models: answers for all upstreams what models there are; None where there is one upstream.
     """
 
-    def __init__(self, settings: Settings, sender: Sender, conversations: Conversations) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sender: Sender,
+        conversations: Conversations,
+        models: ModelsEndpoint | None = None,
+    ) -> None:
         self._rules = settings.faults.rules
         self._faults = FaultPolicy(settings.faults.rules, settings.faults.seed)
         self._numbers = itertools.count(1)
@@ -34,11 +43,23 @@ class Forwarder:
         self._keys = sender.keys
         self._passthrough = Passthrough(sender, settings.upstream.websocket_idle_s)
         self._selector = selector(settings)
+        self._is_routed = settings.is_routed
+        self._models = models
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Any request but those for the proxy's own paths."""
-        profile, path = routes.split_profile(self._keys.without_keys(request[EXCHANGE].target))
+        """Any request but those for the proxy's own paths.
+
+        Raises:
+            ProxyError: ``not_found``: an upstream is named where there is one only.
+        """
+        asked = routes.split_prefixes(self._keys.without_keys(request[EXCHANGE].target))
+        profile, path = asked.profile, asked.path
+        if asked.upstream is not None and not self._is_routed:
+            message = f"the proxy has nothing at {request[EXCHANGE].path[:200]}"
+            raise ProxyError("not_found", f"{message}: it has one upstream only")
         if self._rules and (answer := await self._maybe_fault(request)):
+            return answer
+        if self._models is not None and (answer := await self._models.maybe(request, asked)):
             return answer
         route = request[EXCHANGE].route
         if (api := APIS.get(route)) is not None:

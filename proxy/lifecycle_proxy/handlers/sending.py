@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import (
     RequestBody,
     UpstreamClient,
@@ -16,10 +16,12 @@ from lifecycle_proxy.exchange.ports import (
     UpstreamResponse,
 )
 from lifecycle_proxy.faults.live import PLAN, FaultyResponse
+from lifecycle_proxy.handlers.routing import Router
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.watchdog import StreamWatchdog, Watched
 from lifecycle_proxy.relay.websocket import Tunnel
+from lifecycle_proxy.upstream.failover import RoutedUpstream
 
 _Result = TypeVar("_Result")
 
@@ -71,6 +73,7 @@ class Sender:
         keys: replaces the client's credentials with the upstream's.
         watchdog: looks after the open streams.
         adds_forwarded: whether the upstream gets X-Forwarded headers.
+        router: decides which upstream is asked, where there are several.
     """
 
     def __init__(
@@ -81,12 +84,14 @@ class Sender:
         watchdog: StreamWatchdog,
         *,
         adds_forwarded: bool = False,
+        router: Router | None = None,
     ) -> None:
         self._upstream = upstream
         self._recordings = recordings
         self.keys = keys
         self._watchdog = watchdog
         self._adds_forwarded = adds_forwarded
+        self._router = router
 
     def headers(self, request: web.Request, data: RequestBody) -> CIMultiDict[str]:
         """The request's headers for the upstream.
@@ -121,7 +126,7 @@ class Sender:
         if self._recordings.concerns(request):
             response = await self._recorded(request, wanted, original)
         else:
-            response = await self._ask(request[EXCHANGE], wanted)
+            response = await self._ask(request, wanted)
         plan = request.get(PLAN)
         return FaultyResponse(response, plan) if plan else response
 
@@ -134,10 +139,15 @@ class Sender:
         if response is None:
             body = wanted.body if is_unchanged else original
             self._recordings.begin(request, body, wanted.headers)
-            response = await self._ask(request[EXCHANGE], wanted)
+            response = await self._ask(request, wanted)
         return response
 
-    async def _ask(self, exchange: Exchange, wanted: UpstreamRequest) -> UpstreamResponse:
+    async def _ask(self, request: web.Request, wanted: UpstreamRequest) -> UpstreamResponse:
+        exchange = request[EXCHANGE]
+        upstream: RoutedUpstream | UpstreamClient = self._upstream
+        if self._router is not None:
+            upstream, wanted = await self._router.route(request, wanted)
+
         def on_retry() -> None:
             exchange.retries += 1
 
@@ -147,10 +157,10 @@ class Sender:
             if not (body is None or isinstance(body, bytes)):
                 wanted = wanted._replace(body=request_body.followed(body, exchange))
             changed = body if isinstance(body, bytes) and rewritten else None
-            target = self._upstream.target(wanted.path)
+            target = upstream.target(wanted.path)
             listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
         wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded
-        response = await self._upstream.open(wanted, on_retry)
+        response = await upstream.open(wanted, on_retry)
         if listeners.follow_bytes:
             own = response.raw_headers
             listeners.on_head(exchange, "upstream", response.status, response.reason, own)

@@ -10,13 +10,15 @@ from urllib.parse import unquote, unquote_plus
 
 from multidict import CIMultiDict, MultiMapping
 
+from lifecycle_proxy.exchange.credentials import (
+    SUBPROTOCOL_KEY,
+    drop_subprotocol_key,
+    set_key,
+    subprotocols,
+)
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import CREDENTIALS
-from lifecycle_proxy.exchange.routes import is_messages
 
-# How browsers send a key with a WebSocket, since they can set no header (OpenAI's own clients).
-_SUBPROTOCOL_KEY: Final = "openai-insecure-api-key."
-_SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
 # Keys of this length are found within a value, too; a shorter one may be an ordinary word.
 _UNMISTAKABLE: Final = 8
 _AUTHORIZATION: Final = "Authorization"
@@ -69,13 +71,8 @@ class ApiKeys:
             return
         for name in CREDENTIALS:
             headers.popall(name, None)
-        _drop_subprotocol_key(headers)
-        if self._header.lower() in ("", "authorization"):
-            headers[_AUTHORIZATION] = f"Bearer {self._upstream}"
-        else:
-            headers[self._header] = self._upstream
-        if not self._header and (is_messages(path) or "Anthropic-Version" in headers):
-            headers["X-Api-Key"] = self._upstream
+        drop_subprotocol_key(headers)
+        set_key(headers, self._upstream, self._header, path)
 
     def without_keys(self, path: str) -> str:
         """A target without the values of its query that are a key of the proxy's.
@@ -93,7 +90,7 @@ class ApiKeys:
         return f"{path}?{query}" if query else path
 
     def _drop_ours(self, headers: CIMultiDict[str]) -> None:
-        _drop_subprotocol_key(headers)
+        drop_subprotocol_key(headers)
         for name in {name.lower() for name in headers}:
             values = headers.getall(name)
             if name == "cookie":
@@ -136,22 +133,8 @@ def _basic(value: str) -> str:
         return ""
 
 
-def _subprotocols(headers: Headers) -> list[str]:
-    lines = ",".join(headers.getall(_SUBPROTOCOLS, ()))
-    return [part.strip() for part in lines.split(",") if part.strip()]
-
-
 def _subprotocol(headers: Headers) -> str:
-    for name in _subprotocols(headers):
-        if name.startswith(_SUBPROTOCOL_KEY):
-            return name.removeprefix(_SUBPROTOCOL_KEY)
+    for name in subprotocols(headers):
+        if name.startswith(SUBPROTOCOL_KEY):
+            return name.removeprefix(SUBPROTOCOL_KEY)
     return ""
-
-
-def _drop_subprotocol_key(headers: CIMultiDict[str]) -> None:
-    names = _subprotocols(headers)
-    kept = [name for name in names if not name.startswith(_SUBPROTOCOL_KEY)]
-    if kept != names:
-        headers.popall(_SUBPROTOCOLS, None)
-        if kept:
-            headers[_SUBPROTOCOLS] = ", ".join(kept)

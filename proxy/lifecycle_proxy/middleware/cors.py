@@ -20,7 +20,9 @@ from lifecycle_proxy.exchange.routes import is_upgrade
 _MAX_AGE_S: Final = 600
 _PREFIX: Final = "access-control-"
 _EXPOSE: Final = "Access-Control-Expose-Headers"
-_EXPOSED: Final = ("X-Request-Id", "X-Stream-Id", "X-Stream-Url", "Retry-After")
+_EXPOSED: Final = (
+    *("X-Request-Id", "X-Stream-Id", "X-Stream-Url", "Retry-After", "X-Lifecycle-Upstream"),
+)
 _PREFLIGHT: Final = web.RequestKey("preflight", bool)
 _METHODS: Final = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")

@@ -12,6 +12,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from lifecycle_proxy.config.machine import is_for_this_machine
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.targets import settings_for, upstreams_of
 from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -55,7 +56,9 @@ class GatewayMiddleware:
         self._keys = keys
         own = settings.server
         self._hosts = Hosts(own.hosts, restricted=is_for_this_machine(settings))
-        self._redirects = Redirects(settings.upstream_base)
+        bases = {one.name: settings_for(settings, one) for one in upstreams_of(settings)}
+        bases[""] = settings
+        self._redirects = {name: Redirects(one.upstream_base) for name, one in bases.items()}
         self._hops = Hops()
         self._tokens = _Tokens()
         self._has_compat_paths = settings.streams.compat_paths
@@ -153,9 +156,9 @@ class GatewayMiddleware:
             response: its headers may be changed.
         """
         if any(name in response.headers for name in HEADERS):
-            profile, _ = routes.split_profile(request[EXCHANGE].target)
-            prefix = "" if profile is None else f"{routes.PROFILE_PREFIX}{profile}"
-            self._redirects.rewrite(response.headers, request.headers.get("Host", ""), prefix)
+            exchange, host = request[EXCHANGE], request.headers.get("Host", "")
+            prefix = routes.split_prefixes(exchange.target).prefix
+            self._redirects[exchange.upstream].rewrite(response.headers, host, prefix)
         self._cors.mark(request, response.headers)
 
     def _maybe_answer(self, request: web.Request) -> web.Response | None:

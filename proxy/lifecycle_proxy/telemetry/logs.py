@@ -54,7 +54,7 @@ class Access(dict[str, object]):
             "" if first_byte is None else f"(first byte {first_byte} ms)",
             f"{self['sent_bytes']} B",
             _tools(self["tools"]) if self["tools"] else "",
-            *(_shown(self[key]) for key in ("dialect", "model") if self[key]),
+            *(_shown(self[key]) for key in ("dialect", "model", "upstream") if self.get(key)),
             *(_shown(self[key]) for key in ("client", "request_id")),
         ]
         return " ".join(filter(None, parts))
@@ -177,8 +177,7 @@ class _BackgroundHandler(_Handler):
             return ""
 
     def _write(self) -> None:
-        records = [self._records.popleft() for _ in range(len(self._records))]
-        lines = [self._line(record) for record in records]
+        lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
         if self._lost:
             lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
             self._lost = 0
@@ -261,6 +260,7 @@ def access(exchange: Exchange) -> None:
         frames=exchange.frames,
         dialect=exchange.dialect,
         model=exchange.model[:_VALUE_LENGTH],
+        **({"upstream": exchange.upstream} if exchange.upstream else {}),
     )
     # As Logger.info() does, but without its walk up the stack to find the caller.
     _ACCESS.handle(logging.LogRecord(_ACCESS.name, level, __file__, 0, fields, (), None))

@@ -27,9 +27,11 @@ from prometheus_client.registry import Collector
 from lifecycle_proxy import __version__
 from lifecycle_proxy.core.apis import CHAT
 from lifecycle_proxy.core.events import ToolCompleted
+from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.model import Exchange, Listener
 from lifecycle_proxy.telemetry.instruments import MetricFactory
 from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
+from lifecycle_proxy.telemetry.upstreams import UpstreamMetrics
 
 _SHARED_DIRECTORY: Final = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 _OPENMETRICS: Final = "application/openmetrics-text"
@@ -199,6 +201,7 @@ class Metrics(Listener):
         self._streams = _Streams(make)
         self._tools = _Tools(make)
         self.side = StreamMetrics(make)
+        self._upstreams = UpstreamMetrics(make, _FIRST_BYTE_S)
         text = "Exchanges that could not be recorded"
         # May be called from any thread.
         self.recording_lost = make.counter("recording_lost_total", text)[()].inc
@@ -222,8 +225,13 @@ class Metrics(Listener):
         now = time.monotonic()
         self._traffic.closed(exchange, now)
         self._streams.closed(exchange, now)
+        self._upstreams.closed(exchange)
         for call in exchange.tools:
             self.completed(call)
+
+    def on_failover(self, exchange: Exchange, failover: Failover) -> None:
+        """Count a target that failed, so that the next one is asked."""
+        self._upstreams.failed(failover)
 
     def completed(self, call: ToolCompleted) -> None:
         """Count a tool call that has ended."""

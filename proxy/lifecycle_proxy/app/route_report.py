@@ -1,0 +1,71 @@
+"""Where models lead, in lines for people: ``check-config``, ``routes`` and the banner."""
+
+from collections.abc import Iterator
+
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.targets import (
+    SINGLE,
+    Groups,
+    NamedUpstream,
+    leads,
+    settings_for,
+    upstreams_of,
+)
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.upstream.choice import RequestFacts
+from lifecycle_proxy.upstream.pool import UpstreamPool
+
+
+def each(settings: Settings) -> dict[str, Settings]:
+    """The settings of each upstream, by what is printed in front of its URL."""
+    if not settings.upstreams:
+        return {"": settings}
+    return {f"{one.name} ": settings_for(settings, one) for one in settings.upstreams}
+
+
+def bases(settings: Settings) -> list[str]:
+    """The base URL of each upstream."""
+    return [one.upstream_base for one in each(settings).values()]
+
+
+def lines(settings: Settings) -> Iterator[str]:
+    """Each upstream, and where each name of ``[models]`` leads."""
+    for one in upstreams_of(settings):
+        base = settings_for(settings, one).upstream_base
+        yield f"{one.name}: {base}, {_models(one)} ({_key(one)})"
+    names = [one.name for one in upstreams_of(settings)]
+    for name, groups in leads(settings.models, names).items():
+        yield f"{name} -> {described(groups)}"
+
+
+async def lead(settings: Settings, model: str) -> tuple[str, bool]:
+    """Where a request for a model goes, and whether it goes anywhere.
+
+    Args:
+        settings: everything.
+        model: as a client names it.
+    """
+    pool = UpstreamPool(settings)
+    await pool.start()
+    try:
+        choice = await pool.choose(RequestFacts(model))
+    except ProxyError as error:
+        return error.message, False
+    finally:
+        await pool.close()
+    return f"{model} -> {described(choice.groups)} ({choice.why})", True
+
+
+def described(groups: Groups) -> str:
+    """Targets in order: ``a/x, then b/y or c/z``."""
+    return ", then ".join(" or ".join(map(str, group)) for group in groups)
+
+
+def _models(one: NamedUpstream) -> str:
+    return f"models {', '.join(one.models)}" if one.models else "the models that it lists"
+
+
+def _key(one: NamedUpstream) -> str:
+    if one.api_key:
+        return "with its api_key" if one.name != SINGLE else "with upstream.api_key"
+    return "with the clients' own key" if one.client_key == "pass" else "without a key"
