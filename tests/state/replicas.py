@@ -98,6 +98,9 @@ class Across:
         await sent(self._writer)
         return await self._reader.offset_of(key, seq)
 
+    async def idle_s(self, key: StreamKey) -> float:
+        return await self._writer.idle_s(key)
+
     async def wait_for(self, key: StreamKey, wait_s: float) -> bool:
         return await self._reader.wait_for(key, wait_s)
 

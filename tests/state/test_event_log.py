@@ -1,6 +1,7 @@
 """What every event log does (``log``: one of each kind), and the bounds of the one in memory."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -399,3 +400,12 @@ async def test_only_so_many_are_known_to_have_been() -> None:
         await log.read(StreamKey("o", "0"), 0, 0)
     with pytest.raises(StreamExpiredError):
         await log.read(StreamKey("o", "1"), 0, 0)
+
+
+async def test_when_bytes_were_read_last(log: EventLog) -> None:
+    writer = await begun(log, is_resumable=True)
+    assert await log.idle_s(_KEY) == math.inf
+    writer.write(b"x")
+    assert (await log.read_bytes(_KEY, 0, 0)).data == b"x"
+    assert await log.idle_s(_KEY) < _PATIENCE_S
+    assert await log.idle_s(StreamKey("o", "other")) == math.inf

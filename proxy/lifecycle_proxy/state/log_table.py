@@ -54,6 +54,10 @@ class LogTable(LogReader, Protocol):
         """Whether there is such a stream."""
         ...
 
+    async def idle_s(self, key: StreamKey) -> float:
+        """See ``EventLog``."""
+        ...
+
     async def claim(self, owner: str, name: str, claim: Claim, ttl_s: float) -> Claim:
         """See ``EventLog``. It fails where that does not."""
         ...

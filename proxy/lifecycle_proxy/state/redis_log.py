@@ -5,6 +5,7 @@ lease of the process that writes it ends the stream.
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ class RedisLog:
 
         state, is_gone, page = await self._ask(commands, read)
         if page is None or state is None:
-            raise _missing(is_gone)
+            raise stream.missing(is_gone)
         return state, page
 
     async def read_bytes(self, key: StreamKey, offset: int, wait_s: float) -> BytesPage:
@@ -160,12 +161,13 @@ class RedisLog:
             *stream.asked_state(keys),
             ("GETRANGE", keys.bytes, offset, offset + _PAGE_BYTES - 1),
             ("STRLEN", keys.bytes),
+            ("SET", keys.read, "", "PX", stream.READ_MS),
         ]
         while True:
             ticket = self._news.ticket(keys.news)
             state, data, size = await self._ask(
                 commands,
-                lambda replies: (_found(replies), bytes(replies[2]), int(replies[3])),
+                lambda replies: (stream.found(replies), bytes(replies[2]), int(replies[3])),
             )
             if not state.is_resumable:
                 raise StreamUnknownError
@@ -180,12 +182,18 @@ class RedisLog:
                 return BytesPage(head, data, end)
             await self._news.wait(keys.news, ticket, left)
 
+    async def idle_s(self, key: StreamKey) -> float:
+        """See ``EventLog``."""
+        asked = ("PTTL", StreamKeys.of(self._prefix, key).read)
+        left_ms = await self._ask([asked], lambda replies: int(replies[0]))
+        return math.inf if left_ms < 0 else (stream.READ_MS - left_ms) / 1000
+
     async def offset_of(self, key: StreamKey, seq: int) -> int:
         """See ``EventLog``."""
         keys = StreamKeys.of(self._prefix, key)
         commands = [*stream.asked_state(keys), ("XRANGE", keys.events, f"0-{seq}", f"0-{seq}")]
         _, found = await self._ask(
-            commands, lambda replies: (_found(replies), stream.entries(replies[2]))
+            commands, lambda replies: (stream.found(replies), stream.entries(replies[2]))
         )
         return found[0][1].offset if found else 0
 
@@ -214,7 +222,7 @@ class RedisLog:
     ) -> tuple[StreamState, list[tuple[int, KeptEvent]], int]:
         return await self._ask(
             [*stream.asked_state(keys), stream.asked_all(keys), ("PTTL", keys.state)],
-            lambda replies: (_found(replies), stream.entries(replies[2]), int(replies[3])),
+            lambda replies: (stream.found(replies), stream.entries(replies[2]), int(replies[3])),
         )
 
     async def _ended_if_lost(self, keys: StreamKeys, state: StreamState) -> bool:
@@ -272,18 +280,6 @@ def _caught(
         return read(replies)
     except (StreamUnknownError, StreamExpiredError) as error:
         return error
-
-
-def _found(replies: list[Any]) -> StreamState:
-    """The state of a stream that is there."""
-    state = stream.maybe_state(replies[0])
-    if state is None:
-        raise _missing(bool(replies[1]))
-    return state
-
-
-def _missing(is_gone: bool) -> Exception:
-    return StreamExpiredError() if is_gone else StreamUnknownError()
 
 
 def _calls(running: Sequence[Fields]) -> dict[tuple[str, int], Fields]:

@@ -7,6 +7,7 @@
 ``bytes``  string what the client was written
 ``use``    string which process uses an id that its client has chosen
 ``gone``   string that there was such a stream
+``read``   string that its bytes were read: the time it has left says when
 ======== ====== ==================================================================================
 """
 
@@ -19,7 +20,13 @@ from lifecycle_proxy.state import redis_scripts as scripts
 from lifecycle_proxy.state.log_delta import LogDelta, as_event, decoded
 from lifecycle_proxy.state.memory_stream import KeptEvent
 from lifecycle_proxy.state.redis_link import Command
-from lifecycle_proxy.state.stream_records import Fields, Page, StreamKey
+from lifecycle_proxy.state.stream_records import (
+    Fields,
+    Page,
+    StreamExpiredError,
+    StreamKey,
+    StreamUnknownError,
+)
 
 NOT_NEW: Final = "equal or smaller"  # of an event that is there already
 _FIELDS: Final = ("last", "done", "lost", "open", "producer", "started", "resumable", "head", "end")
@@ -27,6 +34,7 @@ _PAGE_EVENTS: Final = 100
 _MAX_ID: Final = "0-18446744073709551615"
 LIVE_S: Final = 900.0  # how long one is kept that nobody hears of
 _GONE_S: Final = 3600.0
+READ_MS: Final = 86_400_000
 
 
 class StreamKeys(NamedTuple):
@@ -37,6 +45,7 @@ class StreamKeys(NamedTuple):
     bytes: str
     use: str
     gone: str
+    read: str
     news: str
 
     @classmethod
@@ -148,6 +157,27 @@ def maybe_state(reply: Any) -> StreamState | None:
         head or b"",
         (end or b"").decode(),
     )
+
+
+def found(replies: list[Any]) -> StreamState:
+    """The state of a stream that is there.
+
+    Args:
+        replies: to ``asked_state``.
+
+    Raises:
+        StreamUnknownError: there is none.
+        StreamExpiredError: there was one.
+    """
+    state = maybe_state(replies[0])
+    if state is None:
+        raise missing(bool(replies[1]))
+    return state
+
+
+def missing(is_gone: bool) -> Exception:
+    """Why there is no state."""
+    return StreamExpiredError() if is_gone else StreamUnknownError()
 
 
 def page(state: StreamState, replies: list[Any]) -> Page:

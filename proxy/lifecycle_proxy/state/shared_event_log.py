@@ -179,6 +179,11 @@ class SharedEventLog:
         """See ``EventLog``."""
         return await self._reader(key).offset_of(key, seq)
 
+    async def idle_s(self, key: StreamKey) -> float:
+        """See ``EventLog``."""
+        here_s = await self._own.idle_s(key)
+        return here_s and min(here_s, await self._table.idle_s(key))
+
     async def status(self, key: StreamKey) -> StreamStatus:
         """See ``EventLog``."""
         return await self._reader(key).status(key)
