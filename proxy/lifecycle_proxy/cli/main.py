@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.app.banner import Banner
-from lifecycle_proxy.cli import recordings, settings_commands, usage
+from lifecycle_proxy.cli import recordings, settings_commands, usage, watch
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.core.printable import printable
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     settings_commands.add(commands, _run)
     recordings.add(commands, _run)
+    watch.add(commands, _run)
     return parser
 
 

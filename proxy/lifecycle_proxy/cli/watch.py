@@ -1,0 +1,190 @@
+"""``watch``: a stream's events on a terminal, live."""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, NamedTuple, TextIO
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import orjson
+
+from lifecycle_proxy.cli import usage
+from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.printable import printable, wants_colour
+from lifecycle_proxy.core.stream_events import FINAL_TYPE
+from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
+from lifecycle_proxy.inspect.terminal import Paper
+from lifecycle_proxy.inspect.watching import WatchLines
+
+_PROXY: Final = "http://127.0.0.1:8787"
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEY_VARIABLE: Final = "OPENAI_API_KEY"
+_TRIES: Final = 5  # in a row, without an event
+_WAIT_S: Final = 2.0
+_SILENCE_S: Final = 60.0  # a comment comes every 10 s
+_MAX_EVENT_BYTES: Final = 8 << 20
+_MESSAGE_LENGTH: Final = 300
+_FAILED, _USAGE = 1, 2
+
+
+def add(commands: usage.Commands, run: usage.Run) -> None:
+    """Add the command.
+
+    Args:
+        commands: of argparse's ``add_subparsers``.
+        run: runs a coroutine to its end.
+    """
+    parser = usage.add(
+        commands,
+        "watch",
+        brief="show a stream's events, live",
+        description="Print the events of a stream as they come: tools, text where it is kept, the "
+        "end. STREAM is the value of X-Stream-Url or X-Stream-Id of the response, or the id that "
+        "the client chooses: then watch may be started first.\n"
+        "A connection that breaks is made anew, and nothing is missed. Exit code: 0 if the stream "
+        "was completed, 1 if it was not or cannot be read, 2 for wrong usage, an unknown stream or "
+        "a key that is not its own.",
+        examples="st_1f0c4e5a9b3d7c2e8a6f4b1d\n"
+        "my-stream-1 --proxy http://127.0.0.1:9000 --key env:PROXY_KEY\n"
+        "https://proxy.example/-/streams/my-stream-1/events",
+    )
+    parser.add_argument("stream", metavar="STREAM", help="a URL, a path of the proxy, or an id")
+    parser.add_argument(
+        "--proxy", default=_PROXY, metavar="URL", help="whose stream it is (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="the key of the chat's request; env:NAME reads a variable, '' sends none "
+        f"(default: {_KEY_VARIABLE}, if it is set)",
+    )
+    parser.add_argument(
+        "--after", type=int, default=0, metavar="N", help="only what came behind event N"
+    )
+    parser.set_defaults(run=lambda arguments: _watch(arguments, parser.error, run))
+
+
+def _watch(arguments: argparse.Namespace, fail: Callable[[str], Any], run: usage.Run) -> int:
+    url = _url(arguments.stream, arguments.proxy)
+    if url is None:
+        fail(f"{arguments.stream!r} is neither an id nor an http(s) URL of a stream")
+    key = arguments.key if arguments.key is not None else os.environ.get(_KEY_VARIABLE, "")
+    if key.startswith("env:"):
+        name = key.removeprefix("env:")
+        key = os.environ.get(name, "")
+        if not key:
+            fail(f"the environment variable {name} is not set, or is empty")
+    return run(watch(str(url), key, arguments.after))
+
+
+def _url(stream: str, proxy: str) -> str | None:
+    """The URL of a stream's events."""
+    if _ID.fullmatch(stream):
+        stream = f"{STREAMS_PREFIX}{stream}/events"
+    if stream.startswith("/"):
+        stream = proxy.rstrip("/").removesuffix("/v1") + stream
+    parts = urlsplit(stream)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return None
+    is_short = re.fullmatch(rf"{STREAMS_PREFIX}[\w-]+/?", parts.path) is not None
+    path = f"{parts.path.rstrip('/')}/events" if is_short else parts.path
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+class _RefusedError(Exception):
+    """The proxy does not give the stream, and will not."""
+
+
+class _Event(NamedTuple):
+    number: int
+    type: str
+    data: dict[str, Any]
+
+
+async def watch(
+    url: str, key: str, after: int = 0, *, stream: TextIO | None = None, wait_s: float = _WAIT_S
+) -> int:
+    """Print a stream's events until it ends.
+
+    Args:
+        url: of its events.
+        key: as bearer token; "" for none.
+        after: the number of the last event that is known.
+        stream: standard output, if not given.
+        wait_s: how long to wait before connecting anew, in seconds.
+
+    Returns:
+        The exit code.
+    """
+    out = sys.stdout if stream is None else stream
+    width = shutil.get_terminal_size((100, 24)).columns
+    lines = WatchLines(Paper(width, wants_colour(out.isatty(), os.environ)))
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_SILENCE_S)
+    tries = 0
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        while tries < _TRIES:
+            try:
+                async for event in _events(session, url, after):
+                    tries, after = 0, event.number or after
+                    for line in lines.of(event.type, event.data):
+                        print(line, file=out, flush=True)
+                    if event.type == FINAL_TYPE:
+                        return 0 if event.data.get("status") == "completed" else _FAILED
+                why = "the connection ended before the stream"
+            except _RefusedError as refused:
+                print(f"lifecycle-proxy: {printable(str(refused))}", file=sys.stderr)
+                return _USAGE
+            except (aiohttp.ClientError, TimeoutError) as failure:
+                why = str(failure) or type(failure).__name__
+            tries += 1
+            print(lines.note(f"{why}; connecting anew"), file=sys.stderr, flush=True)
+            await asyncio.sleep(wait_s)
+    print("lifecycle-proxy: the stream cannot be read", file=sys.stderr)
+    return _FAILED
+
+
+async def _events(session: aiohttp.ClientSession, url: str, after: int) -> AsyncIterator[_Event]:
+    """The events behind a number, on one connection.
+
+    Raises:
+        _RefusedError: there is nothing to read there.
+    """
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(after)} if after else {})}
+    async with session.get(url, headers=headers) as response:
+        if response.status == 204:
+            raise _RefusedError("the stream has ended, and nothing came behind that event")
+        if response.status in (503, 502, 504):
+            raise aiohttp.ClientConnectionError(f"status {response.status}")
+        if response.status != 200 or response.content_type != "text/event-stream":
+            raise _RefusedError(f"{_message(await response.read())} (status {response.status})")
+        parser = sse.Parser(_MAX_EVENT_BYTES)
+        async for data in response.content.iter_any():
+            for event in parser.feed(data):
+                if event.data and (found := _maybe_event(event)) is not None:
+                    yield found
+
+
+def _maybe_event(event: sse.Event) -> _Event | None:
+    try:
+        data = orjson.loads(event.data or b"")
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    number = data.get("seq")
+    name = event.name.decode("utf-8", "replace")
+    return _Event(number if type(number) is int else 0, name, data)
+
+
+def _message(body: bytes) -> str:
+    """What an error says."""
+    try:
+        return str(orjson.loads(body)["error"]["message"])[:_MESSAGE_LENGTH]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "no stream is there"
