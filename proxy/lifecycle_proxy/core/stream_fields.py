@@ -32,6 +32,8 @@ def usage_fields(usage: dict[str, Any]) -> dict[str, int]:
     Args:
         usage: as the API has it.
     """
+    if not usage:
+        return {}
     given = {
         "inputTokens": _first(usage, _INPUT),
         "outputTokens": _first(usage, _OUTPUT),

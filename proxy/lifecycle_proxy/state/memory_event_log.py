@@ -98,6 +98,8 @@ class MemoryEventLog:
             pass
         while self._event_bytes > limits.total_bytes and len(events):
             events.drop_oldest()
+        if not kept.is_wanted:
+            return
         if len(kept) > limits.resume_bytes:
             kept.give_up()
         while self._resume_bytes > limits.resume_total_bytes and self._evict():

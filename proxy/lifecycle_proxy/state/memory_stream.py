@@ -1,10 +1,8 @@
 """The events and the bytes of one stream, in memory. The bounds are the log's."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
@@ -46,9 +44,12 @@ class KeptEvents:
         count: called with the bytes that come and go.
     """
 
+    __slots__ = ("_changed", "_count", "_dropped", "_entries", "_open", "done", "last", "size")
+
     def __init__(self, count: _Count) -> None:
         self._count = count
-        self._entries: deque[KeptEvent] = deque()
+        self._entries: list[KeptEvent] = []
+        self._dropped = 0  # of the entries, at their beginning
         # Calls that began in what was dropped, and did not end in it.
         self._open: dict[tuple[str, int], Fields] = {}
         self._changed: asyncio.Event | None = None  # once somebody waits
@@ -57,11 +58,11 @@ class KeptEvents:
         self.done: Fields | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) - self._dropped
 
     @property
     def first(self) -> int:
-        return self.last - len(self._entries) + 1
+        return self.last - len(self) + 1
 
     def append(self, type_: EventType, data: Fields, at: float, offset: int) -> None:
         """Add one.
@@ -72,7 +73,8 @@ class KeptEvents:
             at: in seconds of Unix time.
             offset: how many bytes the client has got by now.
         """
-        entry = KeptEvent(at, type_, dumps(data), offset)
+        # orjson's bytes keep the buffer that they were written into, of 4 KiB at least.
+        entry = KeptEvent(at, type_, bytes(memoryview(dumps(data))), offset)
         self._entries.append(entry)
         self.last += 1
         if type_ == FINAL_TYPE:
@@ -106,18 +108,22 @@ class KeptEvents:
             most: how many at most.
         """
         start = max(seq + 1, self.first)
-        at = start - self.first
-        return list(enumerate(islice(self._entries, at, at + most), start))
+        return [(at, self._entry(at)) for at in range(start, min(start + most, self.last + 1))]
 
     def drop_oldest(self) -> None:
         """Keep one less."""
-        entry = self._entries.popleft()
+        entry = self._entries[self._dropped]
+        self._dropped += 1
         self._grow(-entry.size)
         follow(self._open, entry)
+        if self._dropped > len(self._entries) // 2:
+            del self._entries[: self._dropped]
+            self._dropped = 0
 
     def clear(self) -> None:
         """Keep none."""
         self._entries.clear()
+        self._dropped = 0
         self._grow(-self.size)
         self.wake()
 
@@ -125,7 +131,8 @@ class KeptEvents:
         """What is behind a cursor."""
         first, events, size = self.first, [], 0
         start = max(after + 1, first)
-        for seq, entry in enumerate(islice(self._entries, start - first, None), start):
+        for seq in range(start, self.last + 1):
+            entry = self._entry(seq)
             events.append(StreamEvent(seq, entry.at, entry.type, orjson.loads(entry.data)))
             size += entry.size
             if len(events) >= _PAGE_EVENTS or size >= _PAGE_BYTES:
@@ -136,14 +143,16 @@ class KeptEvents:
     def open_calls(self) -> tuple[Fields, ...]:
         """Data of the calls that have not ended."""
         open_ = dict(self._open)
-        for entry in self._entries:
-            follow(open_, entry)
+        for seq in range(self.first, self.last + 1):
+            follow(open_, self._entry(seq))
         return tuple(open_.values())
 
     def offset_of(self, seq: int) -> int:
         """How many bytes the client had got when an event came."""
-        at = seq - self.first
-        return self._entries[at].offset if 0 <= at < len(self._entries) else 0
+        return self._entry(seq).offset if self.first <= seq <= self.last else 0
+
+    def _entry(self, seq: int) -> KeptEvent:
+        return self._entries[seq - self.last - 1]
 
     def open_before(self) -> tuple[Fields, ...]:
         """Data of the calls that began in what was dropped, and did not end in it."""
@@ -173,11 +182,13 @@ class KeptBytes:
         is_wanted: they are to be kept; else nothing is.
     """
 
+    __slots__ = ("_changed", "_count", "_data", "_head", "end", "is_wanted", "total")
+
     def __init__(self, count: _Count, *, is_wanted: bool) -> None:
         self._count = count
         self._data = bytearray()
         self._head: BytesHead | None = None
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # once somebody waits
         self.is_wanted = is_wanted
         self.total = 0
         self.end: BytesEnd = ""
@@ -235,12 +246,14 @@ class KeptBytes:
 
     async def wait(self, wait_s: float) -> None:
         """Until something changes, or the time is over."""
+        self._changed = self._changed or asyncio.Event()
         await _wait(self._changed, wait_s)
 
     def wake(self) -> None:
         """Something has changed."""
-        self._changed.set()
-        self._changed.clear()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed.clear()
 
 
 def follow(open_: dict[tuple[str, int], Fields], entry: KeptEvent) -> None:
