@@ -120,7 +120,12 @@ class StreamOpener:
         with_text = request.get(_WITH_TEXT, with_text)
         if (resumable := request.get(RESUMABLE)) is not None:
             request[KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
-            return FollowedStreamLog(writer, with_text=with_text, release=resumable.release)
+            return FollowedStreamLog(
+                writer,
+                with_text=with_text,
+                release=resumable.release,
+                is_promised=bool(request[EXCHANGE].chosen_id),
+            )
         return FollowedStreamLog(writer, with_text=True) if with_text else StreamLog(writer)
 
     def _chosen(self, request: web.Request) -> str:

@@ -97,6 +97,7 @@ class FollowedStreamLog(StreamLog):
         writer: of the stream.
         with_text: write text events.
         release: called where the stream is not to be given again: it never was one, or it broke.
+        is_promised: the client knows of it, even if the response is none.
         batch_s: how long text is collected, in seconds.
     """
 
@@ -106,10 +107,12 @@ class FollowedStreamLog(StreamLog):
         *,
         with_text: bool,
         release: Callable[[], None] = lambda: None,
+        is_promised: bool = True,
         batch_s: float = _BATCH_S,
     ) -> None:
         super().__init__(writer)
         self._release = release
+        self._is_promised = is_promised
         self._reader = TextReader(_MAX_EVENT_BYTES) if with_text else None
         self._batch_s = batch_s
         self._texts: list[str] = []
@@ -150,7 +153,7 @@ class FollowedStreamLog(StreamLog):
     def on_end(self, exchange: Exchange) -> None:
         if exchange.ended not in ("done", "eof") or not exchange.stream:
             self._release()
-        if not (exchange.stream or exchange.chosen_id):
+        if not (exchange.stream or self._is_promised):
             self._writer.discard()
             return
         self._write_waiting(exchange, len(self._waiting))
