@@ -32,7 +32,7 @@ from lifecycle_proxy.core.observers.chat_fields import (
 from lifecycle_proxy.core.observers.identity import Identities
 from lifecycle_proxy.core.observers.json import dumps, is_error, loads
 
-MAX_BYTES: Final = 4 << 20  # of the result; so much is written as JSON twice in 50 ms at worst
+MAX_BYTES: Final = 4 << 20  # of the result; so much is written as JSON in 25 ms at worst
 _MAX_CHOICES: Final = 128  # as OpenAI's
 _MAX_FIELDS: Final = 50_000
 # Of a chunk only, or written anew. The obfuscation is random padding (OpenAI).

@@ -101,6 +101,7 @@ class ProgressBody:
         self._stages = StreamBody(exchange, pipeline, CHAT, is_compressed=False)
         self._parser = sse.Parser(max_bytes)
         self._assembler = Assembler(max_bytes)
+        self._response = b""
         self._steps = _Steps()
         exchange.listeners.add(self._steps)
 
@@ -115,15 +116,17 @@ class ProgressBody:
         if self._decompressor is not None:
             self._decompressor.check_end()
         self._assemble(self._parser.eof())
-        if not self._assembler.is_whole:
+        assembler = self._assembler
+        if not assembler.is_whole:
             raise ProxyError("upstream_protocol", _CUT)
+        self._respond(assembler.content, assembler.usage)
 
     def eof(self, now: float) -> bytes:
         """See ``Body``."""
         sent = self._exchange.sent_bytes
         self._stages.eof(now)
         self._exchange.sent_bytes = sent
-        return self._last(self._result())
+        return self._last(self._response + encoded("result", self._result()))
 
     def abort(self, failure: ProxyError, now: float) -> bytes:
         """See ``Body``. The error is the upstream's own, where it sent one."""
@@ -159,16 +162,15 @@ class ProgressBody:
             raise ProxyError("upstream_protocol", _ERROR)
 
     def _result(self) -> bytes:
-        assembler = self._assembler
-        return self._response(assembler.content, assembler.usage) + encoded(
-            "result", assembler.result()
-        )
+        return self._assembler.result()
 
-    def _response(self, content: str, usage: dict[str, Any]) -> bytes:
+    def _respond(self, content: str, usage: dict[str, Any]) -> None:
+        """Write the last event but one. The last is written in another turn of the event loop:
+        each may be large."""
         counts = [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total")]
         numbers = [count for count in counts if type(count) is int]
         tokens = (numbers[0], numbers[1], numbers[2]) if len(numbers) == len(counts) else None
-        return agentlang.llm_response(self._exchange.model, content, tokens)
+        self._response = agentlang.llm_response(self._exchange.model, content, tokens)
 
     def _last(self, end: bytes) -> bytes:
         out = self._own(self._steps.taken() + end)
@@ -196,7 +198,7 @@ class WholeProgressBody(ProgressBody):
         self._pieces: list[bytes] = []
         self._left = max_bytes
         self._now = 0.0
-        self._answer: dict[str, Any] = {}
+        self._answer = b""
 
     def check_end(self) -> None:
         """See ``Body``."""
@@ -209,11 +211,13 @@ class WholeProgressBody(ProgressBody):
             answer = None
         if not isinstance(answer, dict):
             raise ProxyError("upstream_protocol", _NO_ANSWER)
-        self._answer = answer
         if is_error(answer):
             self._assembler.error = answer.get("error") or answer
             raise ProxyError("upstream_protocol", _ERROR)
-        self._stages.feed(b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps(answer), self._now)
+        self._answer = orjson.dumps(answer)
+        self._stages.feed(b"data: %b\n\ndata: [DONE]\n\n" % self._answer, self._now)
+        usage = answer.get("usage")
+        self._respond(_content(answer), usage if isinstance(usage, dict) else {})
 
     def _observed(self, data: bytes, now: float) -> bytes:
         self._now = now
@@ -224,10 +228,7 @@ class WholeProgressBody(ProgressBody):
         return b""
 
     def _result(self) -> bytes:
-        answer = self._answer
-        usage = answer.get("usage")
-        response = self._response(_content(answer), usage if isinstance(usage, dict) else {})
-        return response + encoded("result", orjson.dumps(answer))
+        return self._answer
 
 
 def _content(answer: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""kilroy's contract, line by line, as far as it is the vocabulary's: see docs/streams.md.
+"""kilroy's contract, line by line, as far as it is the vocabulary's: see docs/vocabularies.md.
 
 That text is collected for 100 ms, and flushed in front of a tool event and the end, is the log's:
 ``tests/handlers/test_compat.py``.
