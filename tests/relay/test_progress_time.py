@@ -41,7 +41,9 @@ def _log_probabilities() -> Iterator[bytes]:
 
 def _fields() -> Iterator[bytes]:
     for start in range(0, 60_000, 1_000):
-        fields: dict[str, Any] = {f"f{number}": {"a": [1]} for number in range(start, start + 1_000)}
+        fields: dict[str, Any] = {
+            f"f{number}": {"a": [1]} for number in range(start, start + 1_000)
+        }
         yield delta(**fields)
 
 
