@@ -41,7 +41,9 @@ def frames(body: bytes, upstream: bytes) -> list[bytes]:
 
 
 def head(status: int, headers: Headers) -> tuple[int, list[tuple[str, str]]]:
-    return status, [pair for pair in headers if pair[0].lower() not in _OURS_ALONE]
+    """Names in small letters: what is recorded has those of the client that the proxy had then."""
+    named = ((name.lower(), value) for name, value in headers)
+    return status, [pair for pair in named if pair[0] not in _OURS_ALONE]
 
 
 async def played(file: Path) -> Iterator[tuple[RecordedExchange, Answer]]:

@@ -9,7 +9,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.client import HttpUpstream
 from lifecycle_proxy.upstream.collect import collect
-from lifecycle_proxy.upstream.response import HttpResponse
+from lifecycle_proxy.upstream.http1.response import HttpResponse
 from multidict import CIMultiDict
 
 from tests.fakes import DONE, Request, Upstream, Wire

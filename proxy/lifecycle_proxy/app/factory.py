@@ -32,7 +32,7 @@ from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
-from lifecycle_proxy.upstream.connection import StreamingProtocol
+from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 from lifecycle_proxy.upstream.pool import UpstreamPool
 
 log = logging.getLogger("proxy.app")
@@ -151,7 +151,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 async def _count(metrics: Metrics, event_log: EventLog) -> None:
     """Other processes show this one's numbers, too, so they cannot wait until somebody asks."""
     while True:
-        metrics.set_connections(StreamingProtocol.open_connections())
+        metrics.set_connections(ConnectionPool.open_connections())
         if isinstance(event_log, Sized):
             metrics.side.set_kept(len(event_log))
         await asyncio.sleep(_COUNT_S)

@@ -16,13 +16,17 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.banner import coloured, in_force
 from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
 from lifecycle_proxy.config import model as config
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.ports import UpstreamRequest
+from lifecycle_proxy.upstream.client import HttpUpstream
+from lifecycle_proxy.upstream.collect import collect
 
 _END_S: Final = 1.0
 _EVENT: Final = "hermes.tool.progress"
@@ -198,7 +202,7 @@ async def _converse(url: str, settings: config.Settings) -> str:
                 text += piece
                 _say(line_break + piece)
                 line_break = ""
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (ProxyError, ValueError) as error:
         return f"the stream broke: {error}"
     _say("\n")
     pairs = list(seen.values())
@@ -219,26 +223,34 @@ async def _events(url: str, settings: config.Settings) -> AsyncIterator[_Json]:
     """The data of each event up to ``[DONE]``, and of lifecycle events in comments.
 
     Raises:
-        aiohttp.ClientError: there is no response, or it ends too early.
+        ProxyError: there is no response, or it breaks off.
+        ValueError: it is an error, or ends too early.
     """
     body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
     # A user agent of its own, so that no rule for other clients matches.
     headers = {"User-Agent": "lifecycle-proxy-demo"}
     if settings.server.api_keys:
         headers["Authorization"] = f"Bearer {settings.server.api_keys[0]}"
-    socket = _socket(url)
     # The certificate may be valid only for the name that other machines use.
-    connector = aiohttp.UnixConnector(socket) if socket else aiohttp.TCPConnector(ssl=False)
-    where = f"{'http://demo' if socket else _base(url)}/v1/chat/completions"
-    async with (
-        aiohttp.ClientSession(connector=connector, headers=headers) as session,
-        session.post(where, json=body, raise_for_status=True) as response,
-    ):
-        async for line in response.content:
-            text = line.decode().strip().removeprefix(f": {_EVENT} ")
-            text = text.removeprefix("data: ")
-            if text == "[DONE]":
-                return
-            if text.startswith("{"):
-                yield json.loads(text)
-    raise aiohttp.ClientPayloadError("it ended without [DONE]")
+    own = config.UpstreamSettings(url=f"{_base(url)}", verify_tls=False)
+    client = HttpUpstream(config.Settings(upstream=own))
+    await client.start()
+    try:
+        data, rest = json.dumps(body).encode(), b""
+        request = UpstreamRequest("POST", "/v1/chat/completions", CIMultiDict(headers), data)
+        response = await client.open(request, lambda: None)
+        if response.status != 200:
+            raise ValueError(f"status {response.status}")
+        while True:
+            read = await collect(response, lambda data: b"\n" in data)
+            *lines, rest = (rest + read.data).split(b"\n")
+            for line in lines:
+                text = line.decode().strip().removeprefix(f": {_EVENT} ").removeprefix("data: ")
+                if text == "[DONE]":
+                    return
+                if text.startswith("{"):
+                    yield json.loads(text)
+            if read.failure is not None or read.is_complete:
+                raise read.failure or ValueError("it ended without [DONE]")
+    finally:
+        await client.close()

@@ -5,32 +5,36 @@ clients and a replay of the recorded upstream; it records, and the lifecycle eve
 recordings are compared. Durations are not: the replay does not wait.
 """
 
+import asyncio
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import msgspec
+from multidict import CIMultiDict
 
 from lifecycle_proxy.app import serve
-from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.model import Settings, UpstreamSettings
 from lifecycle_proxy.core.printable import printable
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
+from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.exchange.routes import split_prefixes
 from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, load
 from lifecycle_proxy.recording.cassette_file import CassetteError, files
 from lifecycle_proxy.replay import server as replay
 from lifecycle_proxy.replay.matching import Rules
 from lifecycle_proxy.replay.schedule import playable
+from lifecycle_proxy.upstream.client import HttpUpstream
+from lifecycle_proxy.upstream.collect import collect
 
 _API_ROUTES: Final = ("chat", "responses", "messages")
 _LOCAL: Final = "127.0.0.1:0"
 _DROPPED: Final = {*HOP_BY_HOP, "host", "content-length", "x-lifecycle-record"}
-_AUTO_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _ENDS: Final = ("eof", "cut", "reset")  # others are not the upstream's own
 _PATIENCE_S: Final = 60.0
 
@@ -145,14 +149,11 @@ async def _recorded_again(
             undo.push_async_callback(upstream.stop)
             runner, url = await serve.start(_settings(settings, f"{where}/v1", target))
             undo.push_async_callback(serve.stop, runner, 1.0)
-            timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
-            # No header of aiohttp's: a User-Agent of its own would be taken for Open WebUI's.
-            session = aiohttp.ClientSession(
-                auto_decompress=False, timeout=timeout, skip_auto_headers=_AUTO_HEADERS
-            )
-            await undo.enter_async_context(session)
+            client = HttpUpstream(Settings(upstream=UpstreamSettings(url=f"{url}/v1")))
+            await client.start()
+            undo.push_async_callback(client.close)
             for one in exchanges:
-                await _send(session, url, one.request)
+                await _send(client, one.request)
         return load(target)
 
 
@@ -173,16 +174,17 @@ def _settings(settings: Settings, upstream: str, target: Path) -> Settings:
     )
 
 
-async def _send(session: aiohttp.ClientSession, url: str, request: Request) -> None:
+async def _send(client: HttpUpstream, request: Request) -> None:
     """Ask, and read the response to its end, whatever that is."""
-    headers = [(k, v) for k, v in request.headers if k.lower() not in _DROPPED]
-    try:
-        async with session.request(
-            request.method, f"{url}{request.target}", headers=headers, data=request.body
-        ) as response:
-            await response.read()
-    except aiohttp.ClientError:
-        pass  # broken, as it was recorded
+    headers = CIMultiDict((k, v) for k, v in request.headers if k.lower() not in _DROPPED)
+    asked = UpstreamRequest(request.method, request.target, headers, request.body)
+    with suppress(ProxyError, TimeoutError):  # broken, as it was recorded
+        async with asyncio.timeout(_PATIENCE_S):
+            response = await client.open(asked, lambda: None)
+            try:
+                await collect(response, lambda data: False)
+            finally:
+                response.close()
 
 
 def _plain(exchange: RecordedExchange, events: list[Json]) -> list[Json]:

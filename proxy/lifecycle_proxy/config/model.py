@@ -67,6 +67,7 @@ class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     stall_timeout_s: Seconds = 300
     max_connections: Count = 0
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    retry_stale: bool = True
     websocket_idle_s: Seconds = 0
     verify_tls: bool = True
     ca_file: str = ""

@@ -5,7 +5,7 @@ has a status, headers and a body of bytes. The relay knows these protocols only.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -13,6 +13,10 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers
 
 RequestBody = bytes | AsyncIterator[bytes] | None
+
+
+# Gets status, reason and headers.
+OnInterim = Callable[[int, str, Headers], None]
 
 
 class UpstreamRequest(NamedTuple):
@@ -23,12 +27,15 @@ class UpstreamRequest(NamedTuple):
         path: raw path and query, as the client sent them, without a dialect profile.
         headers: those to send.
         body: bytes can be sent again, an iterator cannot.
+        on_interim: called for each interim response but 100 (RFC 9110 section 15.2). It must not
+            raise.
     """
 
     method: str
     path: str
     headers: CIMultiDict[str]
     body: RequestBody
+    on_interim: OnInterim | None = None
 
 
 class BodySink(Protocol):
@@ -39,7 +46,7 @@ class BodySink(Protocol):
 
         Args:
             data: a part of the body.
-            framed: the same as one HTTP chunk (RFC 9112 section 7.1), if it came as one.
+            framed: the same as whole HTTP chunks (RFC 9112 section 7.1), if it came so.
         """
         ...
 
@@ -89,8 +96,28 @@ class UpstreamResponse(Protocol):
         """Nobody wants the rest. May be called more than once."""
         ...
 
-    def maybe_upgraded(self) -> Any:
-        """The connection behind a 101, see ``upstream.response``; None where there is none."""
+    def maybe_upgraded(self) -> "Upgraded | None":
+        """The way to the upstream behind a 101; None where there is none.
+
+        What comes from there is pushed like a body, and ``close`` ends both.
+        """
+        ...
+
+
+class Upgraded(Protocol):
+    """Takes bytes for an upstream that has switched protocols."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the upstream has not taken yet."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, if the upstream is still there. Never waits."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room for more."""
         ...
 
 

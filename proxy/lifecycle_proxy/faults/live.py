@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.exchange.ports import BodySink, UpstreamResponse
+from lifecycle_proxy.exchange.ports import BodySink, Upgraded, UpstreamResponse
 from lifecycle_proxy.faults.plan import FaultPlan, FaultResponse
 from lifecycle_proxy.faults.transform import Action, Delay, Disconnect, Forward
 
@@ -70,7 +70,7 @@ class FaultyResponse:
     def was_reset(self) -> bool:
         return self._response.was_reset
 
-    def maybe_upgraded(self) -> Any:
+    def maybe_upgraded(self) -> Upgraded | None:
         """See ``UpstreamResponse``. Tunnels are left alone."""
         return self._response.maybe_upgraded()
 

@@ -17,7 +17,7 @@ from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, maybe_compat
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
-from lifecycle_proxy.upstream.connection import StreamingProtocol
+from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 from lifecycle_proxy.upstream.pool import UpstreamPool
 
 # Probes come every few seconds from several sides; the upstream need not hear of each.
@@ -106,7 +106,7 @@ class AdminEndpoints:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
-        self._metrics.set_connections(StreamingProtocol.open_connections())
+        self._metrics.set_connections(ConnectionPool.open_connections())
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 

@@ -10,12 +10,12 @@ import time
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp import web
 from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.ports import UpstreamResponse
+from lifecycle_proxy.exchange.ports import Upgraded, UpstreamResponse
 
 _BUFFER_BYTES: Final = 1 << 16
 
@@ -26,23 +26,21 @@ def ask(headers: CIMultiDict[str]) -> None:
     headers["Upgrade"] = "websocket"
 
 
-class _Tap:
-    """What aiohttp's protocols take for a parser: hands all bytes on to the other side."""
+class _ToUpstream:
+    """What aiohttp's server takes for a parser: hands all bytes of the client on."""
 
-    def __init__(self, tunnel: "Tunnel", source: asyncio.Transport, target: StreamWriter) -> None:
+    def __init__(self, tunnel: "Tunnel", client: asyncio.Transport, upstream: Upgraded) -> None:
         self._tunnel = tunnel
-        self._source = source
-        self._target = target
+        self._client = client
+        self._upstream = upstream
         self._waiting: asyncio.Task[None] | None = None
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         self._tunnel.last_read = self._tunnel.last_write = time.monotonic()
-        transport = self._target.transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
-            if self._waiting is None and transport.get_write_buffer_size() > _BUFFER_BYTES:
-                self._source.pause_reading()
-                self._waiting = asyncio.ensure_future(self._resume())
+        self._upstream.write(data)
+        if self._waiting is None and self._upstream.unsent_bytes > _BUFFER_BYTES:
+            self._client.pause_reading()
+            self._waiting = asyncio.ensure_future(self._resume())
         return False, b""
 
     def feed_eof(self) -> None:
@@ -53,12 +51,46 @@ class _Tap:
             self._waiting.cancel()
 
     async def _resume(self) -> None:
-        """Go on reading once the other side has taken what there is."""
+        """Go on reading once the upstream has taken what there is."""
+        await self._upstream.drain()
+        self._waiting = None
+        if not self._client.is_closing():
+            self._client.resume_reading()
+
+
+class _ToClient:
+    """The sink of what comes from the upstream."""
+
+    def __init__(self, tunnel: "Tunnel", answer: UpstreamResponse, client: StreamWriter) -> None:
+        self._tunnel = tunnel
+        self._answer = answer
+        self._client = client
+        self._waiting: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        """See ``BodySink``."""
+        self._tunnel.last_read = self._tunnel.last_write = time.monotonic()
+        transport = self._client.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+            if self._waiting is None and transport.get_write_buffer_size() > _BUFFER_BYTES:
+                self._answer.pause()
+                self._waiting = asyncio.ensure_future(self._resume())
+
+    def ended(self, failure: ProxyError | None) -> None:
+        """See ``BodySink``."""
+        self._tunnel.closed.set()
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _resume(self) -> None:
+        """Go on reading once the client has taken what there is."""
         with suppress(ConnectionError):
-            await self._target.drain()
+            await self._client.drain()
             self._waiting = None
-            if not self._source.is_closing():
-                self._source.resume_reading()
+            self._answer.resume()
 
 
 class Tunnel:
@@ -93,7 +125,7 @@ class Tunnel:
         """
         upstream = self._answer.maybe_upgraded()
         client = self._request.transport
-        taps: list[_Tap] = []
+        ways: list[_ToUpstream | _ToClient] = []
         try:
             writer = await self._response.prepare(self._request)
             if writer is not None:
@@ -101,17 +133,17 @@ class Tunnel:
             if client is None or upstream is None:
                 return self._response
             to_client = StreamWriter(self._request.protocol, asyncio.get_running_loop())
-            taps = [_Tap(self, client, upstream.writer), _Tap(self, upstream.transport, to_client)]
-            self._request.protocol.set_parser(cast(Any, taps[0]))
-            upstream.set_parser(taps[1], EMPTY_PAYLOAD)
+            sink = _ToClient(self, self._answer, to_client)
+            ways = [_ToUpstream(self, client, upstream), sink]
+            self._request.protocol.set_parser(cast(Any, ways[0]))
+            self._answer.attach(sink)
             await self._until_closed()
         finally:
-            for tap in taps:
-                tap.close()
+            for way in ways:
+                way.close()
             # Behind what was written: a close frame still arrives.
-            for transport in (client, upstream and upstream.transport):
-                if transport is not None:
-                    transport.close()
+            if client is not None:
+                client.close()
             self._answer.close()
         return self._response
 

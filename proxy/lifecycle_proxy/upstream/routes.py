@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from yarl import URL
-
 
 @dataclass(frozen=True, slots=True)
 class UpstreamUrls:
@@ -18,15 +16,12 @@ class UpstreamUrls:
     origin: str
 
     def target(self, path: str) -> str:
-        """Raw path and query of the URL for a request: what the upstream is sent."""
-        return self.url(path).raw_path_qs
-
-    def url(self, path: str) -> URL:
-        """The URL for a request: ``/v1/X`` to base + ``/X``, any other path to the origin.
+        """Raw path and query for a request: ``/v1/X`` is base + ``/X``, any other path itself.
 
         Args:
             path: raw path and query as they came; nothing is decoded, resolved or quoted.
         """
+        path = path.partition("#")[0]  # a fragment is not for servers
         if path.startswith(("/v1/", "/v1?")) or path == "/v1":
-            return URL(self.base + path[3:], encoded=True)
-        return URL(self.origin + path, encoded=True)
+            return self.base[len(self.origin) :] + path[3:]
+        return path
