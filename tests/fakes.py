@@ -287,6 +287,7 @@ class Client:
     def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         self.host = urlsplit(url).netloc or "localhost"
         self.wire = Wire()
+        self.hints: list[bytes] = []
         self._url = url
         self._tls = tls
 
@@ -317,9 +318,12 @@ class Client:
         await self.wire.send("\r\n".join((*head, "", "")).encode("latin-1") + (body or b""))
 
     async def head(self, *, bodiless: bool = False) -> Answer:
-        """Read the head of the next answer."""
+        """Read the head of the next answer; ``hints`` gets those of 102 and 103 in front of it."""
         async with asyncio.timeout(_PATIENCE_S):
             raw = await self.wire.reader.readuntil(b"\r\n\r\n")
+            while raw.startswith((b"HTTP/1.1 102 ", b"HTTP/1.1 103 ")):
+                self.hints.append(raw)
+                raw = await self.wire.reader.readuntil(b"\r\n\r\n")
         return Answer(raw, self.wire, bodiless=bodiless)
 
     async def chat(self, *lines: str, version: str = "1.1", **more: Any) -> Answer:

@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.model import EXCHANGE, Headers
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 
 # On every stream that frames may be added to: no proxy between here and the client may buffer it
@@ -127,6 +127,26 @@ def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamRes
     response = ForwardedResponse(status=answer.status, reason=answer.reason, headers=kept)
     response[_UNSAID] = tuple(name for name in _ADDED if name not in kept)
     return response
+
+
+def forward_interim(request: web.Request, status: int, reason: str, own: Headers) -> None:
+    """Pass an interim response on, as a proxy must (RFC 9110 section 15.2).
+
+    Not to a client of HTTP/1.0, behind headers that have been sent, or to a client that is behind.
+
+    Args:
+        request: of the client.
+        status: of the upstream's status line.
+        reason: of the upstream's status line.
+        own: the upstream's headers.
+    """
+    transport, kept = request.transport, headers.for_client(CIMultiDict(own))
+    if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+        return
+    if request.version < HttpVersion11 or request.writer.output_size:
+        return
+    lines = (f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in kept.items()))
+    transport.write("\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape"))
 
 
 def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:

@@ -1,12 +1,13 @@
 """What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
 
+import functools
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers, request_body
+from lifecycle_proxy.exchange import headers, request_body, responses
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import (
@@ -160,7 +161,8 @@ class Sender:
             target = upstream.target(wanted.path)
             listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
         wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded
-        response = await upstream.open(wanted, on_retry)
+        on_interim = functools.partial(responses.forward_interim, request)
+        response = await upstream.open(wanted._replace(on_interim=on_interim), on_retry)
         if listeners.follow_bytes:
             own = response.raw_headers
             listeners.on_head(exchange, "upstream", response.status, response.reason, own)
