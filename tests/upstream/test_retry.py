@@ -166,6 +166,36 @@ async def test_a_body_that_was_streamed_is_not_sent_again(
     assert len(upstream.requests) == 2
 
 
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_what_the_upstream_has_worked_on_is_not_sent_again(
+    upstream: Upstream, proxy: str, method: str, end: str
+) -> None:
+    """A prompt that ends a backend's process must not end the next one, too."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        if not is_used(request, upstream):
+            return await answered(request, wire)
+        await asyncio.sleep(0.7)
+        getattr(wire, end)()
+        return None
+
+    upstream.script = script
+    await fill_pool(proxy, upstream)
+    assert_unreachable(await ask(proxy, method, CHAT, JSON, body=BODY))
+    assert len(upstream.requests) == 2
+
+
+async def test_nothing_is_sent_again_where_that_is_turned_off(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    url = await start_proxy({"upstream.retry_stale": False})
+    stale(upstream)
+    await fill_pool(url, upstream)
+    assert_unreachable(await ask(url, "POST", CHAT, JSON, body=BODY))
+    assert len(upstream.requests) == 2
+
+
 async def test_a_time_limit_is_no_reason_to_send_again(
     upstream: Upstream, start_proxy: StartProxy
 ) -> None:

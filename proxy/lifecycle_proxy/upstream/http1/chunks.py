@@ -25,6 +25,8 @@ for _size in range(1, _TABLE_BYTES):
     if len(_line) + _size + 2 < _TABLE_BYTES:
         _LINES[len(_line) + _size + 2] = _line
 
+_SMALL: Final = {b"%x" % size: size for size in range(1, 1024)}
+
 
 def whole_chunk(read: bytes) -> bytes:
     """The data of one chunk, if a read is that and nothing else; else nothing.
@@ -37,6 +39,22 @@ def whole_chunk(read: bytes) -> bytes:
         if read.startswith(line) and read.endswith(b"\r\n"):
             return read[len(line) : -2]
     return b""
+
+
+def _read_small(read: bytes, pieces: list[bytes]) -> int:
+    """Append the data of small whole chunks, while there is nothing else: a hostile upstream can
+    put 40,000 into one read. Where they end."""
+    at, find, append = 0, read.find, pieces.append
+    while (line := find(b"\r\n", at, at + 5)) > 0:
+        size = _SMALL.get(read[at:line])
+        if size is None:
+            break
+        stop = line + 2 + size
+        if read[stop : stop + 2] != b"\r\n":
+            break
+        append(read[line + 2 : stop])
+        at = stop + 2
+    return at
 
 
 class ChunkedBody:
@@ -88,6 +106,8 @@ class ChunkedBody:
     def _read_chunks(self, read: bytes, pieces: list[bytes]) -> tuple[int, bool]:
         """Append the data to ``pieces``. How far it came, and whether all sizes were usual."""
         at, end, is_usual = 0, len(read), True
+        if not (self._left or self._awaits_end or self._in_trailers):
+            at = _read_small(read, pieces)
         while at < end and not self._in_trailers:
             if self._left:
                 piece = read[at : at + self._left]

@@ -7,11 +7,12 @@ one whole HTTP chunk does not even go through the parser, and goes out as it cam
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final, cast
+from typing import Final
 
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import OnInterim
 from lifecycle_proxy.upstream import errors
+from lifecycle_proxy.upstream.http1.byte_stream import ByteStream
 from lifecycle_proxy.upstream.http1.chunks import whole_chunk
 from lifecycle_proxy.upstream.http1.failures import (
     DisconnectedError,
@@ -27,7 +28,7 @@ from lifecycle_proxy.upstream.http1.parser import (
     ResponseParser,
     Truncated,
 )
-from lifecycle_proxy.upstream.http1.request import Outgoing
+from lifecycle_proxy.upstream.http1.request import Outgoing, send_pieces
 from lifecycle_proxy.upstream.http1.response import HttpResponse
 
 # A used connection that ends so soon behind a request was closed before the request came
@@ -35,7 +36,7 @@ from lifecycle_proxy.upstream.http1.response import HttpResponse
 _STALE_S: Final = 0.5
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(ByteStream):
     """Carries one request after another.
 
     Args:
@@ -47,22 +48,12 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *(
-            "_arrived",
-            "_direct",
-            "_is_lost",
-            "_is_paused",
-            "_is_tunnel",
-            "_is_write_paused",
-            "_loop",
-        ),
-        *("_on_interim", "_parser", "_response", "_room", "_sent_at", "_timer", "_transport"),
-        *("_upload", "_was_used", "idle_since", "on_free"),
+        *("_arrived", "_direct", "_is_tunnel", "_on_interim", "_parser", "_response", "_sent_at"),
+        *("_timer", "_upload", "_was_used", "idle_since", "on_free"),
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
+        super().__init__(loop)
         self.on_free: Callable[[HttpConnection, bool], None] | None = None
         self.idle_since = 0.0
         self._parser: ResponseParser | None = None  # of the response that is expected
@@ -72,22 +63,9 @@ class HttpConnection(asyncio.Protocol):
         self._upload: asyncio.Task[None] | None = None
         self._on_interim: OnInterim | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._room: asyncio.Future[None] | None = None
         self._sent_at = 0.0
         self._was_used = False
-        self._is_lost = False
         self._is_tunnel = False
-        self._is_paused = False
-        self._is_write_paused = False
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        assert self._transport is not None, "connected"
-        return self._transport
-
-    @property
-    def is_usable(self) -> bool:
-        return not (self._is_lost or self.transport.is_closing())
 
     # --- a request --------------------------------------------------------------------------------
 
@@ -128,11 +106,11 @@ class HttpConnection(asyncio.Protocol):
         """Send a body as it comes."""
         failure: Exception | None = None
         try:
-            sent = await self._send_pieces(pieces, length)
+            sent = await send_pieces(self, pieces, length)
             if length is not None and sent != length:
                 message = "the request's body is not as long as its Content-Length"
                 failure = ProxyError("bad_request", message)
-        except Exception as error:  # whoever makes the body, it fails
+        except Exception as error:  # the client's connection makes the body, and may raise anything
             failure = error
         self._upload = None
         if failure is not None:
@@ -141,48 +119,12 @@ class HttpConnection(asyncio.Protocol):
         self._sent_at = self._loop.time()
         self._expect(first_byte_s)
 
-    async def _send_pieces(self, pieces: AsyncIterator[bytes], length: int | None) -> int:
-        """Returns how many bytes there were. More than was announced are not sent."""
-        sent = 0
-        async for piece in pieces:
-            sent += len(piece)
-            if length is None:
-                if piece:  # an empty one would be the last chunk
-                    self.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            elif sent > length:
-                break
-            else:
-                self.write(piece)
-            await self.drain()
-        if length is None:
-            self.write(b"0\r\n\r\n")
-            await self.drain()
-        return sent
-
-    def write(self, data: bytes) -> None:
-        """See ``Upgraded``. Where the connection is gone, that is said elsewhere."""
-        if self.is_usable:
-            self.transport.write(data)
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self.transport.get_write_buffer_size() if self.is_usable else 0
-
-    async def drain(self) -> None:
-        """See ``Upgraded``."""
-        while self._is_write_paused and not self._is_lost:
-            self._room = self._loop.create_future()
-            await self._room
-
     def _expect(self, within_s: float | None) -> None:
         """The headers of the response are to come within this time."""
         if within_s is not None and self._arrived is not None:
             self._timer = self._loop.call_later(within_s, self._fail, ResponseTimedOutError())
 
     # --- what comes -------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's has other ancestors
 
     def data_received(self, data: bytes) -> None:
         if self._direct is not None and (chunk := whole_chunk(data)):
@@ -297,8 +239,7 @@ class HttpConnection(asyncio.Protocol):
         self._lose(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
-        self.resume_writing()
+        super().connection_lost(exc)
         self._lose(exc)
 
     def _lose(self, reset: Exception | None) -> None:
@@ -325,26 +266,3 @@ class HttpConnection(asyncio.Protocol):
             in_headers=isinstance(end, Truncated) and bool(end.why),
             is_stale=self._was_used and is_early and not parser.has_begun,
         )
-
-    # --- flow control -----------------------------------------------------------------------------
-
-    def pause(self) -> None:
-        """Read no more until ``resume``."""
-        if not self._is_paused and self.is_usable:
-            self._is_paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on, if reading is paused."""
-        if self._is_paused:
-            self._is_paused = False
-            if self.is_usable:
-                self.transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        self._is_write_paused = True
-
-    def resume_writing(self) -> None:
-        self._is_write_paused = False
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)

@@ -15,11 +15,15 @@ from lifecycle_proxy.exchange.model import Headers
 # Status line and headers, and those of interim responses. Real ones have less than 10 KiB.
 MAX_BYTES: Final = 262_144
 TOO_LARGE: Final = "its headers are too large"
+_MAX_HEADERS: Final = 1024
+_TOO_MANY: Final = "too many headers"
 
 _LENGTH: Final = b"content-length"
 _CODING: Final = b"transfer-encoding"
 _LENGTH_SIZE: Final = len(_LENGTH)
 _CODING_SIZE: Final = len(_CODING)
+_CONNECTION: Final = b"connection"
+_CONNECTION_SIZE: Final = len(_CONNECTION)
 _CONTROL: Final = bytes({*range(0x20), 0x7F} - {*b"\t"})
 _BODILESS: Final = (204, 304)
 
@@ -72,16 +76,22 @@ class ResponseHead(NamedTuple):
 class _Collected(list[tuple[bytes, bytes]]):
     """What llhttp found: the headers, and the reason phrase."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("is_whole", "reason")
 
     def __init__(self) -> None:
         self.reason = b""
+        self.is_whole = False
 
     def on_status(self, reason: bytes) -> None:
         self.reason = reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self) == _MAX_HEADERS:
+            raise ValueError(_TOO_MANY)  # llhttp stops here
         self.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_whole = True
 
 
 def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
@@ -92,7 +102,7 @@ def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
         start: where to begin to look.
     """
     at = data.find(b"\n\r\n", start)
-    bare = data.find(b"\n\n", start, len(data) if at < 0 else at)
+    bare = data.find(b"\n\n", start, len(data) if at < 0 else at + 1)
     if bare >= 0:
         return bare + 2
     return at + 3 if at >= 0 else -1
@@ -112,16 +122,17 @@ def parse_head(data: bytes) -> ResponseHead:
     parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
     try:
         parser.feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass  # a 101: what follows is not HTTP
-    except httptools.HttpParserError as error:
-        raise InvalidHeadError(f"a status line or headers that cannot be read ({error})") from None
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        if not found.is_whole:  # behind a 101 llhttp stops
+            reason = f"a status line or headers that cannot be read ({error})"
+            raise InvalidHeadError(reason) from None
     status, version = parser.get_status_code(), parser.get_http_version()
     if status < 100 or version not in ("1.1", "1.0"):
         raise InvalidHeadError("a status line that cannot be read")
     if found.reason.translate(None, _CONTROL) != found.reason:
         raise InvalidHeadError("a control character in the status line")
-    length, is_chunked = _framing(found)
+    length, is_chunked, connection = _framing(found)
+    is_old = version == "1.0"
     return ResponseHead(
         status,
         found.reason.decode("utf-8", "surrogateescape"),
@@ -134,14 +145,16 @@ def parse_head(data: bytes) -> ResponseHead:
         ),
         is_chunked,
         length,
-        # RFC 9112 section 6.1: chunks are not known to HTTP/1.0.
-        parser.should_keep_alive() and not (is_chunked and version == "1.0"),
+        # RFC 9112 sections 9.3 and 6.1: chunks are not known to HTTP/1.0.
+        b"close" not in connection
+        and (not is_old or (b"keep-alive" in connection and not is_chunked)),
     )
 
 
-def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
-    """What the headers say of the body: its length, and whether it comes in chunks."""
+def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool, list[bytes]]:
+    """The length of the body, whether it comes in chunks, and the options of ``Connection``."""
     length: int | None = None
+    connection: list[bytes] = []
     is_chunked = False
     for name, value in headers:
         size = len(name)
@@ -152,6 +165,8 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
             if is_chunked or value.strip(b" \t").lower() != b"chunked":
                 raise InvalidHeadError("a transfer coding other than chunked")
             is_chunked = True
+        elif size == _CONNECTION_SIZE and name.lower() == _CONNECTION:
+            connection += (option.strip(b" \t") for option in value.lower().split(b","))
     if is_chunked and length is not None:
         raise InvalidHeadError("both a length and a transfer coding")
-    return length, is_chunked
+    return length, is_chunked, connection

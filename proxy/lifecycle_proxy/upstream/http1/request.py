@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange.ports import OnInterim, RequestBody, UpstreamRequest
+from lifecycle_proxy.exchange.ports import OnInterim, RequestBody, Upgraded, UpstreamRequest
 
 # In one piece a larger one would stop the event loop.
 _LARGE_BYTES: Final = 1 << 18
@@ -100,3 +100,28 @@ def _framed(
 async def _sliced(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), _SLICE_BYTES):
         yield body[start : start + _SLICE_BYTES]
+
+
+async def send_pieces(to: Upgraded, pieces: AsyncIterator[bytes], length: int | None) -> int:
+    """Send a body as it comes. Returns its length; more than was announced is not sent.
+
+    Args:
+        to: the connection, behind the headers.
+        pieces: the body.
+        length: as announced; None to send it in chunks.
+    """
+    sent = 0
+    async for piece in pieces:
+        sent += len(piece)
+        if length is None:
+            if piece:  # an empty one would be the last chunk
+                to.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        elif sent > length:
+            break
+        else:
+            to.write(piece)
+        await to.drain()
+    if length is None:
+        to.write(b"0\r\n\r\n")
+        await to.drain()
+    return sent
