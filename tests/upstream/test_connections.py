@@ -9,7 +9,7 @@ from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.collect import collect
 from lifecycle_proxy.upstream.errors import map_failure
 from lifecycle_proxy.upstream.http1.connection import HttpConnection
-from lifecycle_proxy.upstream.http1.dialer import Dialer, Target
+from lifecycle_proxy.upstream.http1.dialer import Dialer, DialTarget
 from lifecycle_proxy.upstream.http1.failures import TransportError
 from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 from lifecycle_proxy.upstream.http1.request import RequestWriter
@@ -28,7 +28,7 @@ async def make_pool(upstream: Upstream) -> AsyncIterator[MakePool]:
     made: list[ConnectionPool] = []
 
     def make(*limits: float, **more: float) -> ConnectionPool:
-        dialer = Dialer(Target(URL(upstream.origin)), 5)
+        dialer = Dialer(DialTarget(URL(upstream.origin)), 5)
         made.append(ConnectionPool(dialer.dial, *limits, **more))  # type: ignore[arg-type]
         return made[-1]
 

@@ -252,9 +252,8 @@ def _finished(sources: Sources, environ: Mapping[str, str], also: Sequence[Check
     """
     settings = Settings(**sources.tree)
     for check in (checks.problems, *also):
-        if check is checks.problems or not sources.has_problem(
-            "server.listen", "upstream.url", "upstreams"
-        ):
+        addresses = ("server.listen", "upstream.url", "upstreams")
+        if check is checks.problems or not sources.has_problem(*addresses):
             for key, text in check(settings):
                 sources.note(key, text)
     settings = _with_secrets(settings, environ, sources.note)

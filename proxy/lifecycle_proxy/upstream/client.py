@@ -13,7 +13,7 @@ from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.environment import maybe_proxy
 from lifecycle_proxy.upstream.errors import map_failure
 from lifecycle_proxy.upstream.http1.connection import HttpConnection
-from lifecycle_proxy.upstream.http1.dialer import Dialer, Target, proxy_headers
+from lifecycle_proxy.upstream.http1.dialer import Dialer, DialTarget, proxy_headers
 from lifecycle_proxy.upstream.http1.failures import (
     ConnectFailedError,
     DisconnectedError,
@@ -52,7 +52,7 @@ class HttpUpstream:
         proxy = None
         if own.use_proxy_env and self._settings.upstream_socket is None:
             proxy = maybe_proxy(self._settings.upstream_origin)
-        target = Target(
+        target = DialTarget(
             url,
             self._settings.upstream_socket or "",
             _tls(self._settings) if url.scheme == "https" else None,

@@ -22,7 +22,7 @@ _TLS_GOODBYE_S: Final = 1.0  # an upstream that does not say it either is not wa
 _PROXY_SCHEMES: Final = ("http", "https")
 
 
-class Target(NamedTuple):
+class DialTarget(NamedTuple):
     """Whom to connect to.
 
     Attributes:
@@ -59,7 +59,7 @@ class Dialer:
     """
 
     def __init__(
-        self, target: Target, timeout_s: float | None = None, *, dns_s: float = _DNS_S
+        self, target: DialTarget, timeout_s: float | None = None, *, dns_s: float = _DNS_S
     ) -> None:
         self._target = target
         self._timeout_s = timeout_s
