@@ -1,7 +1,6 @@
 """An exchange as the lines of a cassette: secrets out, both sides together, bytes summed."""
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Final
 
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
@@ -264,30 +263,14 @@ class ExchangeEncoder:
         while transfers and transfers[0].is_clear:
             transfer = transfers.popleft()
             if self._is_kept:  # sizes and sums are of what is written
-                lines += self._lines(transfer, read, sent)
+                lines += transfer.lines(self._id, is_forked=self._client.stream is not None)
+                read.append(transfer.read or b"")
+                sent.append(transfer.sent or b"")
         self._upstream.add(b"".join(read))
-        self._client.add(b"".join(sent))
+        if self._client.stream is not None:
+            self._client.add(b"".join(sent))
         if self._file is not None and lines:
             self._files.write(self._file, b"".join(lines), self)
-
-    def _lines(self, transfer: Transfer, read: list[bytes], sent: list[bytes]) -> Iterator[bytes]:
-        """The lines of one transfer. What they say of each side is added to the two lists."""
-        same = transfer.has_read and transfer.read == transfer.sent
-        if transfer.read is not None:
-            read.append(transfer.read)
-            record: Json = {"kind": "read", "id": self._id, "ms": transfer.ms}
-            record["data"] = pack(transfer.read)
-            if same:
-                record["sent"] = True
-            yield line(record)
-        if transfer.sent is not None and self._client.stream is not None:
-            sent.append(transfer.sent)
-            if not same:
-                record = {"kind": "sent", "id": self._id, "ms": transfer.ms}
-                record["data"] = pack(transfer.sent)
-                if transfer.added:
-                    record["added"] = transfer.added
-                yield line(record)
 
     def _check(self) -> None:
         """An exchange that cannot be searched for its own credentials is not recorded."""

@@ -1,9 +1,11 @@
 """The two sides of an exchange while it is written: what is read, what is sent, and the sums."""
 
 import hashlib
+from collections.abc import Iterator
 
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.recording.cassette import Json
+from lifecycle_proxy.recording.json_lines import line, pack
 from lifecycle_proxy.recording.stream_redaction import Spans, StreamRedaction
 
 
@@ -23,6 +25,26 @@ class Transfer:
     @property
     def is_clear(self) -> bool:
         return not ((self.has_read and self.read is None) or (self.has_sent and self.sent is None))
+
+    def lines(self, exchange_id: str, *, is_forked: bool) -> Iterator[bytes]:
+        """What the cassette says of it, once it is clear.
+
+        Args:
+            exchange_id: of the exchange.
+            is_forked: the client gets other bytes than the upstream sends, here or before.
+        """
+        same = self.has_read and self.read == self.sent
+        if self.read is not None:
+            record: Json = {"kind": "read", "id": exchange_id, "ms": self.ms}
+            record["data"] = pack(self.read)
+            if same:
+                record["sent"] = True
+            yield line(record)
+        if self.sent is not None and is_forked and not same:
+            record = {"kind": "sent", "id": exchange_id, "ms": self.ms, "data": pack(self.sent)}
+            if self.added:
+                record["added"] = self.added
+            yield line(record)
 
 
 class RecordedSide:
