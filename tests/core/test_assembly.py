@@ -1,6 +1,7 @@
 """The chunks of a chat stream, put together: equal to what a plain request gets."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,9 @@ def test_what_is_said_of_the_stream() -> None:
         ([DONE], False),
         ([delta(content="a")], False),
         ([delta(content="a"), DONE], True),
+        ([delta(tool_calls=[call(0, "a", "f", "{}")]), DONE], True),
+        ([delta(tool_calls=[call(0, "a", "f", '{"x')]), DONE], False),
+        ([delta(tool_calls=[call(0, "a", "f", '{"x')]), delta("length")], True),
         ([delta(content="a"), delta("stop")], True),
         ([choices(part(content="a"), part(1, content="b")), delta("stop")], False),
         ([choices(part(content="a"), part(1)), choices(part(0, "stop"), part(1, "stop"))], True),
@@ -148,6 +152,27 @@ def test_a_custom_call_an_older_call_and_what_else_is_in_a_call() -> None:
         "content": None,
         "function_call": {"name": "f", "arguments": "{}"},
     }
+
+
+def test_a_name_in_pieces() -> None:
+    pieces = [call(0, "a", "edit_ex", ""), call(0, None, "isting", ""), call(0, None, "_file", "")]
+    last = [call(0, None, "_file", "{}"), call(0, None, "edit_ex", "")]
+    events = [choices(part(tool_calls=[piece])) for piece in (*pieces, *last[:1])]
+    (own,) = message(*events)["tool_calls"]
+    assert own["function"] == {"name": "edit_existing_file", "arguments": "{}"}
+
+
+def test_a_call_that_broke_off_and_was_tried_again() -> None:
+    """Behind the upstream; the second try has another chunk id."""
+    again = {"id": "c2", "choices": [part(role="assistant", content="")]}
+    own = message(
+        choices(part(role="assistant", content="")),
+        choices(part(tool_calls=[call(0, "a", "ls", '{"x": "')])),
+        event({**HEAD, **again}),
+        event({**HEAD, "id": "c2", "choices": [part(tool_calls=[call(0, "b", "cat", "{}")])]}),
+        event({**HEAD, "id": "c2", "choices": [part(finish="tool_calls")]}),
+    )
+    assert [one["id"] for one in own["tool_calls"]] == ["b"]
 
 
 def test_a_call_without_an_id_gets_one() -> None:
@@ -301,6 +326,8 @@ def test_events_of_another_kind_change_nothing() -> None:
     [
         (event({"error": {"message": "no", "code": 429}}), {"message": "no", "code": 429}),
         (event({"error": "no"}), "no"),
+        (b'error: {"code": 500}\n\n', {"code": 500}),
+        (b"error: no \n\n", "no"),
         (event({"message": "no"}, "error"), {"message": "no"}),
         (event({**HEAD, "choices": [{"index": 0, "error": {"code": 1}}]}), {"code": 1}),
     ],
@@ -374,6 +401,28 @@ def test_no_character_is_lost(contents: list[str], thoughts: list[str]) -> None:
     own = message(*events)
     assert own["content"] or "".join(contents) == ""
     assert own.get("reasoning", "") == "".join(thoughts)
+
+
+CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.sse"))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_streams_of_real_backends(path: Path) -> None:
+    """However they are cut; and no call is in the answer that nobody was told of."""
+    body, parser, other = path.read_bytes(), sse.Parser(1 << 20), Assembler()
+    whole = assembled(body)
+    for at in range(len(body)):
+        for one in parser.feed(body[at : at + 1]):
+            other.feed(one)
+    for one in parser.eof():
+        other.feed(one)
+    assert (other.error, other.problem) == (whole.error, whole.problem)
+    assert other.result() == whole.result()
+    expected = json.loads((path.parent / "expected.json").read_text("utf-8"))["files"][path.stem]
+    announced = {event["tool"] for event in expected["events"]}
+    choices = json.loads(whole.result())["choices"]
+    calls = [call for one in choices for call in one["message"].get("tool_calls", ())]
+    assert {call["function"]["name"] for call in calls} <= announced
 
 
 @pytest.mark.unmeasured

@@ -16,16 +16,18 @@ from typing import Any, Final
 import orjson
 
 from lifecycle_proxy.core import sse
+from lifecycle_proxy.core.answer import AnswerCall, AnswerChoice
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import Observation
 from lifecycle_proxy.core.merged import Budget, Json, Merged, TooMuchError
 from lifecycle_proxy.core.observers import hermes, results
-from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice, Delta, maybe_id
+from lifecycle_proxy.core.observers.chat_calls import Choice, Delta, maybe_id
 from lifecycle_proxy.core.observers.chat_fields import (
     arguments_in,
     body_and_name,
     calls_in,
     has_error,
+    may_begin,
     maybe_index,
     maybe_present,
 )
@@ -38,64 +40,9 @@ _MAX_FIELDS: Final = 50_000
 # Of a chunk only, or written anew. The obfuscation is random padding (OpenAI).
 _CHUNK_ONLY: Final = frozenset(("choices", "object", "obfuscation", "error", "event"))
 _CHOICE_ONLY: Final = frozenset(("index", "delta", "message"))
+_ERROR_FIELD: Final = b"error:"  # in the place of ``data``: older llama.cpp
 _CALLS: Final = ("tool_calls", "function_call")
-_ENTRY_OWN: Final = frozenset(("index", "id", "type", "function", "custom"))
 _HOSTED: Final = ("mcp_tool_calls", "mcp_call_results")  # LiteLLM runs them
-
-
-class _Call:
-    """One call of the answer."""
-
-    def __init__(self, call: ChatCall, budget: Budget, *, is_legacy: bool) -> None:
-        self.call = call
-        self._budget = budget
-        self.is_legacy = is_legacy
-        self.kind = "function"
-        self.extra = Merged(budget)
-        self._pieces: list[str] = []
-
-    def take(self, entry: Json, arguments: str) -> None:
-        """Add a piece."""
-        if isinstance(entry.get("custom"), dict):
-            self.kind = "custom"
-        self._budget.add(len(arguments))
-        self._pieces.append(arguments)
-        self.extra.take({key: entry[key] for key in entry if key not in _ENTRY_OWN})
-
-    def value(self) -> Json:
-        arguments = str(self.call.arguments)
-        if len(arguments) >= self.call.arguments.LIMIT:
-            arguments = "".join(self._pieces)  # the start only is kept there
-        name = self.call.name or ""
-        if self.is_legacy:
-            return {"name": name, "arguments": arguments}
-        field = "input" if self.kind == "custom" else "arguments"
-        body = {"name": name, field: arguments}
-        call_id = self.call.id or f"call_{self.call.key}"
-        return {"id": call_id, "type": self.kind, self.kind: body, **self.extra.value()}
-
-
-class _AnswerChoice:
-    """One choice of the answer."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.message = Merged(budget)
-        self.fields = Merged(budget)
-        self.calls: dict[int, _Call] = {}  # by the key of the call
-
-    def value(self, index: int) -> Json:
-        calls = [call for call in self.calls.values() if not call.call.answered]
-        whole = [call.value() for call in calls if not call.is_legacy]
-        message = {"role": "assistant", "content": None, **self.message.value()}
-        if not message["content"] and (calls or message.get("refusal")):
-            message["content"] = None  # streams begin with "" there, whatever follows
-        if whole:
-            message["tool_calls"] = whole
-        for call in calls:
-            if call.is_legacy:
-                message["function_call"] = call.value()
-        fields = {"logprobs": None, "finish_reason": None, **self.fields.value()}
-        return {"index": index, "message": message, **fields}
 
 
 class Assembler:
@@ -116,16 +63,23 @@ class Assembler:
         self.problem = ""
         self._budget = Budget(_MAX_FIELDS, max_bytes)
         self._fields = Merged(self._budget)
-        self._choices: dict[int, _AnswerChoice] = {}
+        self._choices: dict[int, AnswerChoice] = {}
         self._finished: set[int] = set()
         self._usage: Json = {}
+        self._chunk_id: str | None = None
+        self._repeats_ids = False  # two chunks in a row had the same id
         self._counts = Counts()
         self._identities = Identities(self._counts)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the answer has come to its end: ``[DONE]``, or the finish of every choice."""
-        return bool(self._choices) and (self.is_done or self._finished == self._choices.keys())
+        """Whether the answer has come to its end: the finish of every choice, or ``[DONE]``.
+
+        The latter is enough for servers that send no finish, but not for a call that was cut.
+        """
+        left = [self._choices[index] for index in self._choices.keys() - self._finished]
+        is_cut = any(call.call.arguments.unfinished for one in left for call in one.calls.values())
+        return bool(self._choices) and (not left or (self.is_done and not is_cut))
 
     @property
     def content(self) -> str:
@@ -141,7 +95,9 @@ class Assembler:
         """Take the next event, unless there is an error or a problem already."""
         if self.error is not None or self.problem or self.is_done:
             return
-        if not event.parsed:
+        if event.raw.startswith(_ERROR_FIELD):
+            self.error = _maybe_json(event.raw[len(_ERROR_FIELD) :])
+        elif not event.parsed:
             self.problem = "an event of the upstream's stream is too large"
         elif event.data is not None and event.name != hermes.EVENT_NAME:
             try:
@@ -176,29 +132,39 @@ class Assembler:
 
     def _chunk(self, chunk: Json, choices: list[Any]) -> None:
         for key, value in chunk.items():
-            if key not in _CHUNK_ONLY and (value != "" or key not in self._fields):
+            if key not in _CHUNK_ONLY and (value or key not in self._fields):
                 self._fields.keep(key, value)
         if isinstance(usage := chunk.get("usage"), dict):
             self._usage = usage
+        is_other = self._is_other_answer(chunk)
         for entry in choices:
             if has_error(entry):
                 self.error = entry["error"]
             elif isinstance(entry, dict):
-                self._choice(entry, chunk)
+                self._choice(entry, chunk, may_restart=is_other)
+
+    def _is_other_answer(self, chunk: Json) -> bool:
+        """Whether the answer may begin anew, by the chunk's id: what broke off is tried again."""
+        before, chunk_id = self._chunk_id, maybe_id(chunk)
+        self._repeats_ids |= chunk_id is not None and chunk_id == before
+        self._chunk_id = chunk_id or before
+        return self._repeats_ids and bool(before and chunk_id) and before != chunk_id
 
     def _take_results(self, observed: Iterable[Observation]) -> None:
         """Results of tools that ran behind the upstream: ``identities`` notes whose they are."""
         deque(observed, maxlen=0)
 
-    def _choice(self, entry: Json, chunk: Json) -> None:
+    def _choice(self, entry: Json, chunk: Json, *, may_restart: bool) -> None:
         index = entry.get("index")
         index = index if type(index) is int else 0
         choice = self._choices.get(index)
         if choice is None:
             if len(self._choices) >= _MAX_CHOICES:
                 raise TooMuchError
-            choice = self._choices[index] = _AnswerChoice(self._budget)
+            choice = self._choices[index] = AnswerChoice(self._budget)
         place = self._identities.choice(index)
+        if may_restart and may_begin(entry.get("delta")):
+            self._identities.restart(place)
         if isinstance(delta := entry.get("delta"), dict):
             self._delta(choice, place, delta, chunk)
         # A message that sums up what was streamed adds nothing.
@@ -213,7 +179,7 @@ class Assembler:
             self._identities.finish(index)
             self._finished.add(index)
 
-    def _delta(self, choice: _AnswerChoice, place: Choice, delta: Json, chunk: Json) -> None:
+    def _delta(self, choice: AnswerChoice, place: Choice, delta: Json, chunk: Json) -> None:
         for call_entry in calls_in(delta):
             self._call(choice, place, call_entry, chunk)
         if delta.get("role") == "tool" or not results.KEYS.isdisjoint(delta):
@@ -221,7 +187,7 @@ class Assembler:
         if delta.get("role") != "tool":
             choice.message.take(_without_calls(delta))
 
-    def _call(self, choice: _AnswerChoice, place: Choice, entry: Json, chunk: Json) -> None:
+    def _call(self, choice: AnswerChoice, place: Choice, entry: Json, chunk: Json) -> None:
         body, name = body_and_name(entry)
         arguments = arguments_in(body)
         index = maybe_index(entry)
@@ -241,8 +207,8 @@ class Assembler:
         known = choice.calls.get(call.key)
         if known is None:
             is_legacy = isinstance(index, tuple)
-            known = choice.calls[call.key] = _Call(call, self._budget, is_legacy=is_legacy)
-        known.take(entry, arguments)
+            known = choice.calls[call.key] = AnswerCall(call, self._budget, is_legacy=is_legacy)
+        known.take(entry, name, arguments)
         results.of_call(call, body, entry)
 
 
@@ -256,6 +222,14 @@ def _strict(text: bytes) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return orjson.loads(dumps(loads(text)).encode("utf-8", "replace"))
+
+
+def _maybe_json(text: bytes) -> Any:
+    """JSON, or else the text."""
+    try:
+        return _strict(text)
+    except ValueError:
+        return text.decode("utf-8", "replace").strip()
 
 
 def _without_calls(delta: Json) -> Json:
