@@ -12,7 +12,7 @@ class AnswerCall:
     """One call.
 
     Args:
-        call: as it is told from others.
+        call: as the observer knows it.
         budget: of the answer.
         is_legacy: the one of the older ``function_call``.
     """
