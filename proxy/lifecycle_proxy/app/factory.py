@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Sized
 from contextlib import AsyncExitStack, suppress
 from typing import Final
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.app.shared_state import SharedState
+from lifecycle_proxy.app.tracing import maybe_traces
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Listener
@@ -72,7 +74,10 @@ class ProxyApp(Service):
         self._upstream = self.recording_mode.upstream()
         self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
         access_log = AccessLog(all_of_them=settings.server.access_log)
-        listeners = [metrics, access_log]
+        self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
+        listeners: list[Listener] = [metrics, access_log]
+        if self._traces is not None:
+            listeners.append(self._traces)
         self.gateway = GatewayMiddleware(settings, keys, listeners, _Failures(metrics))
         self._shared = SharedState(settings, metrics)
         store = self._shared.calls if store is None else store
@@ -105,6 +110,8 @@ class ProxyApp(Service):
         """See ``Service``."""
         parts = self._parts
         self.recording_mode.start()
+        if self._traces is not None:
+            parts.push_async_callback(self._traces.close)
         parts.push_async_callback(self.recording_mode.close)
         await self._upstream.start()
         parts.push_async_callback(self._upstream.close)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lifecycle_proxy.config import origins, patterns, shared_store, upstreams
+from lifecycle_proxy.config import origins, patterns, shared_store, traces, upstreams
 from lifecycle_proxy.config.machine import CASSETTES, is_open
 from lifecycle_proxy.config.plain import quoted
 
@@ -55,6 +55,7 @@ def problems(settings: "Settings") -> Found:
     yield from origins.hosts(settings.server.hosts)
     yield from shared_store.problems(settings.streams.store)
     yield from shared_store.prefix_problems(settings.streams.prefix)
+    yield from traces.problems(settings.traces)
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         yield from patterns.rule(rule, f"lifecycle.clients[{number}]")

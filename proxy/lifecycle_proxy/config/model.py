@@ -22,6 +22,7 @@ from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
 from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.config.targets import FailoverSettings, NamedUpstream, Written
+from lifecycle_proxy.config.traces import TraceSettings
 from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.page_events import PageEvents
 from lifecycle_proxy.faults.rules import FaultSettings
@@ -134,6 +135,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lifecycle: LifecycleSettings = LifecycleSettings()
     recording: Recording = Recording()
     streams: StreamSettings = StreamSettings()
+    traces: TraceSettings = TraceSettings()
     faults: FaultSettings = FaultSettings()
 
     @property
@@ -155,17 +157,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def upstream_socket(self) -> str | None:
         """The path of the upstream's unix socket (``unix:/run/x.sock`` or ``...sock:/base``)."""
-        if not self.upstream.url.startswith("unix:"):
-            return None
-        return self.upstream.url[5:].partition(":")[0]
+        url = self.upstream.url
+        return url[5:].partition(":")[0] if url.startswith("unix:") else None
 
     @property
     def upstream_base(self) -> str:
         """The upstream as an OpenAI SDK is given it, without a slash at the end."""
-        if self.upstream_socket is not None:
-            path = self.upstream.url[5:].partition(":")[2]
-        else:
-            path = urlsplit(self.upstream.url).path
+        url, socket = self.upstream.url, self.upstream_socket
+        path = urlsplit(url).path if socket is None else url[5:].partition(":")[2]
         return f"{self.upstream_origin}{path.rstrip('/') or '/v1'}"
 
     @property

@@ -108,7 +108,10 @@ class Sender:
         if self._adds_forwarded:
             host = request.headers.get("Host", "")
             headers.add_forwarded(kept, request.remote or "", request.scheme, host)
-        self.keys.exchange(kept, request[EXCHANGE].target)
+        exchange = request[EXCHANGE]
+        if exchange.traceparent != request.headers.get("traceparent", ""):
+            kept["traceparent"] = exchange.traceparent
+        self.keys.exchange(kept, exchange.target)
         return kept
 
     async def open(

@@ -257,6 +257,7 @@ def _exchange(request: web.Request, token: str, listeners: Listeners) -> Exchang
         target=target,
         client=request.remote or "unix",
         route=_route(request, path, target),
+        traceparent=request.headers.get("traceparent", ""),
         listeners=listeners,
     )
 

@@ -95,6 +95,7 @@ class StreamBody:
         self._note(step)
         self.added = step.added
         self._exchange.oversized = self._pipeline.oversized
+        self._exchange.answer = self._pipeline.envelope
         self._exchange.sent_bytes += len(step.data)
         return step.data
 

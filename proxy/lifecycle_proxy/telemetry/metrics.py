@@ -208,6 +208,8 @@ class Metrics(Listener):
         text = "Exchanges of which something is not recorded on purpose, such as a WebSocket"
         self.recording_omitted = make.counter("recording_omitted_total", text)[()].inc
         self.store_failed = make.counter("store_failures_total", "Unanswered by the store")[()].inc
+        # May be called from any thread.
+        self.spans_lost = make.counter("spans_lost_total", "Spans that could not be sent")[()].inc
         text = "Listeners (metrics, access log, recorder) that raised: switched off for an exchange"
         self._listener_failures = make.counter("listener_failures_total", text, "listener")
         text = "Connections that are open, idle or not"
