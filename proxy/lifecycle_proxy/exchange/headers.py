@@ -33,6 +33,17 @@ _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
 _NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | _REQUEST_ONLY | _OWN
 
 
+def first_header(headers: Headers, name: str) -> str:
+    """The value of the first header of this name, in whatever case; "" without one.
+
+    Args:
+        headers: as they came.
+        name: in whatever case.
+    """
+    wanted = name.lower()
+    return next((value for other, value in headers if other.lower() == wanted), "")
+
+
 def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The request headers to forward."""
     dropped = _with_listed(_NOT_FOR_UPSTREAM, headers)

@@ -31,17 +31,6 @@ _OF_BYTES: Final = (
 )
 
 
-def first_header(headers: Headers, name: str) -> str:
-    """The value of the first header of this name, in whatever case; "" without one.
-
-    Args:
-        headers: as they came.
-        name: in whatever case.
-    """
-    wanted = name.lower()
-    return next((value for other, value in headers if other.lower() == wanted), "")
-
-
 class Listener:
     """Follows exchanges: a method for each thing that happens. None may block. Here all do nothing.
 

@@ -16,7 +16,8 @@ import msgspec
 
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.exchange.ends import SideEnd
-from lifecycle_proxy.exchange.model import Headers, SideName, first_header
+from lifecycle_proxy.exchange.headers import first_header
+from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.recording.cassette_file import files, records
 from lifecycle_proxy.recording.json_lines import unpack
 from lifecycle_proxy.recording.records import (

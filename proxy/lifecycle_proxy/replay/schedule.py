@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from lifecycle_proxy.exchange.model import Headers, SideName, first_header
+from lifecycle_proxy.exchange.headers import first_header
+from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.recording.cassette import RecordedExchange, Side
 
 # As in a cassette, less "". Where the end of the connection is the end of the body, only a reset
