@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.exchange.media_type import asks_for_event_stream
+from lifecycle_proxy.recording.cassette import load
 
 from tests.conftest import StartProxy
 from tests.fakes import (
@@ -558,6 +559,10 @@ async def test_it_is_recorded_and_played(
     own = {"recording.path": str(tmp_path), "recording.speed": 0}
     first = await progress(await start_proxy({**own, "recording.mode": "record"}))
     await serve.stop(runners.pop(), 0)
+    (recorded,) = load(tmp_path)
+    assert (recorded.client.status, recorded.client.body) == (200, first.body)
+    assert recorded.forwarded is not None
+    assert (recorded.request.body, recorded.forwarded.body) == (BODY, upstream.request.body)
     again = await progress(await start_proxy({**own, "recording.mode": "replay"}))
     assert events(again) == events(first)
     assert len(upstream.requests) == 1

@@ -1,7 +1,7 @@
 """Requests whose response may be an event stream that frames are added to."""
 
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -98,7 +98,8 @@ class Conversations:
             conversation = ConversationCalls(self._store, scope, seen)
         other = await self._maybe_other(request, path, asked, api, conversation)
         if other is not None:
-            return other
+            del asked  # see below
+            return await other
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
         may_be_early = asked.stream and not asked.is_unread and KEEPER not in request
@@ -125,17 +126,18 @@ class Conversations:
         asked: request_body.ParsedBody,
         api: Api,
         conversation: ConversationCalls | None,
-    ) -> web.StreamResponse | None:
-        """The response to a request that asks for another form than the API's."""
+    ) -> Awaitable[web.StreamResponse] | None:
+        """The response to a request that asks for another form than the API's, from its beginning
+        on."""
         exchange = request[EXCHANGE]
         dialect, exchange.dialect = exchange.dialect, progress.DIALECT
         make = partial(self._resumed_pipeline, exchange, api, conversation)
         started = await self._detached.maybe_start(request, path, asked, api, make)
         if started is not None:
-            return started
+            return progress.given(started)
         if (wanted := await progress.maybe_asked(request, api, asked)) is not None:
             await self._streams.begin(request)
-            return await self._progress.answer(request, path, wanted, make)
+            return await self._progress.begin(request, path, wanted, make)
         exchange.dialect = dialect
         return None
 

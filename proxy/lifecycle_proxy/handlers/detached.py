@@ -99,6 +99,7 @@ class DetachedStreams:
         exchange = request[EXCHANGE]
         try:
             begun = await ask_for_stream(self._sender, request, path, asked, self._patience_s)
+            del asked  # it may be large, and the stream long
             if not begun.is_writable:
                 begun.answer.close()
                 cause = f"the upstream answered with status {begun.answer.status} and no stream"

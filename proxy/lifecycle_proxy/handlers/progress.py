@@ -106,37 +106,48 @@ class ProgressStreams:
         self._patience_s = settings.upstream.stall_timeout_s
         self._heartbeat_s = settings.server.heartbeat_s or None
 
-    async def answer(
+    async def begin(
         self,
         request: web.Request,
         path: str,
         asked: request_body.ParsedBody,
         pipeline: Callable[[Begun], Awaitable[Pipeline]],
-    ) -> web.StreamResponse:
-        """The stream, to its end.
+    ) -> Awaitable[web.StreamResponse]:
+        """Begin the stream. The rest of it has no need of the request's body, which may be large.
 
         Args:
             request: the client's.
             path: its target, without a dialect profile.
             asked: its body, which asks for a stream.
             pipeline: makes what follows the calls, once the upstream has taken the request.
+
+        Returns:
+            The stream, to its end.
         """
         exchange = request[EXCHANGE]
         exchange.stream = True
         head = responses.early_head(request)
         start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
-        await early_response.write(request, head, start)
         opening = ask_for_stream(self._sender, request, path, asked, self._patience_s)
         begun = await early_response.open_with_heartbeats(
-            request, opening, head, self._heartbeat_s, FORM
+            request, opening, head, self._heartbeat_s, FORM, start=start
         )
         if begun is None:
-            return head
+            return given(head)
         if begun.answer.status != 200:
-            wait_s = self._patience_s
-            await early_response.send_upstream_error(request, head, begun, wait_s, FORM)
-            return head
+            return self._refused(request, head, begun)
         make = ProgressBody if begun.is_writable else WholeProgressBody
         is_compressed = coding(begun.answer.headers) != ""
         own = make(exchange, await pipeline(begun), is_compressed=is_compressed)
-        return await self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
+        return self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
+
+    async def _refused(
+        self, request: web.Request, head: web.StreamResponse, begun: Begun
+    ) -> web.StreamResponse:
+        await early_response.send_upstream_error(request, head, begun, self._patience_s, FORM)
+        return head
+
+
+async def given(response: web.StreamResponse) -> web.StreamResponse:
+    """A response that has been made already."""
+    return response

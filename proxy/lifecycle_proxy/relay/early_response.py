@@ -53,6 +53,8 @@ async def open_with_heartbeats(
     head: web.StreamResponse,
     interval_s: float | None,
     form: EarlyForm,
+    *,
+    start: bytes = b"",
 ) -> Begun | None:
     """Wait for the upstream's headers; after each interval of silence send the client a comment.
 
@@ -62,6 +64,7 @@ async def open_with_heartbeats(
         head: response headers of the proxy's own, sent with the first comment.
         interval_s: seconds of silence; None to send none.
         form: of comments and errors.
+        start: written at once; b"" to write nothing before the first comment.
 
     Returns:
         The response, or None if it failed after the headers were sent; the client has got an error
@@ -72,8 +75,11 @@ async def open_with_heartbeats(
     """
     task = asyncio.ensure_future(opening)
     try:
+        if start:
+            await asyncio.sleep(0)  # the recorder begins, and records it
+            await _write(request, head, start)
         while not (await asyncio.wait({task}, timeout=interval_s))[0]:
-            await write(request, head, form.heartbeat)
+            await _write(request, head, form.heartbeat)
         return task.result()
     except ProxyError as failure:
         if not head.prepared:
@@ -163,21 +169,15 @@ async def _fail(
 async def _write_and_abort(
     request: web.Request, head: web.StreamResponse, error: dict[str, Any], form: EarlyForm
 ) -> None:
-    await write(request, head, form.error(error))
+    await _write(request, head, form.error(error))
     if form.ends_properly:
         await end_properly(request, head)
     else:
         break_connection(request, delimited=request.version >= HttpVersion11)
 
 
-async def write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
-    """Write bytes of the proxy's own; the first ones behind the headers.
-
-    Args:
-        request: the client's.
-        head: the response.
-        data: for its body.
-    """
+async def _write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+    """Write bytes of the proxy's own; the first ones behind the headers."""
     exchange = request[EXCHANGE]
     if not head.prepared:
         await head.prepare(request)
