@@ -11,7 +11,7 @@ from lifecycle_proxy.app.factory import ProxyApp
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.model import Exchange, Listener
-from lifecycle_proxy.upstream.failover import maybe_wait_s
+from lifecycle_proxy.upstream.attempt import maybe_wait_s
 
 from tests.backends import backends, came, complete, several
 from tests.conftest import StartProxy

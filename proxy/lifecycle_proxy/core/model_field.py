@@ -1,4 +1,4 @@
-"""The value of the top-level ``model`` in a JSON object: where its bytes are, and others for them.
+"""The value of a top-level key in a JSON object: where its bytes are, and others for them.
 
 Nothing else of the object is changed, and nothing is decoded but keys with escapes. A key that
 stands there twice is found twice: JSON parsers disagree on which of them counts. The work grows
@@ -12,7 +12,7 @@ from typing import Final
 
 _MAX_KEYS: Final = 10_000  # of the object itself
 _MAX_BRACKETS: Final = 2_000_000  # in all of it; so many take about a second, in a thread
-_LONGEST_KEY: Final = 32  # "model" with each character as \uXXXX
+_LONGEST_CHARACTER: Final = 6  # \uXXXX
 _WINDOW: Final = 1 << 18
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _SCALAR: Final = re.compile(rb"[^,}\]\[{\s\":]++")
@@ -24,12 +24,14 @@ _CLOSES: Final = b"}]"
 Spans = list[tuple[int, int]]
 
 
-def spans(data: bytes) -> Spans | None:
-    """Where the values of ``model`` are, as (start, stop); None if this cannot be followed.
+def spans(data: bytes, key: str = "model") -> Spans | None:
+    """Where the values of a key are, as (start, stop); None if this cannot be followed.
 
     Args:
         data: a JSON object. It is followed as far as its form matters here, not validated.
+        key: ASCII.
     """
+    longest = _LONGEST_CHARACTER * len(key) + 2
     if data.count(b"{") + data.count(b"[") > _MAX_BRACKETS:
         return None
     found: Spans = []
@@ -44,7 +46,7 @@ def spans(data: bytes) -> Spans | None:
         end = _value_end(data, start)
         if end is None:
             return None
-        if _is_model(data[at : min(stop, at + _LONGEST_KEY + 1)]):
+        if stop - at <= longest and _is_key(data[at:stop], key):
             found.append((start, end))
         at = _behind(data, end, b",")
         if at is None:
@@ -124,12 +126,10 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _is_model(key: bytes) -> bool:
-    if key == b'"model"':
-        return True
-    if b"\\" not in key or len(key) > _LONGEST_KEY:
-        return False
+def _is_key(quoted: bytes, key: str) -> bool:
+    if b"\\" not in quoted:
+        return quoted[1:-1] == key.encode()
     try:
-        return bool(json.loads(key) == "model")
+        return bool(json.loads(quoted) == key)
     except ValueError:
         return False

@@ -11,7 +11,8 @@ class Failover(NamedTuple):
         from_model: the model's name there.
         to_provider: the upstream that is asked next.
         to_model: the model's name there.
-        reason: ``rate_limit``, ``server_error``, or the code of a ``ProxyError``.
+        reason: ``rate_limit``, ``server_error``, the code of a ``ProxyError``, or ``stream_error``
+            within a stream that had begun.
     """
 
     from_provider: str

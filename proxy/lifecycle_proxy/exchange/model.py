@@ -219,6 +219,7 @@ class Exchange:
         frames: lifecycle frames that were written.
         tools: the calls that were completed.
         retries: requests that were sent once more on a new connection.
+        failovers: targets that failed, and the next ones, in order.
         body_rewritten: something was removed from the request's body.
         hops: the proxies that the request has passed, this one last: ``exchange.hops``.
         detached: what goes on behind the response; the exchange ends with it.
@@ -254,6 +255,7 @@ class Exchange:
     counts: Counts = field(default_factory=Counts)
     oversized: int = 0
     retries: int = 0
+    failovers: list[Failover] = field(default_factory=list)
     token: str = ""
     body_rewritten: bool = False
     hops: str = ""

@@ -1,5 +1,6 @@
 """An event stream that frames are added to: decompression and the core, as the stages of a body."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -11,9 +12,13 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.ends import ENDS, ended_by
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import Added, Exchange
+from lifecycle_proxy.exchange.failover import Failover
+from lifecycle_proxy.exchange.model import Added, Exchange, Listener
 
 HEARTBEAT: Final = b": keep-alive\n\n"  # never ": ping": Continue stops reading there
+
+
+FAILOVER: Final = "failover"  # the reason of calls that an upstream left open
 
 
 class StreamBody:
@@ -38,11 +43,14 @@ class StreamBody:
         self.ends_after_error = DIALECTS[exchange.dialect].ends_after_error
         self._exchange = exchange
         self._pipeline = pipeline
-        self._skim = pipeline.skim
+        self._skim: Callable[[bytes], bool] = pipeline.skim
+        self._decode: Callable[[bytes, float], Step] = pipeline.decode
         self._api = api
         self._decompressor = Decompressor() if is_compressed else None
         exchange.stream = True
         exchange.counts = pipeline.counts
+        if exchange.upstream:
+            exchange.listeners.add(_Continued(self))
 
     def feed(self, data: bytes, now: float) -> bytes:
         """See ``Body``."""
@@ -51,11 +59,27 @@ class StreamBody:
             self.added = ()
         if self._skim(data):
             return data
-        step = self._pipeline.decode(data, now)
+        step = self._decode(data, now)
         self.added = step.added
         if step.events:
             self._note(step)
         return step.data
+
+    def continues(self) -> None:
+        """What comes next is of another upstream, which goes on with the answer."""
+        self._skim, self._decode = _never, self._decode_continued
+
+    def _decode_continued(self, data: bytes, now: float) -> Step:
+        """The first read of another upstream: calls that the one before left open end here."""
+        self._skim, self._decode = self._pipeline.skim, self._pipeline.decode
+        ended = self._pipeline.abort(FAILOVER, now, outcome=Outcome.CUT)
+        step, at = self._pipeline.decode(data, now), len(ended.data)
+        return Step(
+            ended.data + step.data,
+            ended.events + step.events,
+            (*ended.added, *((start + at, stop + at) for start, stop in step.added)),
+            ended.frames + step.frames,
+        )
 
     def check_end(self) -> None:
         """See ``Body``."""
@@ -105,3 +129,17 @@ class StreamBody:
         if step.events:
             self._exchange.listeners.on_lifecycle(self._exchange, step.events)
         self._exchange.tools += [e for e in step.events if isinstance(e, ToolCompleted)]
+
+
+class _Continued(Listener):
+    """Tells a body that another upstream goes on: there is a failover within its stream."""
+
+    def __init__(self, body: StreamBody) -> None:
+        self._body = body
+
+    def on_failover(self, exchange: Exchange, failover: Failover) -> None:
+        self._body.continues()
+
+
+def _never(data: bytes) -> bool:
+    return False

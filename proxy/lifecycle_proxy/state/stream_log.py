@@ -15,6 +15,7 @@ from lifecycle_proxy.core.stream_events import DoneStatus
 from lifecycle_proxy.core.stream_fields import tool_fields, usage_fields
 from lifecycle_proxy.core.texts import TextReader
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
+from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.stream_records import BytesHead
@@ -50,6 +51,11 @@ class StreamLog(Listener):
             "requestId": exchange.request_id,
         }
         self._writer.append("stream.started", data)
+        for failover in exchange.failovers:
+            self.on_failover(exchange, failover)
+
+    def on_failover(self, exchange: Exchange, failover: Failover) -> None:
+        self._writer.append("llm_failover", failover._asdict())
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         for event in events:
@@ -127,6 +133,10 @@ class FollowedStreamLog(StreamLog):
             super().on_lifecycle(exchange, events)
         else:
             self._waiting += events
+
+    def on_failover(self, exchange: Exchange, failover: Failover) -> None:
+        self._flush()
+        super().on_failover(exchange, failover)
 
     def on_head(
         self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers

@@ -51,7 +51,7 @@ class UpstreamPool:
     ) -> None:
         self.table = RouteTable(settings)
         self.clock, self.sleep = clock, sleep
-        self.budget_s = settings.failover.budget_s
+        self.budget_s, self.in_stream = settings.failover.budget_s, settings.failover.in_stream
         self.is_public = settings.upstream.models_in_answers == "public"
         own_headers = frozenset(
             one.api_key_header.lower() for one in upstreams_of(settings) if one.api_key_header
