@@ -7,8 +7,13 @@ from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
 
 # What is longer is cut: a log has room for many events.
 _MAX_TEXT: Final = 1 << 16
-_INPUT: Final = ("input_tokens", "prompt_tokens")
-_OUTPUT: Final = ("output_tokens", "completion_tokens")
+_USAGE: Final = (
+    ("prompt_tokens", "inputTokens"),
+    ("input_tokens", "inputTokens"),
+    ("completion_tokens", "outputTokens"),
+    ("output_tokens", "outputTokens"),
+    ("total_tokens", "totalTokens"),
+)
 
 
 def tool_fields(event: LifecycleEvent) -> dict[str, Any]:
@@ -34,17 +39,11 @@ def usage_fields(usage: dict[str, Any]) -> dict[str, int]:
     """
     if not usage:
         return {}
-    given = {
-        "inputTokens": _first(usage, _INPUT),
-        "outputTokens": _first(usage, _OUTPUT),
-        "totalTokens": _first(usage, ("total_tokens",)),
-    }
-    fields = {name: number for name, number in given.items() if number is not None}
+    fields: dict[str, int] = {}
+    for name, own in _USAGE:
+        number = usage.get(name)
+        if type(number) is int and number >= 0:
+            fields[own] = number
     if "totalTokens" not in fields and len(fields) == 2:
         fields["totalTokens"] = sum(fields.values())
     return fields
-
-
-def _first(usage: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    numbers = (usage.get(name) for name in names)
-    return next((number for number in numbers if type(number) is int and number >= 0), None)

@@ -1,7 +1,7 @@
 """Which user asks: nothing that one user wrote reaches another."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from lifecycle_proxy.exchange.headers import CREDENTIALS
@@ -54,14 +54,20 @@ def owner_of(headers: Mapping[str, str]) -> str:
 
     All requests without a key have the same owner.
     """
-    values = {headers.get(name, "").strip() for name in CREDENTIALS[1:]}
-    scheme, _, token = headers.get(CREDENTIALS[0], "").strip().partition(" ")
-    values.add(token.strip() if scheme.lower() == "bearer" else f"{scheme} {token}".strip())
-    text = "\0".join(sorted(values - {""})).encode("utf-8", "surrogateescape")
+    values = {value.strip() for name in CREDENTIALS[1:] if (value := headers.get(name))}
+    if authorization := headers.get(CREDENTIALS[0]):
+        scheme, _, token = authorization.strip().partition(" ")
+        values.add(token.strip() if scheme.lower() == "bearer" else f"{scheme} {token}".strip())
+    values.discard("")
+    return _owner(values) if values else ANONYMOUS
+
+
+def _owner(keys: Iterable[str]) -> str:
+    text = "\0".join(sorted(keys)).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()
 
 
-ANONYMOUS: Final = owner_of({})
+ANONYMOUS: Final = _owner(())
 
 
 def _scope(headers: Mapping[str, str]) -> Scope:

@@ -16,7 +16,7 @@ from lifecycle_proxy.core.stream_events import EventType
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.expected_streams import ExpectedStreams
 from lifecycle_proxy.state.memory_claims import MemoryClaims
-from lifecycle_proxy.state.memory_stream import KeptBytes, KeptEvents
+from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
 from lifecycle_proxy.state.stream_records import (
     BytesEnd,
     BytesHead,
@@ -242,6 +242,8 @@ class MemoryStream:
         is_resumable: its bytes are wanted.
     """
 
+    __slots__ = ("_is_kept", "_key", "_log", "events", "kept", "read_at", "readers", "started_at")
+
     def __init__(self, log: MemoryEventLog, key: StreamKey, *, is_resumable: bool) -> None:
         self._log = log
         self._key = key
@@ -250,7 +252,7 @@ class MemoryStream:
         self.readers = 0  # that wait for bytes
         self.read_at = -math.inf
         self.events = KeptEvents(log.count_events)
-        self.kept = KeptBytes(log.count_bytes, is_wanted=is_resumable)
+        self.kept = KeptBytes(log.count_bytes) if is_resumable else NO_BYTES
 
     @property
     def key(self) -> StreamKey:

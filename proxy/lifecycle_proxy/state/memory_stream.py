@@ -74,13 +74,14 @@ class KeptEvents:
             offset: how many bytes the client has got by now.
         """
         # orjson's bytes keep the buffer that they were written into, of 4 KiB at least.
-        entry = KeptEvent(at, type_, bytes(memoryview(dumps(data))), offset)
-        self._entries.append(entry)
+        encoded = bytes(memoryview(dumps(data)))
+        self._entries.append(KeptEvent(at, type_, encoded, offset))
         self.last += 1
         if type_ == FINAL_TYPE:
             self.done = data
-        self._grow(entry.size)
-        self.wake()
+        self._grow(len(encoded) + _ENTRY_BYTES)
+        if self._changed is not None:
+            self.wake()
 
     def accept(self, seq: int, entry: KeptEvent) -> None:
         """Add one that was numbered elsewhere, if it is new.
@@ -179,12 +180,12 @@ class KeptBytes:
 
     Args:
         count: called with the bytes that come and go.
-        is_wanted: they are to be kept; else nothing is.
+        is_wanted: they are to be kept; else nothing is, ever.
     """
 
     __slots__ = ("_changed", "_count", "_data", "_head", "end", "is_wanted", "total")
 
-    def __init__(self, count: _Count, *, is_wanted: bool) -> None:
+    def __init__(self, count: _Count, *, is_wanted: bool = True) -> None:
         self._count = count
         self._data = bytearray()
         self._head: BytesHead | None = None
@@ -198,24 +199,30 @@ class KeptBytes:
 
     def begin(self, head: BytesHead) -> None:
         """The response has these headers."""
-        self._head = head
-        self.wake()
+        if self.is_wanted:
+            self._head = head
+            self.wake()
 
     def write(self, data: bytes) -> None:
         """More of it."""
+        if not self.is_wanted:
+            return
         self.total += len(data)
-        if self.is_wanted and not self.end:
+        if not self.end:
             self._data += data
             self._count(len(data))
             self.wake()
 
     def finish(self, end: BytesEnd) -> None:
         """No more comes."""
-        self.end = self.end or end
-        self.wake()
+        if self.is_wanted:
+            self.end = self.end or end
+            self.wake()
 
     def give_up(self) -> None:
         """Keep none of it."""
+        if not self.is_wanted:
+            return
         self._count(-len(self._data))
         self._data = bytearray()
         self.end = "given_up"
@@ -254,6 +261,9 @@ class KeptBytes:
         if self._changed is not None:
             self._changed.set()
             self._changed.clear()
+
+
+NO_BYTES: Final = KeptBytes(lambda _: None, is_wanted=False)
 
 
 def follow(open_: dict[tuple[str, int], Fields], entry: KeptEvent) -> None:
