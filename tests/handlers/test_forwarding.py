@@ -618,3 +618,25 @@ async def test_no_expectation_of_a_client_is_an_error(
     assert answer.status == 200
     assert upstream.request.body == b"hi"
     assert "Expect" not in upstream.request.headers
+
+
+BYTES = b"\xa0v\x85 \xc3\xa9 \xff"
+
+
+@pytest.mark.parametrize("target", ["/v1/x", CHAT])
+async def test_header_values_keep_their_bytes(upstream: Upstream, proxy: str, target: str) -> None:
+    """Also those that some take for blanks, and those that are not UTF-8."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\nX-R: " + BYTES + b"\r\nContent-Length: 2\r\n\r\n{}")
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        for _ in range(2):
+            line = f"T: {BYTES.decode('latin-1')}"
+            await client.send("POST", target, JSON, line, body=b'{"stream": true}')
+            answer = await (await client.head()).read()
+            assert answer.status == 200
+            assert f"\r\nX-R: {BYTES.decode('latin-1')}\r\n" in answer.raw.decode("latin-1")
+            assert answer.body == b"{}"
+            assert b"\r\nT: " + BYTES + b"\r\n" in upstream.requests[-1].raw

@@ -32,6 +32,17 @@ class ForwardedResponse(web.StreamResponse):
 
     _send_headers_immediately = False  # as in web.Response
 
+    async def _write_headers(self) -> None:
+        """aiohttp drops bytes that are not UTF-8. Where there may be some, they are put back."""
+        await super()._write_headers()
+        if "".join((self.reason, *self.headers.values())).isascii() or self._req is None:
+            return
+        major, minor = self._req.version
+        lines = [f"HTTP/{major}.{minor} {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        head = "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
+        self._payload_writer._headers_buf = head  # type: ignore[union-attr]  # noqa: SLF001
+
 
 def error_response(failure: ProxyError, request_id: str | None = None) -> web.Response:
     """The response to a request that could not be forwarded.
