@@ -163,6 +163,20 @@ async def test_a_response_that_nobody_wants_closes_its_connection(
     assert len(pool) == 0
 
 
+async def test_a_connection_that_ends_before_its_first_request_fails_it(
+    make_pool: MakePool, upstream: Upstream
+) -> None:
+    pool = make_pool(1)
+    for number in range(2):
+        connection = await pool.acquire()
+        await until(lambda: len(upstream.wires) > number)  # noqa: B023  this round's
+        upstream.wires[-1].close()
+        await until(lambda: not connection.is_usable)  # noqa: B023  this round's
+        with pytest.raises(TransportError) as caught:
+            await asked(connection)
+        assert map_failure(caught.value, "x").code == "upstream_unreachable"
+
+
 # --- through the proxy ----------------------------------------------------------------------------
 
 

@@ -413,6 +413,39 @@ async def test_a_tunnel_through_a_proxy_in_the_environment(
     assert len(http_proxy.wires) == len(upstream.wires) == 1
 
 
+async def test_a_proxy_that_refuses_the_tunnel_is_a_502(
+    start_proxy: StartProxy, http_proxy: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        assert request.method == "CONNECT"
+        assert request.headers["Proxy-Authorization"] == "Basic bWU6YTpi"
+        assert "Authorization" not in request.headers
+        await wire.answer(b"who are you?", "407 Proxy Authentication Required")
+
+    http_proxy.script = script
+    monkeypatch.setenv("HTTPS_PROXY", http_proxy.origin.replace("//", "//me:a%3Ab@"))
+    proxy = await start_proxy(
+        {"upstream.url": "https://backend.invalid/v1", "upstream.use_proxy_env": True}
+    )
+    answer = await ask(proxy, "GET", "/v1/models", "Authorization: Bearer sk-1")
+    error = answer.json()["error"]
+    assert (answer.status, error["code"]) == (502, "upstream_unreachable")
+    assert "407" in error["message"]
+    await http_proxy.wires[0].left()
+
+
+async def test_a_proxy_that_speaks_something_else_is_a_502(
+    start_proxy: StartProxy, http_proxy: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    proxy = await start_proxy(
+        {"upstream.url": "http://backend.invalid/v1", "upstream.use_proxy_env": True}
+    )
+    error = (await ask(proxy, "GET", "/v1/models")).json()["error"]
+    assert error["code"] == "upstream_unreachable"
+    assert "socks5" in error["message"]
+
+
 async def _copied(reader: asyncio.StreamReader, transport: asyncio.WriteTransport) -> None:
     while data := await reader.read(1 << 16):
         transport.write(data)

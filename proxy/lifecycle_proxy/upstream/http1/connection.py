@@ -81,6 +81,9 @@ class HttpConnection(ByteStream):
             TransportError: there is none.
             ProxyError: the request's body failed.
         """
+        if not self.is_usable:  # it ended as soon as it was made
+            self.close()
+            raise DisconnectedError(None, in_headers=False, is_stale=False)
         arrived: asyncio.Future[HttpResponse] = self._loop.create_future()
         self._arrived = arrived
         self._parser = ResponseParser(request.method, may_switch=request.may_switch)
