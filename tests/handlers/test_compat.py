@@ -84,6 +84,17 @@ async def test_a_run_that_is_over_is_replayed(upstream: Upstream, proxy: str, pa
     assert (await ask(proxy, "GET", path)).body == answer.body
 
 
+async def test_a_reader_that_goes_on_gets_the_rest(upstream: Upstream, proxy: str) -> None:
+    """It is told of the same node and length, though it gets none of what they are known from."""
+    upstream.script = agent(*WHOLE)
+    await chat(proxy, CHOOSES)
+    whole = payloads((await ask(proxy, "GET", KILROY)).body)
+    for after in range(1, 5):
+        rest = payloads((await ask(proxy, "GET", f"{KILROY}?after={after}")).body)
+        assert rest == whole[-len(rest) :]
+        assert len(rest) == len(whole) - (after - 1)
+
+
 async def test_history_then_live(upstream: Upstream, proxy: str) -> None:
     """Text that nothing follows comes after 100 ms; a tool event comes at once."""
     go, end = asyncio.Event(), asyncio.Event()
