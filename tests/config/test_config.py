@@ -174,7 +174,7 @@ def refused(
         ("[upstream]\nconect_timeout_s = 1", "upstream.conect_timeout_s", "connect_timeout_s?"),
         ("[upstraem]\nurl = 'x'", "upstraem", "did you mean upstream?"),
         ("[server]\nzzz = 1", "server.zzz", "unknown key (known are "),
-        ("zzz = 1", "zzz", "known are failover, faults, "),
+        ("zzz = 1", "zzz", "known are approvals, "),
         ("server = 1", "server", "1 is not a table; write [server], and its keys below it"),
         ("[server]\nheartbeat_s = '1'", "server.heartbeat_s", "write heartbeat_s = 1"),
         ("[server]\nheartbeat_s = -1", "server.heartbeat_s", "-1 is not a number of seconds, 0 or"),

@@ -32,7 +32,7 @@ MISTAKES = [
     ),
     (
         "[[upstreams]]\nname = 'a'",
-        "upstreams[0].url: missing; each of these tables needs url (line 1)",
+        "upstreams[0].url: missing; each of these tables needs url, or agent (line 1)",
     ),
     (
         "[upstreams]\nname = 'a'\nurl = 'http://a/v1'",

@@ -75,7 +75,7 @@ class Banner:
         with ThreadPoolExecutor(len(each)) as threads:
             problems = list(threads.map(probe, each.values()))
         for (name, own), problem in zip(each.items(), problems, strict=True):
-            text = f"{name}{own.upstream_base}"
+            text = f"{name}{own.shown_upstream}"
             text = text if problem is None else f"{text} ({problem or 'connected'})"
             yield paint(_line("upstream", text), _YELLOW) if problem else _line("upstream", text)
         yield _line("events", _events(settings))
@@ -97,7 +97,7 @@ def report(loaded: Loaded, most: int = _MOST_CHANGED) -> Iterator[str]:
         for number, text in enumerate(route_report.lines(settings)):
             yield _line("" if number else "upstreams", text)
     else:
-        yield _line("upstream", f"{settings.upstream_base} ({_key(settings)})")
+        yield _line("upstream", f"{settings.shown_upstream} ({_key(settings)})")
     yield _line("events", _events(settings))
     yield _line("recording", _recording(settings))
     if settings.streams.store != "memory":
@@ -180,6 +180,8 @@ def _listen(settings: Settings) -> str:
 
 
 def _key(settings: Settings) -> str:
+    if settings.upstream.agent:
+        return f"permissions {settings.upstream.permissions}"
     return "with upstream.api_key" if settings.upstream.api_key else "with the clients' own key"
 
 
@@ -239,7 +241,8 @@ def probe(
             server) is left running: it is a daemon, so the process can end.
         connect: makes a connection to a host and port.
     """
-    if settings.recording.mode == "replay" or settings.upstream.use_proxy_env:
+    own = settings.upstream
+    if settings.recording.mode == "replay" or own.use_proxy_env or own.agent:
         return None
     result: queue.SimpleQueue[str] = queue.SimpleQueue()
     work = threading.Thread(

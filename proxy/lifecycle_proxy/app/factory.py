@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sized
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.model import Listener
 from lifecycle_proxy.handlers.admin import AdminEndpoints
+from lifecycle_proxy.handlers.approvals import ApprovalPages
 from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.handlers.forward import Forwarder, selector
 from lifecycle_proxy.handlers.models import ModelsEndpoint
@@ -34,6 +36,8 @@ from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
+from lifecycle_proxy.upstream.agents.approvals import Approvals
+from lifecycle_proxy.upstream.agents.client import CANCEL_S, AgentUpstream
 from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 from lifecycle_proxy.upstream.pool import UpstreamPool
 
@@ -54,6 +58,7 @@ class ProxyApp(Service):
         settings: everything.
         store: where calls that clients run are kept; None for what the settings say.
         event_log: where what happens in streams is kept; None for what the settings say.
+        agent_cancel_s: how long an agent may take to stop, in seconds.
     """
 
     def __init__(
@@ -62,16 +67,18 @@ class ProxyApp(Service):
         *,
         store: Store | None = None,
         event_log: EventLog | None = None,
+        agent_cancel_s: float = CANCEL_S,
     ) -> None:
         own = settings.upstream
         # A pool adds the key of the upstream that it asks.
         own_key = "" if settings.is_routed else own.api_key
         keys = ApiKeys(settings.server.api_keys, own_key, own.api_key_header)
         self._metrics = metrics = Metrics()
-        self.recording_mode = RecordingMode(
-            settings, metrics.recording_lost, metrics.recording_omitted
-        )
-        self._upstream = self.recording_mode.upstream()
+        lost, omitted = metrics.recording_lost, metrics.recording_omitted
+        self.recording_mode = RecordingMode(settings, lost, omitted)
+        approvals = Approvals(settings.approvals.timeout_s)
+        agent = partial(AgentUpstream, approvals=approvals, cancel_s=agent_cancel_s)
+        self._upstream = self.recording_mode.upstream(agent)
         self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
         access_log = AccessLog(all_of_them=settings.server.access_log)
         self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
@@ -102,8 +109,9 @@ class ProxyApp(Service):
         streams = stream_endpoints(
             settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
         )
-        admin = AdminEndpoints(settings, self._upstream, self.gateway, metrics, streams)
-        self._admin = admin.handle
+        own_paths = (self._upstream, self.gateway, metrics)
+        pages = ApprovalPages(approvals)
+        self._admin = AdminEndpoints(settings, *own_paths, streams=streams, pages=pages).handle
         self._parts = AsyncExitStack()
 
     async def start(self) -> None:

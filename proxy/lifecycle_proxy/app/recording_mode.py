@@ -30,6 +30,7 @@ _MODES: Final = ("off", "record", "once", "new_episodes", "replay")
 _RECORDING: Final = ("record", "new_episodes")
 _WEBSOCKET: Final = "a WebSocket"
 
+MakeUpstream = Callable[[Settings], UpstreamClient]
 Data = bytes | AsyncIterator[bytes] | None
 
 
@@ -57,13 +58,20 @@ class RecordingMode:
         self._mode, exchanges = opened(settings.recording)
         self._played = _played(settings, exchanges, self._mode) if exchanges else None
 
-    def upstream(self) -> UpstreamClient:
-        """Where requests go: to the upstream, or, if nothing else may be asked, to recordings."""
+    def upstream(self, agent: MakeUpstream) -> UpstreamClient:
+        """Where requests go: to the upstream, or, if nothing else may be asked, to recordings.
+
+        ``agent`` makes the client of an upstream that is one.
+        """
         if self._played is not None and self._mode == "replay":
             return self._played
+
+        def make(settings: Settings) -> UpstreamClient:
+            return agent(settings) if settings.upstream.agent else HttpUpstream(settings)
+
         if self._settings.is_routed:
-            return UpstreamPool(self._settings)
-        return HttpUpstream(self._settings)
+            return UpstreamPool(self._settings, make=make)
+        return make(self._settings)
 
     def start(self) -> None:
         """Open what is written to.

@@ -25,13 +25,13 @@ def each(settings: Settings) -> dict[str, Settings]:
 
 def bases(settings: Settings) -> list[str]:
     """The base URL of each upstream."""
-    return [one.upstream_base for one in each(settings).values()]
+    return [one.shown_upstream for one in each(settings).values()]
 
 
 def lines(settings: Settings) -> Iterator[str]:
     """Each upstream, and where each name of ``[models]`` leads."""
     for one in upstreams_of(settings):
-        base = settings_for(settings, one).upstream_base
+        base = settings_for(settings, one).shown_upstream
         yield f"{one.name}: {base}, {_models(one)} ({_key(one)})"
     names = [one.name for one in upstreams_of(settings)]
     for name, groups in leads(settings.models, names).items():

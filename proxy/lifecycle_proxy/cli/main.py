@@ -7,6 +7,7 @@ import gc
 import importlib
 import logging
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
@@ -117,6 +118,12 @@ def _add_serve(commands: Any) -> None:
         "(default: http://127.0.0.1:11434/v1)",
     )
     serve.add_argument(
+        "--agent",
+        metavar="COMMAND",
+        help="run an agent that speaks ACP in the backend's place, such as 'opencode acp'; "
+        "docs/agents.md says what it may do",
+    )
+    serve.add_argument(
         "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
     )
     _add_settings(serve)
@@ -192,6 +199,8 @@ def _loaded(
 
 def _serve(arguments: argparse.Namespace) -> int:
     own = {"upstream.url": arguments.upstream, "server.workers": arguments.workers}
+    if arguments.agent is not None:
+        own["upstream.agent"] = shlex.split(arguments.agent)
     loaded = _loaded(arguments, (machine.loops,), **own)
     settings, banner = loaded.settings, Banner(loaded)
     if settings.server.workers > 1:

@@ -56,6 +56,7 @@ def problems(settings: "Settings") -> Found:
     yield from shared_store.problems(settings.streams.store)
     yield from shared_store.prefix_problems(settings.streams.prefix)
     yield from traces.problems(settings.traces)
+    yield from origins.public_url(settings.server.public_url)
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         yield from patterns.rule(rule, f"lifecycle.clients[{number}]")

@@ -56,6 +56,8 @@ def loops(settings: "Settings") -> Found:
 
 
 def _is_itself(settings: "Settings") -> bool:
+    if settings.upstream.agent:
+        return False
     if settings.listen_socket is not None or settings.upstream_socket is not None:
         return settings.listen_socket == settings.upstream_socket
     url, (host, port) = urlsplit(settings.upstream.url), settings.address

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta, Struct
 
-from lifecycle_proxy.config import checks, shared_store
+from lifecycle_proxy.config import checks
+from lifecycle_proxy.config.agents import AgentSettings, ApprovalSettings
 from lifecycle_proxy.config.names import ENV_PREFIX
-from lifecycle_proxy.config.reading import Note
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
 from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.config.targets import FailoverSettings, NamedUpstream, Written
 from lifecycle_proxy.config.traces import TraceSettings
+from lifecycle_proxy.config.variables import with_variables
 from lifecycle_proxy.core.context import Span
 from lifecycle_proxy.core.page_events import PageEvents
 from lifecycle_proxy.faults.rules import FaultSettings
@@ -48,6 +48,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cors_origins: list[str] = []
     api_keys: list[str] = []
     forwarded: bool = False
+    public_url: str = ""
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 65536
     max_head_bytes: Count = 262144
     head_timeout_s: Seconds = 30
@@ -59,7 +60,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     access_log: bool = True
 
 
-class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UpstreamSettings(AgentSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Towards the backend."""
 
     url: str = "http://127.0.0.1:11434/v1"
@@ -137,6 +138,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     streams: StreamSettings = StreamSettings()
     traces: TraceSettings = TraceSettings()
     faults: FaultSettings = FaultSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
 
     @property
     def is_routed(self) -> bool:
@@ -166,6 +168,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         url, socket = self.upstream.url, self.upstream_socket
         path = urlsplit(url).path if socket is None else url[5:].partition(":")[2]
         return f"{self.upstream_origin}{path.rstrip('/') or '/v1'}"
+
+    @property
+    def shown_upstream(self) -> str:
+        """The upstream as people are shown it."""
+        own = self.upstream
+        return f"agent {own.agent_model}" if own.agent else self.upstream_base
 
     @property
     def upstream_origin(self) -> str:
@@ -255,39 +263,9 @@ def _finished(sources: Sources, environ: Mapping[str, str], also: Sequence[Check
         if check is checks.problems or not sources.has_problem(*addresses):
             for key, text in check(settings):
                 sources.note(key, text)
-    settings = _with_secrets(settings, environ, sources.note)
+    settings = with_variables(settings, environ, sources.note)
     sources.check()
     return settings
-
-
-def _with_secrets(settings: Settings, environ: Mapping[str, str], note: Note) -> Settings:
-    def secret(text: str, key: str) -> str:
-        if not text.startswith("env:"):
-            return text
-        value = environ.get(text[4:], "")
-        if not value:
-            note(key, f"the environment variable {text[4:]} is not set, or is empty")
-        return value
-
-    replace = msgspec.structs.replace
-    keys = [secret(key, "server.api_keys") for key in settings.server.api_keys]
-    api_key = secret(settings.upstream.api_key, "upstream.api_key")
-    store = secret(settings.streams.store, "streams.store")
-    if store != settings.streams.store:
-        for key, text in shared_store.problems(store or "memory"):
-            note(key, text)
-    token_key = secret(settings.streams.token_key, "streams.token_key")
-    upstreams = [
-        replace(one, api_key=secret(one.api_key, f"upstreams[{at}].api_key"))
-        for at, one in enumerate(settings.upstreams)
-    ]
-    return replace(
-        settings,
-        server=replace(settings.server, api_keys=keys),
-        upstream=replace(settings.upstream, api_key=api_key),
-        streams=replace(settings.streams, store=store, token_key=token_key),
-        upstreams=upstreams,
-    )
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:

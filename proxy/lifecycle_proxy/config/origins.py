@@ -77,6 +77,14 @@ def is_address(host: str) -> bool:
     return False
 
 
+def public_url(text: str) -> Found:
+    """A URL that no browser can open the proxy's own pages at."""
+    origin = maybe_origin(text) if text else "http"
+    if origin is None or not origin.startswith("http"):
+        what = "where browsers reach this proxy, such as https://proxy.example"
+        yield "server.public_url", f"{quoted(text)} is not a scheme and a host, {what}"
+
+
 def hosts(given: Sequence[str]) -> Found:
     """Names that no ``Host`` header can hold."""
     for number, text in enumerate(given):

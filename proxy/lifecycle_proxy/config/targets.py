@@ -12,6 +12,7 @@ from typing import Annotated, Final, NamedTuple
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from lifecycle_proxy.config.agents import AgentSettings, copied
 from lifecycle_proxy.config.plain import hint, quoted
 
 if typing.TYPE_CHECKING:
@@ -28,12 +29,12 @@ _Count = Annotated[int, Meta(ge=0)]
 Written = str | list[str | list[str]]
 
 
-class NamedUpstream(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class NamedUpstream(AgentSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One ``[[upstreams]]`` table. What is None or "" is taken from ``[upstream]``."""
 
     name: str
-    url: str
-    models: list[str] = []
+    url: str = ""
+    models: list[str] = []  # noqa: RUF012  a Struct copies it
     api_key: str = ""
     api_key_header: str = ""
     client_key: typing.Literal["auto", "drop", "pass"] = "auto"
@@ -83,6 +84,7 @@ def upstreams_of(settings: "Settings") -> list[NamedUpstream]:
             api_key=own.api_key,
             api_key_header=own.api_key_header,
             client_key="drop" if own.api_key else "pass",
+            **copied(own),
         )
     ]
 
@@ -100,9 +102,11 @@ def settings_for(settings: "Settings", own: NamedUpstream) -> "Settings":
     changes |= {
         name: getattr(own, name) for name in ("ca_file", "server_name") if getattr(own, name)
     }
+    agent = copied(own) | {"agent_name": own.agent_name or own.name}
     upstream = replace(
         common,
-        url=own.url,
+        **agent,
+        url=own.url or common.url,
         api_key=own.api_key,
         api_key_header=own.api_key_header,
         **changes,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
-from lifecycle_proxy.config import patterns
+from lifecycle_proxy.config import agents, patterns
 from lifecycle_proxy.config.plain import quoted
 from lifecycle_proxy.config.targets import NamedUpstream, leads, upstreams_of
 
@@ -23,6 +23,9 @@ _USUAL_URL: Final = "http://127.0.0.1:11434/v1"
 def problems(settings: "Settings") -> Found:
     """What is wrong with ``[upstream]``, ``[[upstreams]]`` and ``[models]``."""
     yield from _url(settings.upstream.url, "upstream.url")
+    yield from agents.problems(settings.upstream, "upstream", settings.server.workers)
+    if settings.upstreams and settings.upstream.agent:
+        yield "upstream.agent", "has no effect: move it into a table [[upstreams]] of its own"
     if settings.upstreams and settings.upstream.api_key:
         text = "would be sent to every upstream; move it into the [[upstreams]] that it is for"
         yield "upstream.api_key", text
@@ -30,6 +33,7 @@ def problems(settings: "Settings") -> Found:
     for at, one in enumerate(settings.upstreams):
         key = f"upstreams[{at}]"
         yield from _named(one, key)
+        yield from agents.problems(one, key, settings.server.workers)
         if first.setdefault(one.name, at) != at:
             text = f"{quoted(one.name)} is upstreams[{first[one.name]}] already; choose another"
             yield f"{key}.name", text
@@ -60,7 +64,12 @@ def _named(one: NamedUpstream, key: str) -> Found:
         what = "1 to 64 lower-case letters, digits and hyphens, such as"
         near = re.sub("[^a-z0-9]+", "-", one.name.lower()).strip("-")[:64] or "local"
         yield f"{key}.name", f"{quoted(one.name)} is not {what} {quoted(near)}"
-    yield from _url(one.url, f"{key}.url")
+    if one.agent and one.url:
+        yield f"{key}.agent", "is another upstream than url; write a table for each"
+    elif not (one.agent or one.url):
+        yield f"{key}.url", "missing; each of these tables needs url, or agent"
+    elif not one.agent:
+        yield from _url(one.url, f"{key}.url")
     for number, pattern in enumerate(one.models):
         if problem := _no_pattern(pattern):
             yield f"{key}.models[{number}]", f"{quoted(pattern)} {problem}"

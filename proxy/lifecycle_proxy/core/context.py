@@ -87,6 +87,8 @@ class StreamContext:
         merge_rounds: leave out a finish behind which its choice goes on.
         page_events: which of the upstream's a page may get, where the dialect's clients have one
             that acts on them.
+        own_pages: what the URLs of pages begin with that the proxy itself embeds there; "" for
+            none.
     """
 
     span: Span = "call"
@@ -95,6 +97,7 @@ class StreamContext:
     client_tools: frozenset[str] | None = None
     merge_rounds: bool = False
     page_events: PageEvents = "safe"
+    own_pages: str = ""
 
 
 DEFAULT_CONTEXT: Final = StreamContext()

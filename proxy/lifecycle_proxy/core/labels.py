@@ -150,7 +150,10 @@ def preview(tool: str, arguments: str) -> str:
     return rule(args) if callable(rule) else _text(args.get(rule))
 
 
-_TELLING: Final = ("query", "text", "command", "path", "name", "prompt", "code", "goal")
+_TELLING: Final = (
+    *("query", "text", "command", "path", "name", "prompt", "code", "goal"),
+    *("file_path", "filePath", "pattern", "url"),  # Claude Code, OpenCode
+)
 _Args = dict[str, Any]
 
 

@@ -16,7 +16,7 @@ decoded passes up to the key, and ends there: its JSON is then no JSON.
 """
 
 import re
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -47,11 +47,14 @@ class PageEventFilter:
 
     Args:
         allowed: types that pass.
+        own_pages: what the URLs of the proxy's own pages begin with, which may be embedded; "" for
+            none.
     """
 
-    def __init__(self, allowed: frozenset[str]) -> None:
+    def __init__(self, allowed: frozenset[str], own_pages: str = "") -> None:
         self.is_cutting = False
         self._allowed = allowed
+        self._own_page = re.compile(re.escape(own_pages) + "[0-9a-f]{32}") if own_pages else None
         self._before = b""  # the end of the pieces of a large event that have passed
 
     def blocks(self, event: sse.Event, counts: Counts) -> bool:
@@ -92,14 +95,29 @@ class PageEventFilter:
         if not isinstance(event, dict):
             return True  # Open WebUI fails on it, and goes on with the next line
         kind = event.get("type")
-        return isinstance(kind, str) and kind in self._allowed
+        return (isinstance(kind, str) and kind in self._allowed) or self._is_own(event)
+
+    def _is_own(self, event: dict[str, Any]) -> bool:
+        """Whether an event embeds the proxy's own page for an approval, and nothing else."""
+        page = self._own_page
+        if page is None or event.keys() != {"type", "data"} or event["type"] != "embeds":
+            return False
+        data = event["data"]
+        urls = data.get("embeds") if isinstance(data, dict) and len(data) == 1 else None
+        urls = urls if isinstance(urls, list) else [None]
+        return all(isinstance(url, str) and page.fullmatch(url) for url in urls)
 
 
-def maybe_filter(page_events: PageEvents) -> PageEventFilter | None:
-    """What this setting takes out; None for nothing."""
+def maybe_filter(page_events: PageEvents, own_pages: str = "") -> PageEventFilter | None:
+    """What this setting takes out; None for nothing.
+
+    Args:
+        page_events: the setting.
+        own_pages: see ``PageEventFilter``.
+    """
     if page_events == "all":
         return None
-    return PageEventFilter(SAFE if page_events == "safe" else frozenset())
+    return PageEventFilter(SAFE if page_events == "safe" else frozenset(), own_pages)
 
 
 def has_key(raw: bytes) -> bool:

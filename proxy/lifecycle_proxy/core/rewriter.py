@@ -35,7 +35,7 @@ class Rewriter:
         self._hosted_calls = None if tools is None else HostedCallFilter(tools)
         self._hides_results = hides_results
         self.merges_rounds = context.merge_rounds
-        self._page_events = maybe_filter(page_events)
+        self._page_events = maybe_filter(page_events, context.own_pages)
         self.is_active = context.merge_rounds or hides_results or self._page_events is not None
 
     @property

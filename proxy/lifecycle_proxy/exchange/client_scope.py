@@ -67,6 +67,12 @@ def _owner(keys: Iterable[str]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+def maybe_session(headers: Mapping[str, str]) -> str:
+    """What the client calls its conversation; "" where it does not say. Open WebUI's is first."""
+    names = sorted(_SESSIONS, key=lambda name: "OpenWebUI" not in name)
+    return next((value for name in names if (value := headers.get(name, "").strip())), "")
+
+
 ANONYMOUS: Final = _owner(())
 
 

@@ -22,6 +22,7 @@ STATUS: Final[dict[str, int]] = {
     "idempotency_conflict": 409,
     "stream_expired": 410,
     "request_too_large": 413,
+    "too_many_sessions": 429,
     "header_too_large": 431,
     "internal": 500,
     "upstream_unreachable": 502,

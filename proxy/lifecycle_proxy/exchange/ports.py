@@ -4,7 +4,7 @@ An upstream may be an HTTP server, a recording that is played in this process, o
 has a status, headers and a body of bytes. The relay knows these protocols only.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -19,6 +19,22 @@ RequestBody = bytes | AsyncIterator[bytes] | None
 OnInterim = Callable[[int, str, Headers], None]
 
 
+class AskedBy(NamedTuple):
+    """Who sent a request: for upstreams that are not another server.
+
+    Attributes:
+        headers: of the client's request, as they came.
+        address: the peer's.
+        dialect: that the client gets.
+        token: of the exchange.
+    """
+
+    headers: Mapping[str, str]
+    address: str
+    dialect: str
+    token: str
+
+
 class UpstreamRequest(NamedTuple):
     """A request for an upstream.
 
@@ -29,6 +45,7 @@ class UpstreamRequest(NamedTuple):
         body: bytes can be sent again, an iterator cannot.
         on_interim: called for each interim response but 100 (RFC 9110 section 15.2). It must not
             raise.
+        asked_by: the client; None where the proxy itself asks.
     """
 
     method: str
@@ -36,6 +53,7 @@ class UpstreamRequest(NamedTuple):
     headers: CIMultiDict[str]
     body: RequestBody
     on_interim: OnInterim | None = None
+    asked_by: AskedBy | None = None
 
 
 class BodySink(Protocol):

@@ -21,10 +21,16 @@ COMPAT_PREFIX: Final = "/-/compat/"
 _STREAM_ID: Final = "([A-Za-z0-9_-]{1,64})"
 _RUN: Final = re.compile(rf"/(?:runs|pipelines)/{_STREAM_ID}/events")
 _COMMAND: Final = re.compile(rf"/projects/[^/]{{1,200}}/events/{_STREAM_ID}")
+APPROVALS_PREFIX: Final = "/-/approvals/"
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
 _RESPONSE: Final = re.compile(r"/responses/[^/]+\Z")
+
+
+def approvals_url(public_url: str) -> str:
+    """What the URLs of approvals' pages begin with; "" where no browser can open them."""
+    return f"{public_url.rstrip('/')}{APPROVALS_PREFIX}" if public_url else ""
 
 
 def check_target(request: web.Request) -> None:

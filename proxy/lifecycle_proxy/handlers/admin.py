@@ -10,10 +10,11 @@ from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.shared_store import without_secrets
+from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
-from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, maybe_compat
+from lifecycle_proxy.handlers.approvals import ApprovalPages
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -35,6 +36,7 @@ class AdminEndpoints:
         gateway: knows whether the process is draining.
         metrics: rendered.
         streams: answers what is below ``/-/streams/``.
+        pages: people's answers to agents.
     """
 
     def __init__(
@@ -43,13 +45,16 @@ class AdminEndpoints:
         upstream: UpstreamClient,
         gateway: GatewayMiddleware,
         metrics: Metrics,
+        *,
         streams: StreamEndpoints,
+        pages: ApprovalPages,
     ) -> None:
         self._settings = settings
         self._upstream = upstream
         self._gateway = gateway
         self._metrics = metrics
         self._streams = streams
+        self._approvals = pages
         self._probed_at = float("-inf")
         self._problem = ""
         self._probe: asyncio.Task[None] | None = None
@@ -70,10 +75,12 @@ class AdminEndpoints:
             ProxyError: ``method_not_allowed`` or ``not_found``.
         """
         path = request[EXCHANGE].path
-        if path.startswith(STREAMS_PREFIX):
+        if path.startswith(routes.STREAMS_PREFIX):
             return await self._streams.handle(request)
-        if (named := maybe_compat(path)) is not None:
+        if (named := routes.maybe_compat(path)) is not None:
             return await self._streams.compat(request, *named)
+        if path.startswith(routes.APPROVALS_PREFIX):
+            return await self._approvals.handle(request, path)
         handler = self._handlers.get(path, self.nothing)
         if path in self._handlers and request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")
@@ -136,6 +143,8 @@ def redacted(settings: Settings) -> dict[str, Any]:
     tree["streams"]["token_key"] = _HIDDEN if settings.streams.token_key else ""
     for one in tree["upstreams"]:
         one["api_key"] = _HIDDEN if one["api_key"] else ""
+    for one in (tree["upstream"], *tree["upstreams"]):
+        one["env"] = dict.fromkeys(one["env"], _HIDDEN)
     tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
     secret = {name.lower() for name in settings.recording.redact_headers}
     for rule in tree["lifecycle"]["clients"]:

@@ -15,7 +15,7 @@ from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.pipeline import Pipeline
-from lifecycle_proxy.exchange import request_body, responses
+from lifecycle_proxy.exchange import request_body, responses, routes
 from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
@@ -62,6 +62,7 @@ class Conversations:
         self._streams = streams
         self._merge = own.merge_rounds
         self._page_events = own.page_events
+        self._own_pages = routes.approvals_url(settings.server.public_url)
         self._options = PipelineOptions(
             presenter=Labels(max_length=own.label_max, redacted=own.redact, emoji=own.emoji),
             make_id=lambda: f"call_{secrets.token_hex(12)}",
@@ -253,5 +254,6 @@ class Conversations:
                 tools if is_merged and dialect.merges_rounds else None,
                 is_merged,
                 self._page_events,
+                self._own_pages,
             ),
         )

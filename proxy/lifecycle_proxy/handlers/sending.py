@@ -11,6 +11,7 @@ from lifecycle_proxy.exchange import headers, request_body, responses
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import (
+    AskedBy,
     RequestBody,
     UpstreamClient,
     UpstreamRequest,
@@ -127,6 +128,9 @@ class Sender:
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
+        exchange = request[EXCHANGE]
+        asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, exchange.token)
+        wanted = wanted._replace(asked_by=asked_by)
         if self._recordings.concerns(request):
             response = await self._recorded(request, wanted, original)
         else:

@@ -173,11 +173,15 @@ class GatewayMiddleware:
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
             raise ProxyError("bad_request", "a transfer coding other than chunked")
         routes.check_target(request)
+        exchange = request[EXCHANGE]
+        # A person opens an approval's page, within another page perhaps: its path is the only
+        # credential that it can have. It is for a stream that is open, in a drain too.
+        if exchange.path.startswith(routes.APPROVALS_PREFIX):
+            return None
         if not self._is_socket:
             self._hosts.check(request)
         if (preflight := self._cors.maybe_preflight(request)) is not None:
             return preflight
-        exchange = request[EXCHANGE]
         if exchange.path not in _OPEN:
             if self.draining:
                 raise ProxyError("draining", "the proxy is shutting down; try again")

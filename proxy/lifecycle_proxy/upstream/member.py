@@ -118,7 +118,7 @@ class Member:
             headers.popall("Content-Length", None)
         elif model:
             path = routes.with_model(path, model)
-        return UpstreamRequest(request.method, path, headers, body)
+        return request._replace(path=path, headers=headers, body=body)
 
     def _authorize(self, headers: CIMultiDict[str], path: str) -> None:
         """Only this upstream's key, or the client's if this upstream is to have it."""
@@ -136,7 +136,7 @@ class Member:
         wait_s = self.health.free_at() - now
         return {
             "name": self.name,
-            "url": self.settings.upstream_base,
+            "url": self.settings.shown_upstream,
             "state": "aside" if self.health.is_aside(now) else "ok",
             "aside_s": round(max(wait_s, 0.0), 1),
             "failures": self.health.failures,

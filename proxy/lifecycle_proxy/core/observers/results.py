@@ -125,6 +125,8 @@ def _result(call_id: object, entry: _Json, identities: Identities) -> Observatio
 
 
 def _outcome(entry: _Json) -> Outcome:
+    if entry.get("status") == "cancelled":
+        return Outcome.CANCELLED
     failed = (
         entry.get("is_error") is True
         or entry.get("isError") is True

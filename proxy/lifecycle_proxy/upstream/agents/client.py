@@ -1,0 +1,173 @@
+"""An agent as an upstream: the port ``UpstreamClient`` over programs that are run here.
+
+It serves chat completions and the list of models, with one model: the agent. The chat stream is
+written by ``core.agents``; the pipeline then observes it as any backend's.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from lifecycle_proxy.config.agents import AgentSettings
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.agents import conversation
+from lifecycle_proxy.core.complexity import is_too_complex
+from lifecycle_proxy.core.dialects.fields import dumps
+from lifecycle_proxy.exchange.client_scope import ANONYMOUS, maybe_session, owner_of
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest
+from lifecycle_proxy.upstream.agents.acp import AcpSession
+from lifecycle_proxy.upstream.agents.approvals import Approvals
+from lifecycle_proxy.upstream.agents.places import PlaceKey, Places
+from lifecycle_proxy.upstream.agents.request import AgentRequest
+from lifecycle_proxy.upstream.agents.response import WrittenResponse, stored
+from lifecycle_proxy.upstream.agents.serving import AgentServing
+from lifecycle_proxy.upstream.agents.session import MakeSession
+
+log = logging.getLogger("proxy.upstream")
+
+CWD_HEADER: Final = "X-Lifecycle-Cwd"
+_EMBEDS: Final = "openwebui"
+_UNNAMED: Final = ("plain",)
+_MAX_BODY: Final = 32 << 20
+CANCEL_S: Final = 5.0
+_MAX_BEAT_S: Final = 60.0
+_BEAT: Final = b": keep-alive\n\n"
+_NOBODY: Final = AskedBy({}, "", "", "")
+
+
+class AgentUpstream:
+    """One agent.
+
+    Args:
+        settings: ``upstream`` is the agent's; ``lifecycle`` says how calls are shown.
+        approvals: what people decide.
+        make: makes a session.
+        cancel_s: how long an agent may take to stop, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        approvals: Approvals,
+        *,
+        make: MakeSession = AcpSession,
+        cancel_s: float = CANCEL_S,
+    ) -> None:
+        own: AgentSettings = settings.upstream
+        self._own = own
+        self.name = own.agent_model
+        places = Places(
+            lambda on_end: make(own, self.name, on_end),
+            max_sessions=own.max_sessions,
+            idle_s=own.idle_s,
+        )
+        self._serving = AgentServing(settings, self.name, approvals, places, cancel_s=cancel_s)
+
+    async def start(self) -> None:
+        """Processes are started when they are needed."""
+
+    async def close(self) -> None:
+        """End all of them."""
+        await self._serving.close()
+
+    def target(self, path: str) -> str:
+        """See ``UpstreamClient``."""
+        return path
+
+    async def probe(self) -> str:
+        """See ``UpstreamClient``. To start a process for it would be too much."""
+        return ""
+
+    async def open(self, request: UpstreamRequest, on_retry: Callable[[], None]) -> WrittenResponse:
+        """See ``UpstreamClient``."""
+        path = request.path.partition("?")[0]
+        if request.method == "GET" and path.endswith("/models"):
+            model = {"id": self.name, "object": "model", "created": 0, "owned_by": "agent"}
+            return stored(dumps({"object": "list", "data": [model]}))
+        if request.method == "POST" and path.endswith("/chat/completions"):
+            return await self._chat(await _body(request), request.asked_by or _NOBODY)
+        text = "an agent serves /v1/chat/completions and /v1/models only"
+        raise ProxyError("not_found", text)
+
+    async def _chat(self, body: Mapping[str, Any], asked_by: AskedBy) -> WrittenResponse:
+        messages = body.get("messages")
+        asked = conversation.maybe_asked(messages if isinstance(messages, list) else [])
+        if asked is None:
+            raise ProxyError("bad_request", "no message of the user's", "messages")
+        owner = self._owner(asked_by, body)
+        key = PlaceKey(owner, self._cwd(asked_by.headers), asked.fingerprint())
+        serving = self._serving
+        await serving.settled(owner)
+        place, is_known = await serving.places.take(key)
+        turn, place.turn = place.turn, None
+        request = AgentRequest(serving, body, asked, asked_by, key, place=place)
+        if turn is not None:
+            decision = conversation.maybe_answer(asked.text)
+            if decision is not None and turn.waiting:
+                token, by = turn.waiting[0].token, _who(asked_by)
+                serving.approvals.decide(token, allowed=decision, by=f"a message of {by}")
+                return await request.go_on(turn)
+            turn.withdraw("another message")
+            serving.places.drop(place)
+            place, is_known = await serving.places.take(key)
+            request = AgentRequest(serving, body, asked, asked_by, key, place=place)
+        return await request.begin(is_known=is_known)
+
+    def _owner(self, asked_by: AskedBy, body: Mapping[str, Any]) -> str:
+        """Whose session it is: by credential, else by address; and by the conversation's name."""
+        owner = owner_of(asked_by.headers)
+        if owner == ANONYMOUS:
+            owner = f"{owner} {asked_by.address}"
+        user = body.get("user")
+        name = maybe_session(asked_by.headers) or (user if isinstance(user, str) else "")
+        return hashlib.sha256(f"{owner}\0{name}".encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _cwd(self, headers: Mapping[str, str]) -> str:
+        """The working directory: the settings', or one that the request names below a root."""
+        asked = headers.get(CWD_HEADER, "")
+        if not asked:
+            return self._own.cwd or str(Path.cwd())
+        path = Path(asked).resolve()
+        roots = [Path(root).resolve() for root in self._own.cwd_roots]
+        is_below = Path(asked).is_absolute() and any(path.is_relative_to(root) for root in roots)
+        if not (is_below and path.is_dir()):
+            text = "not a folder below one of the agent's cwd_roots"
+            raise ProxyError("bad_request", text, CWD_HEADER)
+        return str(path)
+
+
+async def _body(request: UpstreamRequest) -> Mapping[str, Any]:
+    """The request's body, decoded.
+
+    Raises:
+        ProxyError: ``bad_request``.
+    """
+    body = request.body
+    if body is not None and not isinstance(body, bytes):
+        pieces, size = [], 0
+        async for piece in body:
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MAX_BODY:
+                raise ProxyError("bad_request", "the request is too large for an agent")
+        body = b"".join(pieces)
+    try:
+        if body is None or is_too_complex(body):
+            raise ProxyError("bad_request", "the request has no JSON object that can be read")
+        decoded = await asyncio.to_thread(orjson.loads, body)
+    except orjson.JSONDecodeError:
+        raise ProxyError("bad_request", "the request is not valid JSON") from None
+    if not isinstance(decoded, dict):
+        raise ProxyError("bad_request", "the request is not a JSON object")
+    return decoded
+
+
+def _who(asked_by: AskedBy) -> str:
+    """Who answered, for the log."""
+    return f"credential {owner_of(asked_by.headers)[:12]} at {asked_by.address or 'unknown'}"
