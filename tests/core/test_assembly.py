@@ -175,6 +175,20 @@ def test_a_call_that_broke_off_and_was_tried_again() -> None:
     assert [one["id"] for one in own["tool_calls"]] == ["b"]
 
 
+def test_another_upstream_makes_open_calls_anew() -> None:
+    assembler, parser = Assembler(), sse.Parser(1 << 20)
+    first = choices(part(content="a", tool_calls=[call(0, "a", "ls", "{}")]))
+    second = choices(part(content="b", tool_calls=[call(1, "b", "ls", "{}")]))
+    for one in parser.feed(first):
+        assembler.feed(one)
+    assembler.continues()
+    for one in parser.feed(second + choices(part(finish="tool_calls"))):
+        assembler.feed(one)
+    (choice,) = json.loads(assembler.result())["choices"]
+    assert choice["message"]["content"] == "ab"
+    assert [one["id"] for one in choice["message"]["tool_calls"]] == ["b"]
+
+
 def test_a_call_without_an_id_gets_one() -> None:
     (own,) = message(choices(part(tool_calls=[call(None, None, "f", "{}")])))["tool_calls"]
     assert own["id"] == "call_1"

@@ -107,6 +107,14 @@ class Assembler:
             except TooMuchError:
                 self.problem = "the upstream's answer is too large to be put together"
 
+    def continues(self) -> None:
+        """What comes next is of another upstream, which was told of the text so far: it makes the
+        calls that are open anew."""
+        for place in self._identities.choices.values():
+            for call in place.calls:
+                call.answered = True
+            self._identities.finish(place.index)
+
     def result(self) -> bytes:
         """The answer, as JSON."""
         choices = [self._choices[index].value(index) for index in sorted(self._choices)]

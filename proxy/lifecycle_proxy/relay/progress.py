@@ -21,6 +21,7 @@ from lifecycle_proxy.core.vocabularies import agentlang
 from lifecycle_proxy.core.vocabularies.frames import encoded
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.errors import STATUS, ProxyError
+from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.model import Added, Exchange, Listener
 from lifecycle_proxy.relay.early_response import EarlyForm
 from lifecycle_proxy.relay.sse import StreamBody
@@ -52,10 +53,18 @@ FORM: Final = EarlyForm(agentlang.KEEP_ALIVE, error_event, ends_properly=True)
 
 
 class _Steps(Listener):
-    """Writes an event for each lifecycle event of the exchange."""
+    """Writes an event for each lifecycle event of the exchange.
 
-    def __init__(self) -> None:
+    Args:
+        assembler: has to know of another upstream that goes on with the answer.
+    """
+
+    def __init__(self, assembler: Assembler) -> None:
+        self._assembler = assembler
         self._written: list[bytes] = []
+
+    def on_failover(self, exchange: Exchange, failover: Failover) -> None:
+        self._assembler.continues()
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         exchange.frames += len(events)
@@ -102,7 +111,7 @@ class ProgressBody:
         self._parser = sse.Parser(max_bytes)
         self._assembler = Assembler(max_bytes)
         self._response = b""
-        self._steps = _Steps()
+        self._steps = _Steps(self._assembler)
         exchange.listeners.add(self._steps)
 
     def feed(self, data: bytes, now: float) -> bytes:
