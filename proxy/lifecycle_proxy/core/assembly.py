@@ -108,7 +108,7 @@ class Assembler:
                 self.problem = "the upstream's answer is too large to be put together"
 
     def continues(self) -> None:
-        """What comes next is of another upstream, which was told of the text so far: it makes the
+        """What comes next is of another upstream. It knows of the text so far only, so it makes the
         calls that are open anew."""
         for place in self._identities.choices.values():
             for call in place.calls:
