@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from lifecycle_proxy.inspect import export, html_report
 from lifecycle_proxy.recording import cassette
+from lifecycle_proxy.recording.cassette_file import CassetteError
 
+from tests.commands import run
 from tests.recording.build import Tape, agent, chunk, frame, write
 
 MS, SIZE, OURS, KIND, WORDS, TEXT, THOUGHT, RAW = range(8)
@@ -170,3 +172,27 @@ def test_to_a_file(tmp_path: Path, name: str) -> None:
     write(tmp_path / "one.jsonl", agent())
     export.export(tmp_path / name, "html", out)
     assert out.read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("form", ["html", "har"])
+def test_one_exchange(tmp_path: Path, form: export.Form) -> None:
+    path, out = (
+        write(tmp_path / "one.jsonl", agent("aa-1"), agent("aa-2"), agent("b")),
+        tmp_path / "o",
+    )
+    export.export(path, form, out, exchange_id="aa-2")
+    text = out.read_text("utf-8")
+    assert ("aa-1" in text, "aa-2" in text) == (False, form == "html")
+    assert form == "html" or len(json.loads(text)["log"]["entries"]) == 1
+    export.export(path, "html", out, exchange_id="b")
+    assert [one["id"] for one in embedded(out.read_text("utf-8"))["exchanges"]] == ["b"]
+    with pytest.raises(CassetteError, match="2 exchanges begin with 'aa'"):
+        export.export(path, form, out, exchange_id="aa")
+    with pytest.raises(CassetteError, match="no exchange 'x'"):
+        export.export(path, form, out, exchange_id="x")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.jsonl", agent("aa-1"), agent("b"))
+    done = run("export", str(path), "--html", "--exchange", "aa")
+    assert [one["id"] for one in embedded(done.stdout)["exchanges"]] == ["aa-1"]

@@ -143,12 +143,7 @@ def _add_show(commands: usage.Commands) -> None:
         examples="recordings\none.jsonl --exchange ex_9f2c --side upstream",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=usage.CASSETTE)
-    parser.add_argument(
-        "--exchange",
-        default="",
-        metavar="ID",
-        help="show only the exchange with this id; the beginning of the id is enough",
-    )
+    _add_exchange(parser, "show")
     parser.add_argument(
         "--side",
         choices=("upstream", "client"),
@@ -165,13 +160,19 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_exchange(parser: argparse.ArgumentParser, verb: str) -> None:
+    text = f"{verb} only the exchange with this id; the beginning of the id is enough"
+    parser.add_argument("--exchange", default="", metavar="ID", help=text)
+
+
 def _add_export(commands: usage.Commands) -> None:
     parser = usage.add(
         commands,
         "export",
         brief="write recordings as a page, or as HAR",
         description="Write recordings as one HTML page that needs nothing else, or as HAR 1.2.",
-        examples="recordings --html -o recordings.html\none.jsonl --har > one.har",
+        examples="recordings --html -o recordings.html\n"
+        "one.jsonl --html --exchange ex_9f2c -o one.html\none.jsonl --har > one.har",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help=usage.CASSETTE)
     form = parser.add_mutually_exclusive_group(required=True)
@@ -179,6 +180,7 @@ def _add_export(commands: usage.Commands) -> None:
         "--html", dest="form", action="store_const", const="html", help="one HTML page"
     )
     form.add_argument("--har", dest="form", action="store_const", const="har", help="HAR 1.2")
+    _add_exchange(parser, "export")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
     )
@@ -196,7 +198,13 @@ def _export(arguments: argparse.Namespace) -> int:
     from lifecycle_proxy.inspect.export import export
 
     try:
-        export(arguments.path, arguments.form, arguments.output, side=arguments.side)
+        export(
+            arguments.path,
+            arguments.form,
+            arguments.output,
+            side=arguments.side,
+            exchange_id=arguments.exchange,
+        )
     except OSError as error:
         where = arguments.output or "standard output"
         raise CassetteError(f"{where}: {error.strerror or error}") from None

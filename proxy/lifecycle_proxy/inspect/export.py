@@ -8,13 +8,21 @@ from typing import Final, Literal
 
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import har_writer, html_report
+from lifecycle_proxy.inspect.choice import chosen
 from lifecycle_proxy.recording import cassette
 from lifecycle_proxy.recording.cassette import RecordedExchange
 
 Form = Literal["har", "html"]
 
 
-def export(path: Path, form: Form, out: Path | None = None, *, side: SideName = "client") -> None:
+def export(
+    path: Path,
+    form: Form,
+    out: Path | None = None,
+    *,
+    side: SideName = "client",
+    exchange_id: str = "",
+) -> None:
     """Write a cassette, or a folder of them, as HAR or as a page.
 
     Args:
@@ -22,12 +30,16 @@ def export(path: Path, form: Form, out: Path | None = None, *, side: SideName = 
         form: of the output.
         out: standard output, if not given. Only the owner can read a new file, as with cassettes.
         side: whose responses are in a HAR. A page has both.
+        exchange_id: only this exchange; the beginning of its id is enough.
 
     Raises:
-        CassetteError: it is not a cassette.
+        CassetteError: it is not a cassette, or does not contain the exchange.
         OSError: the file cannot be written.
     """
-    data = _FORMS[form](cassette.load(path), path.name, side)
+    exchanges = cassette.load(path)
+    if exchange_id:
+        exchanges = [chosen(exchanges, exchange_id)]
+    data = _FORMS[form](exchanges, path.name, side)
     if out is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

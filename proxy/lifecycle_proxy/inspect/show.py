@@ -17,11 +17,11 @@ from typing import Final, TextIO
 from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect import timeline
+from lifecycle_proxy.inspect.choice import chosen
 from lifecycle_proxy.inspect.terminal import Paper, columns, padded, size
 from lifecycle_proxy.inspect.timeline import Bar, Frame
 from lifecycle_proxy.recording import cassette, question
 from lifecycle_proxy.recording.cassette import RecordedExchange
-from lifecycle_proxy.recording.cassette_file import CassetteError
 
 _SHORTEST_ID: Final = 8
 _LEAST_WIDTH: Final = 40
@@ -103,22 +103,12 @@ def render(
     numbered = [
         (number, exchange)
         for number, exchange in enumerate(exchanges, 1)
-        if not exchange_id or exchange.id == _chosen(exchanges, exchange_id)
+        if not exchange_id or exchange.id == chosen(exchanges, exchange_id).id
     ]
     yield from _list(paper, numbered, ids)
     for number, exchange in numbered:
         yield ""
         yield from _exchange(paper, number, exchange, side)
-
-
-def _chosen(exchanges: Sequence[RecordedExchange], wanted: str) -> str:
-    ids = [exchange.id for exchange in exchanges]
-    found = [one for one in ids if one == wanted] or [one for one in ids if one.startswith(wanted)]
-    if len(found) != 1:
-        problem = f"{len(found)} exchanges begin with" if found else "no exchange"
-        shown = ", ".join(printable(one) for one in (found or ids)[:10])
-        raise CassetteError(f"{problem} {printable(wanted)!r}; there are: {shown}")
-    return found[0]
 
 
 def _short_ids(exchanges: Sequence[RecordedExchange]) -> dict[str, str]:
