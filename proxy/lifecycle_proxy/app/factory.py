@@ -4,54 +4,51 @@ import asyncio
 import logging
 import os
 from collections.abc import Sized
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
 from aiohttp import web
 
+from lifecycle_proxy.app.front import Front, cancelled
+from lifecycle_proxy.app.lasting import Lasting
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.app.shared_state import SharedState
 from lifecycle_proxy.app.tracing import maybe_traces
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Listener
-from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.approvals import ApprovalPages
-from lifecycle_proxy.handlers.conversations import Conversations
-from lifecycle_proxy.handlers.forward import Forwarder, selector
-from lifecycle_proxy.handlers.models import ModelsEndpoint
-from lifecycle_proxy.handlers.routing import Router
-from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.handlers.stream_opening import StreamOpener
 from lifecycle_proxy.handlers.stream_reading import stream_endpoints
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.handlers.stream_resuming import Resuming
-from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.pending_calls import Store
-from lifecycle_proxy.telemetry.logs import AccessLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.agents.approvals import Approvals
 from lifecycle_proxy.upstream.agents.client import CANCEL_S, AgentUpstream
 from lifecycle_proxy.upstream.http1.pool import ConnectionPool
-from lifecycle_proxy.upstream.pool import UpstreamPool
 
 log = logging.getLogger("proxy.app")
 
 _COUNT_S: Final = 5.0
+_FRONT: web.RequestKey[Front] = web.RequestKey("front", Front)
 
 
 class ProxyApp(Service):
     """The proxy: serve it with ``lifecycle_proxy.app.serve``.
 
+    What outlives a request, and a reload of the settings, is created here; all that follows from
+    the settings alone is a ``Front``.
+
     Attributes:
-        watch: the watchdog of the open streams.
-        gateway: what every request passes.
+        settings: in force for new requests.
         recording_mode: what is recorded, and played.
 
     Args:
@@ -69,50 +66,45 @@ class ProxyApp(Service):
         event_log: EventLog | None = None,
         agent_cancel_s: float = CANCEL_S,
     ) -> None:
-        own = settings.upstream
-        # A pool adds the key of the upstream that it asks.
-        own_key = "" if settings.is_routed else own.api_key
-        keys = ApiKeys(settings.server.api_keys, own_key, own.api_key_header)
+        self.settings = settings
         self._metrics = metrics = Metrics()
-        lost, omitted = metrics.recording_lost, metrics.recording_omitted
-        self.recording_mode = RecordingMode(settings, lost, omitted)
-        approvals = Approvals(settings.approvals.timeout_s)
-        agent = partial(AgentUpstream, approvals=approvals, cancel_s=agent_cancel_s)
-        self._upstream = self.recording_mode.upstream(agent)
-        self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
-        access_log = AccessLog(all_of_them=settings.server.access_log)
-        self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
-        listeners: list[Listener] = [metrics, access_log]
-        if self._traces is not None:
-            listeners.append(self._traces)
-        self.gateway = GatewayMiddleware(settings, keys, listeners, _Failures(metrics))
-        self._shared = SharedState(settings, metrics)
-        store = self._shared.calls if store is None else store
-        router = models = None
-        if isinstance(self._upstream, UpstreamPool):
-            router = Router(self._upstream, MadeIds())
-            models = ModelsEndpoint(self._upstream)
-        sender = Sender(
-            self._upstream,
-            self.recording_mode,
-            keys,
-            self.watch,
-            adds_forwarded=settings.server.forwarded,
-            router=router,
+        self.recording_mode = RecordingMode(
+            settings, metrics.recording_lost, metrics.recording_omitted
         )
+        self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
+        self._shared = SharedState(settings, metrics)
         self._event_log = self._shared.events if event_log is None else event_log
         replay = StreamReplay(self._event_log)
         resuming = Resuming(settings, self._event_log, metrics.side, replay)
-        opener = StreamOpener(settings, self._event_log, metrics.side, resuming)
-        conversations = Conversations(settings, sender, selector(settings), store, opener)
-        self._forward = Forwarder(settings, sender, conversations, models).handle
-        streams = stream_endpoints(
-            settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
+        approvals = Approvals(settings.approvals.timeout_s)
+        self._lasting = Lasting(
+            metrics=metrics,
+            agent=partial(AgentUpstream, approvals=approvals, cancel_s=agent_cancel_s),
+            pages=ApprovalPages(approvals),
+            traces=self._traces,
+            recording_mode=self.recording_mode,
+            store=self._shared.calls if store is None else store,
+            ids=MadeIds(),
+            opener=StreamOpener(settings, self._event_log, metrics.side, resuming),
+            streams=stream_endpoints(
+                settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
+            ),
+            failed=_Failures(metrics),
         )
-        own_paths = (self._upstream, self.gateway, metrics)
-        pages = ApprovalPages(approvals)
-        self._admin = AdminEndpoints(settings, *own_paths, streams=streams, pages=pages).handle
+        self._front = Front(settings, self._lasting)
+        self._fronts = [self._front]  # this one, and those whose last requests are open
+        self._retiring: set[asyncio.Task[None]] = set()
         self._parts = AsyncExitStack()
+
+    @property
+    def gateway(self) -> GatewayMiddleware:
+        """What every new request passes."""
+        return self._front.gateway
+
+    @property
+    def watch(self) -> StreamWatchdog:
+        """The watchdog of new streams."""
+        return self._front.watch
 
     async def start(self) -> None:
         """See ``Service``."""
@@ -121,12 +113,13 @@ class ProxyApp(Service):
         if self._traces is not None:
             parts.push_async_callback(self._traces.close)
         parts.push_async_callback(self.recording_mode.close)
-        await self._upstream.start()
-        parts.push_async_callback(self._upstream.close)
+        parts.push_async_callback(self._close_fronts)
+        await self._front.upstream.start()
+        self._front.start()
         # Ended in the opposite order: the log has a last word for its store.
-        works = (self.watch.run(), _count(self._metrics, self._event_log), self._event_log.run())
+        works = (_count(self._metrics, self._event_log), self._event_log.run())
         for work in (*self._shared.works(), *works):
-            parts.push_async_callback(_cancelled, asyncio.create_task(work))
+            parts.push_async_callback(cancelled, asyncio.create_task(work))
 
     async def close(self) -> None:
         """See ``Service``."""
@@ -134,12 +127,87 @@ class ProxyApp(Service):
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """See ``Service``."""
-        return await self.gateway.dispatch(request, self._admin, self._forward)
+        front = request[_FRONT] = self._front
+        return await front.gateway.dispatch(request, front.admin, front.forward)
 
     def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """See ``Service``."""
         responses.strip_default_headers(request, response)
-        self.gateway.finish_headers(request, response)
+        request.get(_FRONT, self._front).gateway.finish_headers(request, response)
+
+    # --- other settings -------------------------------------------------------------------------
+
+    async def reload(self, settings: Settings) -> None:
+        """Use other settings for new requests. Those that are open go on as they began.
+
+        Args:
+            settings: those that a running proxy cannot change are as before: ``config.reloading``.
+
+        Raises:
+            OSError: a part does not start; the settings stay.
+        """
+        before = self._front
+        # The same upstreams keep their connections, their health, their agents' sessions.
+        same = before.upstream if _upstreams(settings) == _upstreams(self.settings) else None
+        front = Front(settings, self._lasting, same)
+        if same is None:
+            try:
+                await front.upstream.start()
+            except BaseException:
+                await front.upstream.close()
+                raise
+        front.start()
+        self._front, self.settings = front, settings
+        self._fronts.append(front)
+        task = asyncio.create_task(self._retire(before))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, front: Front) -> None:
+        """Close what no open request needs any more."""
+        await front.gateway.drained(None)
+        await self._close_front(front)
+
+    async def _close_fronts(self) -> None:
+        for task in tuple(self._retiring):
+            await cancelled(task)
+        for front in tuple(self._fronts):
+            await self._close_front(front)
+
+    async def _close_front(self, front: Front) -> None:
+        """Close one, and its upstreams if no other has them."""
+        self._fronts.remove(front)
+        await front.close()
+        if all(one.upstream is not front.upstream for one in self._fronts):
+            await front.upstream.close()
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def drained(self, limit_s: float) -> bool:
+        """Wait until the last request has been answered; False where the limit comes first.
+
+        Args:
+            limit_s: in seconds.
+        """
+        ends = [front.gateway.drained(limit_s) for front in self._fronts]
+        return all(await asyncio.gather(*ends))
+
+    def give_up(self, failure: ProxyError) -> None:
+        """Break off the open streams, and what still waits for the upstream.
+
+        Args:
+            failure: why.
+        """
+        for front in self._fronts:
+            front.watch.fail_all(failure)
+            front.gateway.cancel_pending()
+
+
+def _upstreams(settings: Settings) -> tuple[object, ...]:
+    """All that upstreams are created from."""
+    limit = settings.server.max_header_bytes
+    own = (settings.upstream, settings.upstreams, settings.models, settings.failover)
+    return (*own, limit, settings.streams)
 
 
 class _Failures:
@@ -155,12 +223,6 @@ class _Failures:
         if name not in self._said:
             self._said.add(name)
             log.error("%s failed; the traffic goes on (logged once)", name, exc_info=failure)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 async def _count(metrics: Metrics, event_log: EventLog) -> None:

@@ -58,20 +58,20 @@ class RecordingMode:
         self._mode, exchanges = opened(settings.recording)
         self._played = _played(settings, exchanges, self._mode) if exchanges else None
 
-    def upstream(self, agent: MakeUpstream) -> UpstreamClient:
+    def upstream(self, settings: Settings, agent: MakeUpstream) -> UpstreamClient:
         """Where requests go: to the upstream, or, if nothing else may be asked, to recordings.
 
-        ``agent`` makes the client of an upstream that is one.
+        Args:
+            settings: of the upstreams.
+            agent: makes the client of an upstream that is an agent.
         """
         if self._played is not None and self._mode == "replay":
             return self._played
 
-        def make(settings: Settings) -> UpstreamClient:
-            return agent(settings) if settings.upstream.agent else HttpUpstream(settings)
+        def make(own: Settings) -> UpstreamClient:
+            return agent(own) if own.upstream.agent else HttpUpstream(own)
 
-        if self._settings.is_routed:
-            return UpstreamPool(self._settings, make=make)
-        return make(self._settings)
+        return UpstreamPool(settings, make=make) if settings.is_routed else make(settings)
 
     def start(self) -> None:
         """Open what is written to.

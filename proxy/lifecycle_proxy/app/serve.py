@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lifecycle_proxy.app.factory import ProxyApp
+from lifecycle_proxy.app.reloads import Reloads
 from lifecycle_proxy.config.model import Settings, server_context
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.server.listener import bind, notify, remove_socket_file
@@ -59,11 +60,9 @@ async def stop(runner: Runner, drain_s: float) -> None:
     # Connections are still taken: who comes now gets a 503 and when to come again, and a probe
     # learns that it should send nobody.
     app = _app(runner)
-    gateway, watch = app.gateway, app.watch
-    if not await gateway.drained(drain_s):
-        watch.fail_all(ProxyError("draining", "the proxy is shutting down"))
-        gateway.cancel_pending()
-        await gateway.drained(_LAST_WORDS_S)
+    if not await app.drained(drain_s):
+        app.give_up(ProxyError("draining", "the proxy is shutting down"))
+        await app.drained(_LAST_WORDS_S)
     await runner.stop()
 
 
@@ -73,8 +72,11 @@ async def serve(
     *,
     supervisor: int | None = None,
     announce: Callable[[str], None] | None = None,
+    reload: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until a signal says stop; a second one ends the process at once.
+
+    SIGHUP reads the settings once more: new requests get the new ones.
 
     Args:
         settings: everything.
@@ -82,6 +84,7 @@ async def serve(
         supervisor: a socket's descriptor: a byte is sent when connections are taken, and its end
             is the order to stop. None where nobody supervises: then systemd is notified.
         announce: is called with the URL once connections are taken, in a thread: it may wait.
+        reload: reads the settings, in a thread; None where they cannot be read again.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
@@ -93,6 +96,8 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     runner, where = await start(settings, sock)
+    reloads = Reloads(_app(runner), reload)
+    loop.add_signal_handler(signal.SIGHUP, reloads.ask)
     if supervisor is None:
         notify("READY=1")
     else:
@@ -101,12 +106,14 @@ async def serve(
     if announce is not None:
         await asyncio.to_thread(announce, where)
     await asked.wait()
+    await reloads.close()
     if supervisor is None:
         notify("STOPPING=1")
     else:
         loop.remove_reader(supervisor)
-    log.info("stopping: open streams have %g s to end", settings.server.drain_timeout_s)
-    await stop(runner, settings.server.drain_timeout_s)
+    drain_s = _app(runner).settings.server.drain_timeout_s
+    log.info("stopping: open streams have %g s to end", drain_s)
+    await stop(runner, drain_s)
     if supervisor is None:
         remove_socket_file(settings)
     await asyncio.to_thread(_app(runner).recording_mode.remove_unplayable)

@@ -10,7 +10,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,6 +20,7 @@ from lifecycle_proxy.app.banner import Banner
 from lifecycle_proxy.cli import recordings, settings_commands, usage, watch
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.reloading import reloaded
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.recording.cassette_file import CassetteError
 from lifecycle_proxy.server import supervisor as workers
@@ -203,11 +204,22 @@ def _serve(arguments: argparse.Namespace) -> int:
         own["upstream.agent"] = shlex.split(arguments.agent)
     loaded = _loaded(arguments, (machine.loops,), **own)
     settings, banner = loaded.settings, Banner(loaded)
+
+    def read() -> config.Settings:
+        return _loaded(arguments, (machine.loops,), **own).settings
+
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
         _warn(banner, settings)
-        return workers.Supervisor(settings, partial(_work, settings), banner, _forget).run()
-    return _work(settings, banner=banner)
+        work = partial(_work, settings, read)
+        reload = partial(_reloaded_work, settings, read)
+        return workers.Supervisor(settings, work, banner, _forget, reload=reload).run()
+    return _work(settings, read, banner=banner)
+
+
+def _reloaded_work(settings: config.Settings, read: Callable[[], config.Settings]) -> workers.Work:
+    """What workers do with settings that are read now."""
+    return partial(_work, reloaded(settings, read())[0], read)
 
 
 def _forget(pid: int) -> None:
@@ -221,6 +233,7 @@ def _forget(pid: int) -> None:
 
 def _work(
     settings: config.Settings,
+    read: Callable[[], config.Settings],
     sock: socket.socket | None = None,
     supervisor: int | None = None,
     banner: Banner | None = None,
@@ -231,7 +244,7 @@ def _work(
     logs.configure(settings.server.log_format, background=True)
     if banner is not None:
         _warn(banner, settings)
-    _run(server.serve(settings, sock, supervisor=supervisor, announce=banner))
+    _run(server.serve(settings, sock, supervisor=supervisor, announce=banner, reload=read))
     return 0
 
 

@@ -131,7 +131,7 @@ class GatewayMiddleware:
             self._idle.set()
         exchange.listeners.on_end(exchange)
 
-    async def drained(self, limit_s: float) -> bool:
+    async def drained(self, limit_s: float | None) -> bool:
         """Wait until the last request has been answered; False where the limit comes first."""
         self.draining = True
         if self._active:

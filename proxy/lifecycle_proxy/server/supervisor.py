@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.config.model import ConfigError, Problem, Settings
 from lifecycle_proxy.server.listener import bind, notify, remove_socket_file, url
 
 log = logging.getLogger("proxy.server")
@@ -37,6 +37,8 @@ class Supervisor:
         work: what each worker does.
         announce: is called with the URL once connections are taken.
         ended: is called with the process id of a worker that has ended.
+        reload: reads the settings on SIGHUP: what workers do from now on. Those that run read them
+            themselves.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class Supervisor:
         work: Work,
         announce: Callable[[str], None],
         ended: Callable[[int], None],
+        *,
+        reload: Callable[[], Work] | None = None,
     ) -> None:
         self._settings = settings
         self._work = work
         self._announce = announce
         self._ended = ended
+        self._reload = reload
         self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
         self._stopping = False
         self._code = 0
@@ -75,6 +80,7 @@ class Supervisor:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
+            signal.signal(signal.SIGHUP, self._on_hangup)
             for _ in range(self._settings.server.workers):
                 self._start(holder)
             if all(line.recv(1) for line in list(self._workers.values())):
@@ -100,6 +106,7 @@ class Supervisor:
                 os.setpgid(0, 0)  # a Ctrl-C reaches the parent only, which hands it on once
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can reload
                 code = self._work(self._socket(holder), theirs.fileno())
             finally:
                 logging.shutdown()
@@ -131,6 +138,20 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop(signal.Signals(number))
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        """Read the settings, for workers that start from now on, and let the others do so, too."""
+        if self._reload is None or self._stopping:
+            return
+        problems: tuple[Problem, ...] = ()
+        try:
+            self._work = self._reload()
+        except ConfigError as error:
+            problems = error.problems
+        for problem in problems:
+            log.error("SIGHUP: the settings stay as they are: %s", problem)
+        for pid in () if problems else self._workers:
+            os.kill(pid, signal.SIGHUP)
 
     def _stop(self, number: signal.Signals) -> None:
         if not self._stopping:

@@ -1,0 +1,91 @@
+"""What follows from the settings alone: a reload makes another one, for new requests."""
+
+import asyncio
+from contextlib import suppress
+
+from lifecycle_proxy.app.lasting import Lasting
+from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.model import Listener
+from lifecycle_proxy.exchange.ports import UpstreamClient
+from lifecycle_proxy.handlers.admin import AdminEndpoints
+from lifecycle_proxy.handlers.conversations import Conversations
+from lifecycle_proxy.handlers.forward import Forwarder, selector
+from lifecycle_proxy.handlers.models import ModelsEndpoint
+from lifecycle_proxy.handlers.routing import Router
+from lifecycle_proxy.handlers.sending import Sender
+from lifecycle_proxy.middleware.auth import ApiKeys
+from lifecycle_proxy.middleware.gateway import GatewayMiddleware
+from lifecycle_proxy.relay.watchdog import StreamWatchdog
+from lifecycle_proxy.telemetry.logs import AccessLog
+from lifecycle_proxy.upstream.pool import UpstreamPool
+
+
+class Front:
+    """Middleware, handlers and upstreams of one set of settings.
+
+    Args:
+        settings: everything.
+        lasting: what is there before and after them.
+        upstream: one that was created from the same settings; None for a new one.
+
+    Attributes:
+        upstream: it, which others may have, too.
+        watch: the watchdog of its open streams.
+        gateway: what its requests pass.
+        forward: handles requests that an upstream answers.
+        admin: handles those for the proxy's own paths.
+    """
+
+    def __init__(
+        self, settings: Settings, lasting: Lasting, upstream: UpstreamClient | None = None
+    ) -> None:
+        own, metrics = settings.upstream, lasting.metrics
+        # A pool adds the key of the upstream that it asks.
+        own_key = "" if settings.is_routed else own.api_key
+        keys = ApiKeys(settings.server.api_keys, own_key, own.api_key_header)
+        if upstream is None:
+            upstream = lasting.recording_mode.upstream(settings, lasting.agent)
+        self.upstream = upstream
+        self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
+        access_log = AccessLog(all_of_them=settings.server.access_log)
+        listeners: list[Listener] = [metrics, access_log]
+        if lasting.traces is not None:
+            listeners.append(lasting.traces)
+        self.gateway = GatewayMiddleware(settings, keys, listeners, lasting.failed)
+        router = models = None
+        if isinstance(upstream, UpstreamPool):
+            router = Router(upstream, lasting.ids)
+            models = ModelsEndpoint(upstream)
+        sender = Sender(
+            upstream,
+            lasting.recording_mode,
+            keys,
+            self.watch,
+            adds_forwarded=settings.server.forwarded,
+            router=router,
+        )
+        conversations = Conversations(
+            settings, sender, selector(settings), lasting.store, lasting.opener
+        )
+        self.forward = Forwarder(settings, sender, conversations, models).handle
+        own_paths = (upstream, self.gateway, metrics)
+        self.admin = AdminEndpoints(
+            settings, *own_paths, streams=lasting.streams, pages=lasting.pages
+        ).handle
+        self._work: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch streams."""
+        self._work = asyncio.create_task(self.watch.run())
+
+    async def close(self) -> None:
+        """End. No request is open."""
+        if self._work is not None:
+            await cancelled(self._work)
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait until it has ended."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
