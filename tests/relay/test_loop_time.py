@@ -1,6 +1,6 @@
 """Law 3: no input of anybody holds the event loop for more than 50 ms in one piece.
 
-Processor time is measured, see ``tests.loop_watch``. The limit allows for a slow machine.
+Processor time is measured, see ``tests.loop_watch``: a loaded machine changes little.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tests.fakes import DONE, Request, Upstream, Wire, ask, delta, text
 from tests.loop_watch import watched_proxy
 
 pytestmark = pytest.mark.unmeasured
-_LIMIT_S: Final = 0.05 * 3  # of a machine that may be three times as slow as a usual one
+_LIMIT_S: Final = 0.05
 CHAT: Final = "/v1/chat/completions"
 # With a credential: without one no calls are followed across requests.
 CLIENT: Final = ("Content-Type: application/json", "Authorization: Bearer key-of-a-client")

@@ -165,7 +165,7 @@ class Parser:
             if not end:
                 return events, start
             self._is_block = False
-            raw = bytes(buffer[start:end])
+            raw = bytes(memoryview(buffer)[start:end])  # one copy: it may be megabytes
             events.append(self._event(raw, closed=not (self._by_line and self.skipping)))
             start = scan = end
         return events, start
@@ -246,6 +246,8 @@ class Parser:
 
 
 def _has_id(raw: bytes) -> bool:
+    if not (raw.startswith(b"id") or b"\nid" in raw or b"\rid" in raw):
+        return False  # without a copy of megabytes
     lines = b"\n%b\n" % raw
     return any(line in lines for line in _ID_LINES)  # faster than a pattern on megabytes
 

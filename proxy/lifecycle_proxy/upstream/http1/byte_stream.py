@@ -1,20 +1,29 @@
 """Bytes both ways, with flow control: what a connection is below HTTP."""
 
 import asyncio
-from typing import cast
+from typing import Final, cast
+
+# At most so much is taken at once. Event loops read up to 256 KiB, and what that can hold takes
+# four times as long as anybody should wait for: 2,000 calls that all have to be announced.
+READ_BYTES: Final = 1 << 16
 
 
-class ByteStream(asyncio.Protocol):
+class ByteStream(asyncio.BufferedProtocol):
     """A connection's transport. Implements ``Upgraded``.
 
     Args:
         loop: the running one.
+        buffer: for reads. It may be shared by all connections of the loop: what is read is taken
+            out before anybody else reads.
     """
 
-    __slots__ = ("_is_lost", "_is_paused", "_is_write_paused", "_loop", "_room", "_transport")
+    __slots__ = (
+        *("_buffer", "_is_lost", "_is_paused", "_is_write_paused", "_loop", "_room", "_transport"),
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
         self._loop = loop
+        self._buffer = buffer
         self._transport: asyncio.Transport | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_lost = False
@@ -63,6 +72,16 @@ class ByteStream(asyncio.Protocol):
             self._room.set_result(None)
 
     # --- reading ----------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """What one read gave; not empty."""
+        raise NotImplementedError
 
     def pause(self) -> None:
         """Read no more until ``resume``."""

@@ -41,6 +41,7 @@ class HttpConnection(ByteStream):
 
     Args:
         loop: the running one.
+        buffer: see ``ByteStream``.
 
     Attributes:
         idle_since: when it became idle, on the loop's clock.
@@ -52,8 +53,8 @@ class HttpConnection(ByteStream):
         *("_timer", "_upload", "_was_used", "idle_since", "on_free"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
+        super().__init__(loop, buffer)
         self.on_free: Callable[[HttpConnection, bool], None] | None = None
         self.idle_since = 0.0
         self._parser: ResponseParser | None = None  # of the response that is expected
