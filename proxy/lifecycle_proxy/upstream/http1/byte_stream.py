@@ -76,13 +76,6 @@ class ByteStream(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._buffer[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
-        """What one read gave; not empty."""
-        raise NotImplementedError
-
     def pause(self) -> None:
         """Read no more until ``resume``."""
         if not self._is_paused and self.is_usable:

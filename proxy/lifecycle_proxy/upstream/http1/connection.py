@@ -130,7 +130,8 @@ class HttpConnection(ByteStream):
 
     # --- what comes -------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
         if self._direct is not None and (chunk := whole_chunk(data)):
             self._direct(chunk, data)
         elif self._parser is None:  # nobody has asked for anything
