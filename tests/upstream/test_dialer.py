@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from lifecycle_proxy.upstream.http1.connection import HttpConnection
 from lifecycle_proxy.upstream.http1.dialer import Dialer, DialTarget
 from lifecycle_proxy.upstream.http1.failures import ConnectFailedError, ConnectTimedOutError
 from yarl import URL
@@ -37,7 +38,7 @@ async def test_a_name_that_does_not_resolve_is_a_failure_to_connect() -> None:
 
 async def test_a_connection_that_is_not_taken_in_time_is_given_up() -> None:
     """A queue that is full takes none: on Linux the system tries again for minutes."""
-    held = []
+    held: list[HttpConnection] = []
 
     async def fill(dialer: Dialer) -> None:
         while len(held) < 50:
