@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator
 
 import pytest
+from lifecycle_proxy.core.events import Outcome, ToolCompleted, ToolRunning
 from lifecycle_proxy.core.stream_events import StreamEvent
 from lifecycle_proxy.state.event_log import EventLog, LogWriter
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
@@ -105,6 +106,28 @@ async def test_a_cursor_behind_the_end_does_not_wait(log: EventLog) -> None:
     writer.append("usage", {})
     page = await log.read(_KEY, 7, _PATIENCE_S)
     assert (page.events, page.last) == ((), 1)
+
+
+async def test_the_event_of_a_call_becomes_its_fields(log: EventLog) -> None:
+    writer = await begun(log)
+    for call_id, label in (("a", "short"), ("b", "x" * 2_000)):
+        writer.append("tool.running", ToolRunning(call_id, 0, "t", label, "*"))
+        ended = ToolCompleted(call_id, 0, "t", label, "*", Outcome.OK, 1)
+        writer.append("tool.completed", ended)
+    page = await log.read(_KEY, 0, 0)
+    assert [one.data["toolCallId"] for one in page.events] == ["a", "a", "b", "b"]
+    assert [one.data["status"] for one in page.events] == ["running", "completed"] * 2
+    assert page.events[1].data["outcome"] == "ok"
+
+
+async def test_what_nobody_reads_is_bounded_too() -> None:
+    log = MemoryEventLog(LogLimits(total_bytes=10_000))
+    writer = await begun(log)
+    for number in range(1_000):
+        writer.append("tool.running", ToolRunning(f"{number}", 0, "t", "label", "*"))
+    page = await log.read(_KEY, 0, 0)
+    assert page.last == 1_000
+    assert 20 < len(page.events) < 40
 
 
 async def test_many_readers_get_the_same(log: EventLog) -> None:

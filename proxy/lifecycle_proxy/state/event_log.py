@@ -28,7 +28,7 @@ from lifecycle_proxy.state.stream_records import (
     BytesHead,
     BytesPage,
     Claim,
-    Fields,
+    EventData,
     Page,
     StreamKey,
     StreamStatus,
@@ -41,12 +41,12 @@ class LogWriter(Protocol):
     @property
     def key(self) -> StreamKey: ...
 
-    def append(self, type_: EventType, data: Fields) -> None:
+    def append(self, type_: EventType, data: EventData) -> None:
         """Add an event; ``stream.done`` is the last one.
 
         Args:
             type_: see ``core.stream_events``.
-            data: JSON fields, not changed afterwards.
+            data: JSON fields, not changed afterwards; or the call's event, which has them.
         """
         ...
 

@@ -10,8 +10,8 @@ import orjson
 
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.core.stream_events import FINAL_TYPE, EventType, StreamEvent
-from lifecycle_proxy.state.memory_event_log import MemoryStream
 from lifecycle_proxy.state.memory_stream import KeptEvent, follow
+from lifecycle_proxy.state.memory_writer import MemoryStream
 from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, Fields, StreamKey
 
 _MOST_EVENTS: Final = 50

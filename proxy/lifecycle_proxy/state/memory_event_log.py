@@ -12,17 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from lifecycle_proxy.core.stream_events import EventType
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.expected_streams import ExpectedStreams
 from lifecycle_proxy.state.memory_claims import MemoryClaims
-from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
+from lifecycle_proxy.state.memory_writer import MemoryStream
 from lifecycle_proxy.state.stream_records import (
-    BytesEnd,
-    BytesHead,
     BytesPage,
     Claim,
-    Fields,
     LogLimits,
     Page,
     StreamExpiredError,
@@ -78,7 +74,7 @@ class MemoryEventLog:
     ) -> LogWriter | None:
         """See ``EventLog``."""
         old = self._streams.get(key)
-        if old is not None and old.events.done is None:
+        if old is not None and not old.is_done:
             raise StreamInUseError
         if old is not None:
             self.forget(old)
@@ -89,17 +85,19 @@ class MemoryEventLog:
         self._expected.begun(key)
         return stream
 
-    def make_room(self, stream: "MemoryStream") -> None:
+    def make_room(self, stream: MemoryStream) -> None:
         """Keep the bounds after a stream has grown."""
-        limits, events, kept = self.limits, stream.events, stream.kept
+        limits, events = self.limits, stream.events
         while len(events) > limits.events or events.size > limits.bytes:
             events.drop_oldest()
         while self._event_bytes > limits.total_bytes and self._evict():
             pass
         while self._event_bytes > limits.total_bytes and len(events):
             events.drop_oldest()
-        if not kept.is_wanted:
-            return
+
+    def make_room_for_bytes(self, stream: MemoryStream) -> None:
+        """The same, for what can be resumed."""
+        limits, kept = self.limits, stream.kept
         if len(kept) > limits.resume_bytes:
             kept.give_up()
         while self._resume_bytes > limits.resume_total_bytes and self._evict():
@@ -115,11 +113,11 @@ class MemoryEventLog:
         """Bytes of responses came, or went."""
         self._resume_bytes += size
 
-    def ended(self, stream: "MemoryStream") -> None:
+    def ended(self, stream: MemoryStream) -> None:
         """A stream has got its last event: its time begins to run."""
         self._ended[stream.key] = self._clock() + self.limits.keep_s
 
-    def forget(self, stream: "MemoryStream") -> None:
+    def forget(self, stream: MemoryStream) -> None:
         """A stream is kept no longer."""
         if self._streams.get(stream.key) is stream:
             del self._streams[stream.key]
@@ -150,13 +148,13 @@ class MemoryEventLog:
             self._evict()
         self._claims.sweep()
 
-    def maybe_stream(self, key: StreamKey) -> "MemoryStream | None":
+    def maybe_stream(self, key: StreamKey) -> MemoryStream | None:
         """A stream that is kept here, if it is."""
         return self._streams.get(key)
 
     # --- reading --------------------------------------------------------------------------------
 
-    def _stream(self, key: StreamKey) -> "MemoryStream":
+    def _stream(self, key: StreamKey) -> MemoryStream:
         deadline = self._ended.get(key, math.inf)
         if deadline <= self._clock():
             self.sweep()
@@ -231,67 +229,3 @@ class MemoryEventLog:
     def release(self, owner: str, name: str, claim: Claim) -> None:
         """See ``EventLog``."""
         self._claims.release(owner, name, claim)
-
-
-class MemoryStream:
-    """One stream, and its writer: see ``LogWriter``.
-
-    Args:
-        log: of all streams.
-        key: of this one.
-        is_resumable: its bytes are wanted.
-    """
-
-    __slots__ = ("_is_kept", "_key", "_log", "events", "kept", "read_at", "readers", "started_at")
-
-    def __init__(self, log: MemoryEventLog, key: StreamKey, *, is_resumable: bool) -> None:
-        self._log = log
-        self._key = key
-        self._is_kept = True
-        self.started_at = log.now()
-        self.readers = 0  # that wait for bytes
-        self.read_at = -math.inf
-        self.events = KeptEvents(log.count_events)
-        self.kept = KeptBytes(log.count_bytes) if is_resumable else NO_BYTES
-
-    @property
-    def key(self) -> StreamKey:
-        return self._key
-
-    @property
-    def keeps_bytes(self) -> bool:
-        return self._is_kept and self.kept.is_wanted and self.kept.end != "given_up"
-
-    def append(self, type_: EventType, data: Fields) -> None:
-        """See ``LogWriter``."""
-        events = self.events
-        if self._is_kept and events.done is None:
-            events.append(type_, data, self._log.now(), self.kept.total)
-            if events.done is not None:
-                self._log.ended(self)
-            self._log.make_room(self)
-
-    def begin_bytes(self, head: BytesHead) -> None:
-        """See ``LogWriter``."""
-        if self._is_kept:
-            self.kept.begin(head)
-
-    def write(self, data: bytes) -> None:
-        """See ``LogWriter``."""
-        if self._is_kept:
-            self.kept.write(data)
-            self._log.make_room(self)
-
-    def end_bytes(self, end: BytesEnd) -> None:
-        """See ``LogWriter``."""
-        self.kept.finish(end)
-
-    def discard(self) -> None:
-        """See ``LogWriter``."""
-        self._log.forget(self)
-
-    def clear(self) -> None:
-        """Nothing of it is kept any more."""
-        self._is_kept = False
-        self.events.clear()
-        self.kept.give_up()

@@ -16,13 +16,14 @@ from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.health import StoreError
 from lifecycle_proxy.state.log_delta import LogDelta, StreamMirror
 from lifecycle_proxy.state.log_table import LogReader, LogTable
-from lifecycle_proxy.state.memory_event_log import MemoryEventLog, MemoryStream
+from lifecycle_proxy.state.memory_event_log import MemoryEventLog
+from lifecycle_proxy.state.memory_writer import MemoryStream
 from lifecycle_proxy.state.stream_records import (
     BytesEnd,
     BytesHead,
     BytesPage,
     Claim,
-    Fields,
+    EventData,
     Page,
     StreamInUseError,
     StreamKey,
@@ -238,7 +239,7 @@ class MirroredWriter:
     def keeps_bytes(self) -> bool:
         return self._stream.keeps_bytes
 
-    def append(self, type_: EventType, data: Fields) -> None:
+    def append(self, type_: EventType, data: EventData) -> None:
         """See ``LogWriter``."""
         self._stream.append(type_, data)
         self._log.mark(self._stream.key)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
 from lifecycle_proxy.core.finish import judge_stream
 from lifecycle_proxy.core.stream_events import DoneStatus
-from lifecycle_proxy.core.stream_fields import tool_fields, usage_fields
+from lifecycle_proxy.core.stream_fields import usage_fields
 from lifecycle_proxy.core.texts import TextReader
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
 from lifecycle_proxy.exchange.failover import Failover
@@ -61,9 +61,7 @@ class StreamLog(Listener):
         for event in events:
             is_running = isinstance(event, ToolRunning)
             self._calls += is_running
-            self._writer.append(
-                "tool.running" if is_running else "tool.completed", tool_fields(event)
-            )
+            self._writer.append("tool.running" if is_running else "tool.completed", event)
 
     def on_end(self, exchange: Exchange) -> None:
         if usage := usage_fields(exchange.counts.usage):

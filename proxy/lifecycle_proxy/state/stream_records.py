@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from lifecycle_proxy.core.events import LifecycleEvent
 from lifecycle_proxy.core.stream_events import StreamEvent
 
 # How the bytes of a stream end: as HTTP wants it, broken, or because they are not kept any more.
 BytesEnd = Literal["eof", "cut", "given_up", ""]
 Fields = dict[str, Any]
+# What an event says: JSON fields, or what they are made of when they are needed.
+EventData = Fields | LifecycleEvent
 
 
 class StreamKey(NamedTuple):

@@ -1,0 +1,129 @@
+"""One stream in memory, and its writer.
+
+What is written is only put aside at first: most streams have no reader, and nothing is made of
+their events then. They are made when somebody looks at them.
+"""
+
+import math
+from typing import Final, Protocol
+
+from lifecycle_proxy.core.events import ToolCompleted, ToolRunning
+from lifecycle_proxy.core.stream_events import FINAL_TYPE, EventType
+from lifecycle_proxy.core.stream_fields import tool_fields
+from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
+from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, EventData, StreamKey
+
+# What is put aside is not counted, so it is little: so many events, and no long ones.
+_MAX_ASIDE: Final = 16
+_MAX_LENGTH: Final = 1_000
+
+
+class _Log(Protocol):
+    def now(self) -> float: ...
+    def count_events(self, size: int) -> None: ...
+    def count_bytes(self, size: int) -> None: ...
+    def ended(self, stream: "MemoryStream") -> None: ...
+    def make_room(self, stream: "MemoryStream") -> None: ...
+    def make_room_for_bytes(self, stream: "MemoryStream") -> None: ...
+    def forget(self, stream: "MemoryStream") -> None: ...
+
+
+class MemoryStream:
+    """See ``LogWriter``.
+
+    Args:
+        log: of all streams.
+        key: of this one.
+        is_resumable: its bytes are wanted.
+    """
+
+    __slots__ = (
+        *("_aside", "_events", "_is_kept", "_key", "_log"),
+        *("is_done", "kept", "read_at", "readers", "started_at"),
+    )
+
+    def __init__(self, log: _Log, key: StreamKey, *, is_resumable: bool) -> None:
+        self._log = log
+        self._key = key
+        self._is_kept = True
+        self._aside: list[tuple[EventType, EventData, float, int]] = []
+        self._events: KeptEvents | None = None
+        self.is_done = False
+        self.started_at = log.now()
+        self.readers = 0  # that wait for bytes
+        self.read_at = -math.inf
+        self.kept = KeptBytes(log.count_bytes) if is_resumable else NO_BYTES
+
+    @property
+    def key(self) -> StreamKey:
+        return self._key
+
+    @property
+    def events(self) -> KeptEvents:
+        """All events that are kept."""
+        events = self._events
+        if events is None:
+            events = self._events = KeptEvents(self._log.count_events)
+        if self._aside:
+            aside, self._aside = self._aside, []
+            for type_, data, at, offset in aside:
+                if isinstance(data, ToolRunning | ToolCompleted):
+                    data = tool_fields(data)  # noqa: PLW2901
+                events.append(type_, data, at, offset)
+            self._log.make_room(self)
+        return events
+
+    @property
+    def keeps_bytes(self) -> bool:
+        return self._is_kept and self.kept.is_wanted and self.kept.end != "given_up"
+
+    def append(self, type_: EventType, data: EventData) -> None:
+        """See ``LogWriter``."""
+        if not self._is_kept or self.is_done:
+            return
+        aside = self._aside
+        aside.append((type_, data, self._log.now(), self.kept.total))
+        if type_ == FINAL_TYPE:
+            self.is_done = True
+            self._log.ended(self)
+        is_awaited = self._events is not None and self._events.is_awaited
+        if is_awaited or len(aside) >= _MAX_ASIDE or _is_long(data):
+            _ = self.events  # makes them
+
+    def begin_bytes(self, head: BytesHead) -> None:
+        """See ``LogWriter``."""
+        if self._is_kept:
+            self.kept.begin(head)
+
+    def write(self, data: bytes) -> None:
+        """See ``LogWriter``."""
+        if self._is_kept:
+            self.kept.write(data)
+            self._log.make_room_for_bytes(self)
+
+    def end_bytes(self, end: BytesEnd) -> None:
+        """See ``LogWriter``."""
+        self.kept.finish(end)
+
+    def discard(self) -> None:
+        """See ``LogWriter``."""
+        self._log.forget(self)
+
+    def clear(self) -> None:
+        """Nothing of it is kept any more."""
+        self._is_kept = False
+        self._aside.clear()
+        if self._events is not None:
+            self._events.clear()
+        self.kept.give_up()
+
+
+def _is_long(data: EventData) -> bool:
+    """Whether an event may take much room."""
+    if isinstance(data, ToolRunning):
+        length = len(data.id) + len(data.tool) + len(data.label) + len(data.arguments)
+    elif isinstance(data, ToolCompleted):
+        length = len(data.id) + len(data.tool) + len(data.label) + len(data.output or "")
+    else:
+        length = len(data.get("text", "")) + len(data.get("model", ""))
+    return length > _MAX_LENGTH
