@@ -67,6 +67,24 @@ async def until(condition: Callable[[], bool], within_s: float = 4) -> None:
             await asyncio.sleep(0.02)
 
 
+def all_take_connections(process: Process, url: str) -> bool:
+    """Whether each worker listens at the port of the URL, on a socket of its own."""
+    port = f":{int(url.rpartition(':')[2]):04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    inodes = {row[9] for row in rows if row[1].endswith(port) and row[3] == "0A"}
+    return all(inodes & sockets_of(pid) for pid in workers(process))
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The inodes of a process's sockets."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(one.readlink()).removeprefix("socket:[").rstrip("]"))
+    return found
+
+
 async def stuck_tool(request: Request, wire: Wire) -> None:
     await wire.stream(tool_call())
     await wire.gone.wait()
@@ -105,7 +123,7 @@ async def test_a_killed_worker_is_replaced(upstream: Upstream) -> None:
         os.kill(killed, signal.SIGKILL)
         await until(lambda: len(workers(process) - {killed}) == 2)
         assert workers(process) & before == before - {killed}
-        await asyncio.sleep(0.6)  # the new one has to start
+        await until(lambda: all_take_connections(process, url), within_s=15)
         for _ in range(8):
             assert (await ask(url, "GET", "/v1/models")).status == 200
         process.terminate()
@@ -125,7 +143,7 @@ async def test_a_killed_workers_open_exchanges_are_forgotten(upstream: Upstream)
                 os.kill(pid, signal.SIGKILL)
             await client.wire.left()
         await until(lambda: len(workers(process) - before) == 2)
-        await asyncio.sleep(0.6)
+        await until(lambda: all_take_connections(process, url), within_s=15)
         told = (await ask(url, "GET", "/-/metrics")).body.decode()
         assert re.findall(r'exchanges_open\{route="chat"\} (\S+)', told) in ([], ["0.0"])
 
