@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from tests.conftest import StartProxy
-from tests.fakes import Answer, Client, Upstream
+from tests.fakes import Answer, Client, Request, Upstream, Wire
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -195,3 +195,35 @@ async def test_two_equal_lengths_are_refused_or_become_one(upstream: Upstream, p
         answer = await client.head()
     if answer.status != 400:
         assert upstream.request.headers.getall("Content-Length") == ["2"]
+
+
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/chat/completions"])
+@pytest.mark.parametrize("more", [b"zz\r\n", b"5\r\nhelloXX", b"-1\r\n"])
+async def test_a_bad_chunk_in_the_middle_of_a_body_is_a_400(
+    upstream: Upstream, proxy: str, target: str, more: bytes
+) -> None:
+    """Also where the rest of the body is on its way to the upstream already."""
+    upstream.lazy = True
+    gone = asyncio.Event()
+
+    async def script(request: Request, wire: Wire) -> None:
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            async for _ in request.pieces():
+                pass
+        gone.set()
+
+    upstream.script = script
+    async with Client(proxy) as client:
+        await client.send("POST", target, "Transfer-Encoding: chunked")
+        await client.wire.chunk(b"x" * 1000)
+        if target == "/v1/files":
+            async with asyncio.timeout(5):
+                while not upstream.requests:  # noqa: ASYNC110  a request has no event
+                    await asyncio.sleep(0.01)
+        await client.wire.send(more)
+        answer = await (await client.head()).read()
+        assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
+        await client.wire.left()
+    if upstream.requests:
+        async with asyncio.timeout(5):
+            await gone.wait()

@@ -240,6 +240,11 @@ async def _broken() -> AsyncIterator[bytes]:
     raise ProxyError("request_timeout", "no more came")
 
 
+async def _lost() -> AsyncIterator[bytes]:
+    yield b"hello"
+    raise ConnectionResetError
+
+
 async def _longer() -> AsyncIterator[bytes]:
     yield b"hello"
     yield b" and more"
@@ -251,7 +256,12 @@ async def _shorter() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(_broken, "request_timeout"), (_longer, "bad_request"), (_shorter, "bad_request")],
+    [
+        (_broken, "request_timeout"),
+        (_lost, "bad_request"),
+        (_longer, "bad_request"),
+        (_shorter, "bad_request"),
+    ],
 )
 async def test_a_body_that_fails_fails_its_request(
     make_pool: MakePool,
@@ -265,7 +275,7 @@ async def test_a_body_that_fails_fails_its_request(
         got.append(await wire.reader.read())
 
     upstream.lazy, upstream.script = True, script
-    headers = CIMultiDict({"Content-Length": "5" if body is not _broken else "10"})
+    headers = CIMultiDict({"Content-Length": "10" if body in (_broken, _lost) else "5"})
     outgoing = RequestWriter("x").write(UpstreamRequest("POST", "/", headers, body()), "/")
     with pytest.raises(ProxyError) as caught:
         await (await make_pool().acquire()).send(outgoing, 5)

@@ -48,6 +48,10 @@ class Protocol(web.RequestHandler):
         if self._watched.has_failed:
             return
         super().data_received(data)
+        if self._watched.has_failed and not self._watched.payload.is_eof():
+            # aiohttp answers with an error behind the response, for which the body is waited for.
+            self._break_body(ProxyError("bad_request", "the body is not valid HTTP"))
+            return
         if not data:  # aiohttp calls with nothing where it reads on
             return
         before, self._part = self._part, self._watched.part

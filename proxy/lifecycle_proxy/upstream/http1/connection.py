@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.errors import ProxyError, cause_of
 from lifecycle_proxy.exchange.ports import OnInterim
 from lifecycle_proxy.upstream import errors
 from lifecycle_proxy.upstream.http1.byte_stream import ByteStream
@@ -108,14 +108,17 @@ class HttpConnection(ByteStream):
         self, pieces: AsyncIterator[bytes], length: int | None, first_byte_s: float | None
     ) -> None:
         """Send a body as it comes."""
-        failure: Exception | None = None
+        failure: ProxyError | None = None
         try:
             sent = await send_pieces(self, pieces, length)
             if length is not None and sent != length:
                 message = "the request's body is not as long as its Content-Length"
                 failure = ProxyError("bad_request", message)
-        except Exception as error:  # the client's connection makes the body, and may raise anything
+        except ProxyError as error:
             failure = error
+        except Exception as error:  # the client's connection makes the body, and may raise anything
+            message = "the request's body could not be read"
+            failure = ProxyError("bad_request", message, cause=cause_of(error))
         self._upload = None
         if failure is not None:
             self._fail(failure)
