@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lifecycle_proxy.core import page_events
+from lifecycle_proxy.core import sse as sse_parser
 from lifecycle_proxy.core.apis import APIS
+from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
 
 from tests.core import (
@@ -55,6 +57,38 @@ def page(body: bytes) -> list[object]:
 
 def passed(body: bytes, sizes: tuple[int, ...] = WHOLE, **options: Any) -> bytes:
     return play(body, sizes, dialect=OPEN_WEBUI, **options).data
+
+
+OWN = "https://proxy.example/-/approvals/"
+
+
+@pytest.mark.parametrize(
+    ("event", "is_passed"),
+    [
+        ({"type": "embeds", "data": {"embeds": [OWN + "0" * 32]}}, True),
+        ({"type": "embeds", "data": {"embeds": [OWN + "0" * 32, "https://evil.example/"]}}, False),
+        ({"type": "embeds", "data": {"embeds": [OWN + "0" * 32 + "/../x"]}}, False),
+        ({"type": "embeds", "data": {"embeds": [OWN.replace(".", "x") + "0" * 32]}}, False),
+        ({"type": "embeds", "data": {"embeds": ["<script></script>"]}}, False),
+        ({"type": "embeds", "data": {"embeds": [3]}}, False),
+        ({"type": "embeds", "data": {"embeds": OWN + "0" * 32}}, False),
+        ({"type": "embeds", "data": {"embeds": [OWN + "0" * 32], "more": 1}}, False),
+        ({"type": "embeds", "data": [OWN + "0" * 32]}, False),
+        ({"type": "embeds", "data": {"embeds": [OWN + "0" * 32]}, "more": 1}, False),
+        ({"type": "execute", "data": {"embeds": [OWN + "0" * 32]}}, False),
+    ],
+)
+@pytest.mark.parametrize("setting", ["safe", "none"])
+def test_of_pages_only_those_of_the_proxy_itself_may_be_embedded(
+    event: dict[str, Any], setting: str, *, is_passed: bool
+) -> None:
+    own = page_events.maybe_filter(setting, OWN)  # type: ignore[arg-type]
+    without = page_events.maybe_filter(setting)  # type: ignore[arg-type]
+    assert own is not None
+    assert without is not None
+    (seen,) = sse_parser.Parser(1 << 20).feed(sse({"choices": [], "event": event}))
+    assert own.blocks(seen, Counts()) is not is_passed
+    assert without.blocks(seen, Counts())
 
 
 @segmented

@@ -157,6 +157,19 @@ async def test_a_program_decides(start_proxy: StartProxy, ran: Run) -> None:
     assert ran.commands == ["rm -rf build"]
 
 
+async def test_a_reader_beside_the_stream_sees_the_question(
+    start_proxy: StartProxy, ran: Run
+) -> None:
+    url = await start_proxy({**ran.settings(), "approvals.timeout_s": 0.2})
+    answer = await say(url, SCRIPT, headers=("X-Event-Stream-Id: chosen-by-the-client-1",))
+    events = await ask(url, "GET", "/-/streams/chosen-by-the-client-1/events")
+    lines = events.body.decode().split("\n\n")
+    (one,) = [line for line in lines if "event: approval.request\n" in line]
+    fields = json.loads(one.partition("data: ")[2])
+    assert fields["id"] in page_in(answer)
+    assert (fields["tool"], fields["label"]) == ("bash", "rm -rf build")
+
+
 async def test_open_webui_gets_the_page_in_its_message(start_proxy: StartProxy, ran: Run) -> None:
     url = await start_proxy({**ran.settings(), "server.public_url": "https://proxy.example"})
     async with Client(url) as client:

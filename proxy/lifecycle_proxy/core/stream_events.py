@@ -17,6 +17,7 @@ type                  data
                       and ``outcome`` (``ok``, ``failed``, ``cancelled``, ``cut``, ``unknown``)
 ``usage``             ``inputTokens``, ``outputTokens``, ``totalTokens``
 ``llm_failover``      ``from_provider``, ``from_model``, ``to_provider``, ``to_model``, ``reason``
+``approval.request``  an agent waits for a person: ``id``, ``tool``, ``label``, ``options``, ``url``
 ``stream.done``       ``status`` (``completed``, ``failed``, ``cancelled``, ``incomplete``),
                       ``reason`` where it is not the ordinary end, ``durationMs``, ``calls``
 ====================  ==========================================================================
@@ -32,6 +33,7 @@ EventType = Literal[
     "tool.completed",
     "usage",
     "llm_failover",
+    "approval.request",
     "stream.done",
 ]
 # How a stream ended.

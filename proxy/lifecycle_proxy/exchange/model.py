@@ -7,9 +7,9 @@ and counted; the bytes go on.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from aiohttp import web
 
@@ -128,6 +128,9 @@ class Listener:
             failover: from where to where, and why.
         """
 
+    def on_approval(self, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
+        """See ``ports.AskedBy``: the stream of this exchange waits for a person."""
+
     def on_end(self, exchange: "Exchange") -> None:
         """The exchange has ended."""
 
@@ -187,6 +190,9 @@ class Listeners(Listener):
 
     def on_failover(self, exchange: "Exchange", failover: Failover) -> None:
         self._each(lambda one: one.on_failover(exchange, failover))
+
+    def on_approval(self, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
+        self._each(lambda one: one.on_approval(exchange, fields))
 
     def on_end(self, exchange: "Exchange") -> None:
         self._each(lambda one: one.on_end(exchange))

@@ -5,7 +5,7 @@ has a status, headers and a body of bytes. The relay knows these protocols only.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -26,13 +26,13 @@ class AskedBy(NamedTuple):
         headers: of the client's request, as they came.
         address: the peer's.
         dialect: that the client gets.
-        token: of the exchange.
+        on_approval: called with what an agent asks a person for, and where that is answered.
     """
 
     headers: Mapping[str, str]
     address: str
     dialect: str
-    token: str
+    on_approval: Callable[[Mapping[str, Any]], None]
 
 
 class UpstreamRequest(NamedTuple):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Awaitable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from aiohttp import web
@@ -129,7 +130,8 @@ class Sender:
             ProxyError: see ``UpstreamClient.open``.
         """
         exchange = request[EXCHANGE]
-        asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, exchange.token)
+        on_approval = partial(exchange.listeners.on_approval, exchange)
+        asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, on_approval)
         wanted = wanted._replace(asked_by=asked_by)
         if self._recordings.concerns(request):
             response = await self._recorded(request, wanted, original)

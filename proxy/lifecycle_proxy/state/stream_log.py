@@ -6,7 +6,7 @@ for text and for resuming.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
@@ -56,6 +56,9 @@ class StreamLog(Listener):
 
     def on_failover(self, exchange: Exchange, failover: Failover) -> None:
         self._writer.append("llm_failover", failover._asdict())
+
+    def on_approval(self, exchange: Exchange, fields: Mapping[str, Any]) -> None:
+        self._writer.append("approval.request", dict(fields))
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         for event in events:

@@ -227,6 +227,28 @@ def test_a_permission_request_begins_a_call() -> None:
         reader.denied(nothing)
 
 
+def test_hermes_asks_under_another_id() -> None:
+    reader = AcpReader(quirks_of("hermes"))
+    for own, command in (("tc-1", "ls"), ("tc-2", "rm x"), ("tc-3", "pwd")):
+        list(reader.read(call(own, title=f"terminal: {command}", kind="execute")))
+    asked = {"toolCallId": "perm-check-1", "kind": "execute", "rawInput": {"command": "rm x"}}
+    assert list(reader.asked(asked)) == []
+    assert reader.name(asked) == "terminal"
+    assert reader.arguments(asked) == {"command": "rm x"}
+    reader.denied(asked)
+    ends = [
+        piece for own in ("tc-1", "tc-2") for piece in reader.read(more(own, status="completed"))
+    ]
+    assert [one.outcome for one in ends if isinstance(one, CallEnded)] == [
+        Outcome.OK,
+        Outcome.FAILED,
+    ]
+    other = {"toolCallId": "perm-check-2", "rawInput": {"command": "unknown"}}
+    assert reader.arguments(other) == {"command": "pwd"}  # the last that is open
+    list(reader.finish(Outcome.OK))
+    assert reader.arguments(other) == {}
+
+
 def test_what_was_denied_failed() -> None:
     reader = AcpReader(quirks_of("auto"))
     asked = {"toolCallId": "c1", "title": "ls"}

@@ -54,6 +54,7 @@ def streams(draw: st.DrawFn) -> list[StreamEvent]:
 
 def _more(data: Data) -> Iterator[tuple[EventType, Data]]:
     yield "llm_failover", data
+    yield "approval.request", {"id": "0", "tool": "bash", "label": "ls", "options": ["once"]}
 
 
 def _beginnings() -> st.SearchStrategy[Data]:

@@ -168,6 +168,7 @@ def test_events_without_any_field(name: str) -> None:
         "tool.completed",
         "usage",
         "llm_failover",
+        "approval.request",
         "stream.done",
     )
     own = made(name)

@@ -67,24 +67,25 @@ class AcpReader:
         Args:
             tool_call: of the request.
         """
-        if (call := self._maybe_call(tool_call)) is not None:
+        call = self._maybe_asking(tool_call)
+        if call is not None and at(tool_call, ("toolCallId",)) == call.id:
             _merge(call, tool_call)
             yield from self._begin(call)
 
     def name(self, tool_call: Any) -> str:
         """The name of the tool that a permission request is for."""
-        call = self._maybe_call(tool_call)
+        call = self._maybe_asking(tool_call)
         fields = tool_call if isinstance(tool_call, dict) else {}
         return self._name(AgentCall("", dict(fields)) if call is None else call)
 
     def arguments(self, tool_call: Any) -> Mapping[str, Any]:
         """The arguments of the call that a permission request is for."""
-        call = self._maybe_call(tool_call)
+        call = self._maybe_asking(tool_call)
         return {} if call is None else self._arguments(call)
 
     def denied(self, tool_call: Any) -> None:
         """A call was not allowed: whatever the agent says of its end, it failed."""
-        if (call := self._maybe_call(tool_call)) is not None:
+        if (call := self._maybe_asking(tool_call)) is not None:
             call.was_denied = True
 
     def finish(self, outcome: Outcome) -> Iterator[Piece]:
@@ -128,6 +129,16 @@ class AcpReader:
         if pseudo and isinstance(call_id, str) and call_id.startswith(pseudo):
             return None
         return self._calls.maybe_call(call_id)
+
+    def _maybe_asking(self, tool_call: Any) -> AgentCall | None:
+        """The call that a permission request is for."""
+        call_id, apart = at(tool_call, ("toolCallId",)), self._quirks.asks_apart
+        if not (apart and isinstance(call_id, str) and call_id.startswith(apart)):
+            return self._maybe_call(tool_call)
+        command = at(tool_call, ("rawInput", "command"))
+        open_ones = list(self._calls.open())
+        same = [one for one in open_ones if self._arguments(one).get("command") == command]
+        return next(reversed(same or open_ones), None)
 
     def _begin(self, call: AgentCall) -> Iterator[Piece]:
         return begin(call, self._name(call), self._arguments(call))

@@ -29,11 +29,14 @@ class Quirks:
             one word), ``prefix`` (of the title, in front of a colon) or ``id``.
         names: by kind, where an agent leaves out the name.
         pseudo: calls whose id begins so are no tools.
+        asks_apart: a permission request whose call's id begins so is for another call: the open one
+            with the same command.
     """
 
     name_in: str = "title"
     names: tuple[tuple[str, str], ...] = ()
     pseudo: str = ""
+    asks_apart: str = ""
 
     def name(self, call_id: str, fields: Fields, first_title: str) -> str:
         """The name of a tool.
@@ -69,7 +72,7 @@ _ROWS: Final[Mapping[str, Quirks]] = {
     ),
     "claude": Quirks(),
     "gemini": Quirks(name_in="id"),
-    "hermes": Quirks(name_in="prefix"),
+    "hermes": Quirks(name_in="prefix", asks_apart="perm-check-"),
 }
 KINDS: Final = tuple(_ROWS)
 _USUAL: Final = Quirks()

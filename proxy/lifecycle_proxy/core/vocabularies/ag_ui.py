@@ -54,7 +54,7 @@ class AgUi:
                 return b"" if call is None else self._arguments(call.id, data.get("delta", ""))
             case "tool.completed":
                 return self._completed(data, event.seq)
-            case "usage" | "llm_failover":
+            case "usage" | "llm_failover" | "approval.request":
                 return unnamed(type="CUSTOM", name=event.type, value=data)
             case "stream.done":
                 return self._done(data)

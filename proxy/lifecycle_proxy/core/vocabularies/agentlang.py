@@ -122,7 +122,7 @@ class Agentlang:
                 return b""
             case "stream.done":
                 return self._end(data)
-            case "tool.arguments" | "llm_failover":
+            case "tool.arguments" | "llm_failover" | "approval.request":
                 return b""
             case _:
                 assert_never(event.type)

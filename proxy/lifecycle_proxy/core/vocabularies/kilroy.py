@@ -100,7 +100,7 @@ class Kilroy:
                 return [{"event": "llm_failover", **data}]
             case "stream.done":
                 return self._end(data)
-            case "tool.arguments" | "usage":
+            case "tool.arguments" | "usage" | "approval.request":
                 return []
             case _:
                 assert_never(event.type)

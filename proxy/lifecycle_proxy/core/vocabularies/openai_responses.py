@@ -71,7 +71,7 @@ class OpenAiResponses:
             case "usage":
                 self._usage = _usage(data)
                 return frames
-            case "llm_failover":
+            case "llm_failover" | "approval.request":
                 return frames + self._event("keepalive", event=event.type, **data)
             case "stream.done":
                 return frames + self._done(data)

@@ -42,7 +42,9 @@ class Rdev:
                 return _output("stderr" if is_error else "stdout", result_of(data), tool)
             case "stream.done":
                 return _done(data)
-            case "stream.started" | "tool.running" | "tool.arguments" | "usage" | "llm_failover":
+            case "stream.started" | "tool.running" | "tool.arguments":
+                return b""
+            case "usage" | "llm_failover" | "approval.request":
                 return b""
             case _:
                 assert_never(event.type)

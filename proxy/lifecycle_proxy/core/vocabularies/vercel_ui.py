@@ -58,7 +58,7 @@ class VercelUi:
                 return self._arguments(data)
             case "tool.completed":
                 return self._completed(data)
-            case "usage" | "llm_failover":
+            case "usage" | "llm_failover" | "approval.request":
                 return unnamed(type=f"data-{event.type}", data=data)
             case "stream.done":
                 return self._done(data)

@@ -38,7 +38,7 @@ _MAX_BODY: Final = 32 << 20
 CANCEL_S: Final = 5.0
 _MAX_BEAT_S: Final = 60.0
 _BEAT: Final = b": keep-alive\n\n"
-_NOBODY: Final = AskedBy({}, "", "", "")
+_NOBODY: Final = AskedBy({}, "", "", lambda fields: None)
 
 
 class AgentUpstream:

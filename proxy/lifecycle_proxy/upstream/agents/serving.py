@@ -85,7 +85,7 @@ class AgentServing:
             return approvals_url(server.public_url or here) + token
 
         mode, labels = self._settings.upstream.permissions, self._labels
-        return Policy(mode, self.approvals, labels, owner, self.name, url)
+        return Policy(mode, self.approvals, labels, owner, self.name, url, asked_by.on_approval)
 
     def output(
         self, asked: Asked, body: Mapping[str, Any], asked_by: AskedBy, response: WrittenResponse

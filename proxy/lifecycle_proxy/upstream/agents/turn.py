@@ -1,15 +1,15 @@
 """One prompt and what follows from it: permissions, and an output that may change meanwhile."""
 
 import logging
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from lifecycle_proxy.core.agents.pieces import Piece
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.upstream.agents.approvals import Approval, Approvals
-from lifecycle_proxy.upstream.agents.outputs import HeldOutput, TurnOutput
+from lifecycle_proxy.upstream.agents.outputs import HeldOutput, TurnOutput, approval_fields
 from lifecycle_proxy.upstream.agents.session import Permission
 
 log = logging.getLogger("proxy.upstream")
@@ -27,6 +27,7 @@ class Policy(NamedTuple):
         owner: whose prompt it is, a hash.
         agent: the name of the upstream.
         url: of the page of a token.
+        on_approval: called with what programs get of a request for a permission.
     """
 
     mode: str
@@ -35,6 +36,7 @@ class Policy(NamedTuple):
     owner: str
     agent: str
     url: Callable[[str], str]
+    on_approval: Callable[[Mapping[str, Any]], None]
 
 
 class Turn:
@@ -121,4 +123,6 @@ class Turn:
             self._policy.approvals.withdraw(approval, why)
 
     def _ask(self, approval: Approval) -> None:
-        self._output.asked(approval, self._policy.url(approval.token))
+        url = self._policy.url(approval.token)
+        self._policy.on_approval(approval_fields(approval, url))
+        self._output.asked(approval, url)
