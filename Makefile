@@ -46,6 +46,7 @@ fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60
 	$(BIN)/python fuzz/fuzz_pipeline.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_http.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_responses.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/fuzz_approvals.py --sessions 1000
 
 SAMPLE ?= 200
 mutants: $(VENV)/.installed-dev ## change the core at random: do tests fail? SAMPLE=200, SEED=

@@ -59,6 +59,16 @@ async def _played(capsys: pytest.CaptureFixture[str], **settings: object) -> str
     return out
 
 
+async def test_the_agent_asks_and_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = await demo.run(_loaded(), once=True, any_port=False, agent=True, pace=_PACE)
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, ""), out
+    mail = [("send_mail", "running"), ("send_mail", "completed")]
+    assert _CARD.findall(out) == [*_CARDS, *mail]
+    assert "needs your permission" in out
+    assert out.rstrip().endswith("They know.")
+
+
 # --- in a process of its own --------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import functools
 import io
-import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -17,19 +17,16 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
-from multidict import CIMultiDict
 
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.banner import coloured, in_force
+from lifecycle_proxy.cli import demo_agent
+from lifecycle_proxy.cli.demo_client import allow, events, reachable
 from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.ports import UpstreamRequest
-from lifecycle_proxy.upstream.client import HttpUpstream
-from lifecycle_proxy.upstream.collect import collect
 
 _END_S: Final = 1.0
-_EVENT: Final = "hermes.tool.progress"
 _GREEN: Final = "32"
 _YELLOW: Final = "33"
 _RED: Final = "31"
@@ -61,13 +58,21 @@ _Json = dict[str, Any]
 _say: Final = functools.partial(print, end="", flush=True)
 
 
-async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float = 1.0) -> int:
+async def run(
+    loaded: config.Loaded,
+    *,
+    once: bool,
+    any_port: bool,
+    agent: bool = False,
+    pace: float = 1.0,
+) -> int:
     """Run the conversation; unless ``once``, keep running for other clients.
 
     Args:
         loaded: the settings, but for the upstream and the access log, which is off.
         once: end after the conversation.
         any_port: use another port if the one of ``server.listen`` is in use.
+        agent: an agent in the upstream's place, which asks for a permission.
         pace: all pauses of the upstream are multiplied by this.
 
     Returns:
@@ -83,29 +88,46 @@ async def run(loaded: config.Loaded, *, once: bool, any_port: bool, pace: float 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not all encodings have emojis
     try:
-        async with upstream(pace) as backend, _proxy(loaded, backend, any_port=any_port) as url:
-            settings = loaded.settings
-            _say(_heading(loaded, backend, url))
-            if fault := await _converse(url, settings):
-                print(f"lifecycle-proxy: demo: {fault}", file=sys.stderr)
-            if once or fault:
-                return int(bool(fault))
-            _say(_invitation(url, settings))
-            await asyncio.Event().wait()
+        async with upstream(pace) as backend:
+            settings = _behind(loaded.settings, backend, pace if agent else None)
+            return await _demo(loaded, settings, once=once, any_port=any_port)
     except asyncio.CancelledError:
         _say("\n")  # a signal
     return int(once)  # the conversation was interrupted
 
 
+async def _demo(
+    loaded: config.Loaded, settings: config.Settings, *, once: bool, any_port: bool
+) -> int:
+    async with _proxy(settings, any_port=any_port) as url:
+        _say(_heading(loaded, settings.shown_upstream, url))
+        if fault := await _converse(url, settings):
+            print(f"lifecycle-proxy: demo: {fault}", file=sys.stderr)
+        if once or fault:
+            return int(bool(fault))
+        _say(_invitation(url, settings))
+        await asyncio.Event().wait()
+    return 0
+
+
+def _behind(settings: config.Settings, backend: str, agent_pace: float | None) -> config.Settings:
+    """The settings, with the demo's backend or its agent as the upstream."""
+    replace, own = msgspec.structs.replace, settings.server
+    upstream = replace(settings.upstream, url=backend, use_proxy_env=False)
+    public_url = own.public_url
+    if agent_pace is not None:
+        command = [sys.executable, "-m", demo_agent.__name__, str(agent_pace)]
+        paths = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        upstream = replace(upstream, agent=command, agent_name="demo", env=paths)
+        if settings.listen_socket is None and not own.tls_cert and settings.address[1]:
+            public_url = public_url or f"http://127.0.0.1:{settings.address[1]}"
+    server = replace(own, access_log=False, public_url=public_url)
+    return replace(settings, server=server, upstream=upstream)
+
+
 @asynccontextmanager
-async def _proxy(loaded: config.Loaded, backend: str, *, any_port: bool) -> AsyncIterator[str]:
+async def _proxy(settings: config.Settings, *, any_port: bool) -> AsyncIterator[str]:
     """Run the proxy in front of the scripted upstream; yields its URL."""
-    replace, settings = msgspec.structs.replace, loaded.settings
-    settings = replace(
-        settings,
-        server=replace(settings.server, access_log=False),
-        upstream=replace(settings.upstream, url=backend, use_proxy_env=False),
-    )
     try:
         runner, url = await serve.start(settings)
     except OSError as error:
@@ -113,9 +135,9 @@ async def _proxy(loaded: config.Loaded, backend: str, *, any_port: bool) -> Asyn
             raise
         host, port = settings.address
         _say(f"Port {port} is taken, so the demo uses another one (--listen chooses it).\n\n")
-        listen = f"{host}:0"
-        settings = replace(settings, server=replace(settings.server, listen=listen))
-        runner, url = await serve.start(settings)
+        replace = msgspec.structs.replace
+        server = replace(settings.server, listen=f"{host}:0", public_url="")
+        runner, url = await serve.start(replace(settings, server=server))
     try:
         yield url
     finally:
@@ -130,7 +152,7 @@ def _heading(loaded: config.Loaded, backend: str, url: str) -> str:
         "lifecycle-proxy demo: a scripted backend, the proxy, and one client.",
         "",
         f"  backend    {backend}",
-        f"  proxy      {_base(url)}{'' if _socket(url) else '/v1'}",
+        f"  proxy      {reachable(url)}{'' if _socket(url) else '/v1'}",
         *in_force(loaded, sys.stdout),
         "",
         f"you   {QUESTION}",
@@ -139,7 +161,7 @@ def _heading(loaded: config.Loaded, backend: str, url: str) -> str:
 
 
 def _invitation(url: str, settings: config.Settings) -> str:
-    socket, base = _socket(url), _base(url)
+    socket, base = _socket(url), reachable(url)
     options = f" --unix-socket {socket}" if socket else ""
     options += " -k" if settings.server.tls_cert else ""
     options += " -H 'Authorization: Bearer KEY'" if settings.server.api_keys else ""
@@ -155,11 +177,6 @@ def _invitation(url: str, settings: config.Settings) -> str:
     command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
     port = urlsplit(url).port
     return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
-
-
-def _base(url: str) -> str:
-    """A URL that a client can use: "all addresses" become that of this machine."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _socket(url: str) -> str:
@@ -193,7 +210,7 @@ async def _converse(url: str, settings: config.Settings) -> str:
     text, line_break = "", ""
     seen: dict[str, list[str]] = {}
     try:
-        async for data in _events(url, settings):
+        async for data in events(url, settings):
             if "toolCallId" in data:
                 seen.setdefault(data["toolCallId"], []).append(data["status"])
                 _say(("" if line_break else "\n\n") + _card(data))
@@ -202,6 +219,9 @@ async def _converse(url: str, settings: config.Settings) -> str:
                 text += piece
                 _say(line_break + piece)
                 line_break = ""
+            if "approval" in data:
+                _say("(In your chat you decide. Here the demo allows it.)\n\n      ")
+                await allow(url, data["approval"]["id"])
     except (ProxyError, ValueError) as error:
         return f"the stream broke: {error}"
     _say("\n")
@@ -217,40 +237,3 @@ def _piece(data: _Json) -> str:
         delta = choice.get("delta") or {}
         return str(delta.get("content") or delta.get("reasoning_content") or "")
     return ""
-
-
-async def _events(url: str, settings: config.Settings) -> AsyncIterator[_Json]:
-    """The data of each event up to ``[DONE]``, and of lifecycle events in comments.
-
-    Raises:
-        ProxyError: there is no response, or it breaks off.
-        ValueError: it is an error, or ends too early.
-    """
-    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
-    # A user agent of its own, so that no rule for other clients matches.
-    headers = {"User-Agent": "lifecycle-proxy-demo"}
-    if settings.server.api_keys:
-        headers["Authorization"] = f"Bearer {settings.server.api_keys[0]}"
-    # The certificate may be valid only for the name that other machines use.
-    own = config.UpstreamSettings(url=f"{_base(url)}", verify_tls=False)
-    client = HttpUpstream(config.Settings(upstream=own))
-    await client.start()
-    try:
-        data, rest = json.dumps(body).encode(), b""
-        request = UpstreamRequest("POST", "/v1/chat/completions", CIMultiDict(headers), data)
-        response = await client.open(request, lambda: None)
-        if response.status != 200:
-            raise ValueError(f"status {response.status}")
-        while True:
-            read = await collect(response, lambda data: b"\n" in data)
-            *lines, rest = (rest + read.data).split(b"\n")
-            for line in lines:
-                text = line.decode().strip().removeprefix(f": {_EVENT} ").removeprefix("data: ")
-                if text == "[DONE]":
-                    return
-                if text.startswith("{"):
-                    yield json.loads(text)
-            if read.failure is not None or read.is_complete:
-                raise read.failure or ValueError("it ended without [DONE]")
-    finally:
-        await client.close()

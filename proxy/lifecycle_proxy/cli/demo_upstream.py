@@ -130,7 +130,7 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     except (ValueError, KeyError, TypeError, AttributeError):
         return _error(400, "this is not a chat completions request")
     head = {"id": f"chatcmpl-demo-{next(_numbers)}", "created": int(time.time()), "model": "demo"}
-    task = _task(messages)
+    task = maybe_task(messages)
     if asked.get("stream"):
         with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
         deltas = _story(messages, request.app[_PACE]) if task is None else _words(task, 0)
@@ -211,7 +211,7 @@ def _hint(messages: list[tuple[str, str]]) -> str:
     return "" if asked == [QUESTION] else _SAME
 
 
-def _task(messages: list[tuple[str, str]]) -> str | None:
+def maybe_task(messages: list[tuple[str, str]]) -> str | None:
     """The response to a request that a page makes on its own; None for a user's question."""
     prompt = "\n".join(text for role, text in messages if role in ("system", "developer"))
     if messages and messages[-1][0] == "user":

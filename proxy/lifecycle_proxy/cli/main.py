@@ -166,9 +166,12 @@ def _add_demo(commands: Any) -> None:
         "conversation as a client sees it: tools at the same time, one that fails, the answer. "
         "Then stay up for clients of your own until Ctrl-C.\n"
         "Settings are those of serve, except that the backend is the demo's own.",
-        examples="\n--once\n--listen 127.0.0.1:9000 --record recordings\n--config config.toml",
+        examples="\n--once\n--agent --once\n--listen 127.0.0.1:9000 --record recordings",
     )
     demo.add_argument("--once", action="store_true", help="end after the conversation")
+    demo.add_argument(
+        "--agent", action="store_true", help="with an agent that asks for a permission (ACP)"
+    )
     _add_settings(demo)
     demo.set_defaults(run=_demo)
 
@@ -261,7 +264,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
     usual = loaded.settings.server.listen == config.Server().listen
     any_port = usual and arguments.listen is None
-    return _run(demo.run(loaded, once=arguments.once, any_port=any_port))
+    return _run(demo.run(loaded, once=arguments.once, any_port=any_port, agent=arguments.agent))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

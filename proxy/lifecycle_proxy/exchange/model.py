@@ -24,7 +24,6 @@ Headers = tuple[tuple[str, str], ...]
 Added = tuple[tuple[int, int], ...]
 SideName = Literal["upstream", "client"]
 
-
 _OF_BYTES: Final = (
     *("on_request_body", "on_forwarded", "on_head"),
     *("on_chunk", "on_write", "on_side_end"),

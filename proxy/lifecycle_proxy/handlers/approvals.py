@@ -97,7 +97,8 @@ async def _decision(request: web.Request) -> tuple[bool, str]:
             given = None
         decision = given.get("decision") if isinstance(given, dict) else None
     else:
-        decision = data.decode("ascii", "replace").removeprefix("decision=")
+        key, _, value = data.decode("ascii", "replace").partition("=")
+        decision = value if key == "decision" else None
     if not (isinstance(decision, str) and decision in _DECISIONS):
         known = " or ".join(_DECISIONS)
         raise ProxyError("bad_request", f"decision must be {known}", "decision")
