@@ -1,13 +1,15 @@
 """Event logs of several processes, in this one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from lifecycle_proxy.state import redis_link
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.health import StoreHealth
 from lifecycle_proxy.state.log_delta import StreamMirror
+from lifecycle_proxy.state.log_table import LogTable
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.redis_link import RedisLink
 from lifecycle_proxy.state.redis_log import RedisLog
@@ -20,6 +22,9 @@ from lifecycle_proxy.state.stream_records import (
     StreamKey,
     StreamStatus,
 )
+from lifecycle_proxy.state.wire import WireLink
+from lifecycle_proxy.state.wire_server import StoreServer
+from lifecycle_proxy.state.wire_tables import WireLog
 
 
 class LogReplica:
@@ -33,32 +38,58 @@ class LogReplica:
         lease_s: float = 10.0,
     ) -> None:
         self.failures = 0
-        self.health = StoreHealth("redis", self._failed)
-        self.link = RedisLink(redis_link.client(url, patience_s), self.health, patience_s, 0.05)
+        self.health = StoreHealth("store", self._failed)
         self.own = MemoryEventLog(limits)
-        self.table = RedisLog(self.link, "test", self.own.limits.keep_s, lease_s)
-        self.log = SharedEventLog(self.own, self.table)
-        self._works: list[asyncio.Task[None]] = []
+        self.works: list[asyncio.Task[None]] = []
+        self.wire: WireLink | None = None
+        table: LogTable
+        if url.startswith("unix:"):
+            self.wire = wire = WireLink(url[5:], self.health, patience_s, 0.05)
+            table, self._run = WireLog(wire), [wire.run]
+        else:
+            self.link = RedisLink(redis_link.client(url, patience_s), self.health, patience_s, 0.05)
+            table = redis = RedisLog(self.link, "test", self.own.limits.keep_s, lease_s)
+            self._run = [self.link.run, redis.run]
+        self.log = SharedEventLog(self.own, table)
 
     def _failed(self) -> None:
         self.failures += 1
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["LogReplica"]:
-        works = (self.link.run(), self.table.run(), self.log.run())
-        self._works = [asyncio.create_task(work) for work in works]
+        self.works = [asyncio.create_task(run()) for run in (*self._run, self.log.run)]
         try:
+            if self.wire is not None:
+                wire = self.wire
+                await until(lambda: wire.is_connected or self.health.is_down)
             yield self
         finally:
-            for work in reversed(self._works):
+            for work in reversed(self.works):
                 work.cancel()
                 with suppress(asyncio.CancelledError):
                     await work
 
     def die(self) -> None:
         """As by kill -9: nothing more is said."""
-        for work in self._works:
+        for work in self.works:
             work.cancel()
+
+
+@asynccontextmanager
+async def store_process(folder: Path) -> AsyncIterator[str]:
+    """The process that holds the workers' store, in this one; gives its address."""
+    path = folder / "store.sock"
+    path.unlink(missing_ok=True)
+    server = StoreServer()
+    await server.start(str(path))
+    yield f"unix:{path}"
+    await server.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  what other processes do sets no event
+            await asyncio.sleep(0.02)
 
 
 async def sent(log: SharedEventLog) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from lifecycle_proxy.core.events import Outcome, ToolCompleted, ToolRunning
@@ -20,7 +22,7 @@ from lifecycle_proxy.state.stream_records import (
 )
 
 from tests.redis_server import RedisServer, redis_server
-from tests.state.replicas import Across, LogReplica
+from tests.state.replicas import Across, LogReplica, store_process
 
 __all__ = ("redis_server",)
 
@@ -30,16 +32,22 @@ _DONE = {"status": "completed", "durationMs": 1, "calls": 0}
 _PATIENCE_S = 30.0
 
 
-@pytest.fixture(params=["memory", "redis", "redis, other replica"])
+@pytest.fixture(params=["memory", "redis", "redis, other replica", "worker", "worker, other"])
 async def log(request: pytest.FixtureRequest) -> AsyncIterator[EventLog]:
     if request.param == "memory":
         yield MemoryEventLog()
         return
-    server: RedisServer = request.getfixturevalue("redis_server")
-    await server.start()
-    one, two = LogReplica(server.url), LogReplica(server.url)
-    async with one.running(), two.running():
-        yield one.log if request.param == "redis" else Across(one.log, two.log)
+    async with AsyncExitStack() as stack:
+        if "redis" in request.param:
+            server: RedisServer = request.getfixturevalue("redis_server")
+            url = (await server.start()).url
+        else:
+            tmp_path: Path = request.getfixturevalue("tmp_path")
+            url = await stack.enter_async_context(store_process(tmp_path))
+        one, two = LogReplica(url), LogReplica(url)
+        for each in (one, two):
+            await stack.enter_async_context(each.running())
+        yield Across(one.log, two.log) if "other" in request.param else one.log
 
 
 async def begun(log: EventLog, key: StreamKey = _KEY, *, is_resumable: bool = False) -> LogWriter:

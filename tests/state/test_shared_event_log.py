@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from lifecycle_proxy.state.stream_records import (
     StreamKey,
     StreamUnknownError,
 )
+from lifecycle_proxy.state.wire import framed
 
 from tests.redis_server import RedisServer, redis_server
-from tests.state.replicas import LogReplica, sent
+from tests.state.replicas import LogReplica, sent, store_process, until
 from tests.state.test_event_log import completed, running
 
 __all__ = ("redis_server",)
@@ -36,12 +38,6 @@ async def begun(
     writer = await replica.log.create(key, is_resumable=is_resumable)
     assert writer is not None
     return writer
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what other processes do sets no event
-            await asyncio.sleep(0.02)
 
 
 async def page_with(replica: LogReplica, last: int, key: StreamKey = _KEY) -> Page:
@@ -270,7 +266,7 @@ async def test_a_replica_that_was_believed_dead_adds_nothing(redis_server: Redis
         writer = await begun(one)
         writer.append("usage", {})
         await sent(one.log)
-        for work in one._works[1:2]:
+        for work in one.works[1:2]:
             work.cancel()  # its lease is not renewed
         page = await page_with(two, 2)
         assert page.is_done
@@ -410,3 +406,107 @@ async def test_a_thousand_streams_at_once(redis_server: RedisServer) -> None:
             page = await two.log.read(StreamKey("o", f"st_{number}"), 0, 0)
             assert page.events[0].data == {"totalTokens": number}
         assert one.log._mirrors == {}
+
+
+# --- the store of one machine's workers -----------------------------------------------------------
+
+
+async def test_the_streams_of_a_dead_worker_end_at_once(tmp_path: Path) -> None:
+    async with store_process(tmp_path) as store:
+        one, two = LogReplica(store), LogReplica(store)
+        async with two.running():
+            async with one.running():
+                writer = await one.log.create(_KEY, is_chosen=True, is_resumable=True)
+                assert writer is not None
+                writer.begin_bytes(_HEAD)
+                writer.append("tool.running", running("a"))
+                writer.write(b"half")
+                await sent(one.log)
+                with pytest.raises(StreamInUseError):
+                    await two.log.create(_KEY, is_chosen=True)
+                reading = asyncio.ensure_future(two.log.read(_KEY, 1, 60))
+                await asyncio.sleep(0.05)
+                one.die()
+                page = await reading
+            assert [event.type for event in page.events] == ["tool.completed", "stream.done"]
+            assert page.events[0].data["reason"] == "producer_lost"
+            rest = await two.log.read_bytes(_KEY, 0, 0)
+            assert (rest.head, rest.data, rest.end) == (_HEAD, b"half", "cut")
+            assert await two.log.create(_KEY, is_chosen=True) is not None
+
+
+async def test_a_store_that_starts_anew_gets_what_runs(tmp_path: Path) -> None:
+    one = two = None
+    async with store_process(tmp_path) as store:
+        one, two = LogReplica(store), LogReplica(store)
+        stack = AsyncExitStack()
+        await stack.enter_async_context(one.running())
+        await stack.enter_async_context(two.running())
+        writer = await begun(one, is_resumable=True)
+        for number in range(120):
+            writer.append("usage", {"totalTokens": number})
+            writer.write(b"x")
+        await sent(one.log)
+    await until(lambda: one.health.is_down and two.health.is_down)
+    with pytest.raises(LogUnavailableError):
+        await two.log.read(_KEY, 0, 0)
+    writer.append("usage", {"totalTokens": 120})
+    async with store_process(tmp_path):
+        await until(lambda: not (one.health.is_down or two.health.is_down))
+        writer.append("stream.done", _DONE)
+        writer.end_bytes("eof")
+        assert (await _answered(two, 122)).first == 1
+        assert (await two.log.read_bytes(_KEY, 0, 0)).data == b"x" * 120
+        await stack.aclose()
+
+
+async def test_a_store_that_hangs(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "store.sock"
+    server = await asyncio.start_unix_server(silent, path)
+    one = LogReplica(f"unix:{path}", patience_s=0.1)
+    async with one.running():
+        with pytest.raises(LogUnavailableError):
+            await one.log.read(_KEY, 0, 0.1)
+        assert await one.log.create(_KEY, is_chosen=True) is not None
+        assert one.failures > 0
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\xff" * 8, b"\0\0\0\0", b"\0\0\0\1\xc1", b"\0\0\0\4\x93\x01\xa0\xa1"]
+)
+async def test_a_store_that_makes_no_sense(tmp_path: Path, nonsense: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(nonsense)
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "store.sock"
+    server = await asyncio.start_unix_server(talk, path)
+    one = LogReplica(f"unix:{path}", patience_s=0.2)
+    async with one.running():
+        with pytest.raises(LogUnavailableError):
+            await one.log.status(_KEY)
+        assert one.failures > 0
+    server.close()
+
+
+async def test_a_worker_that_makes_no_sense_harms_no_other(tmp_path: Path) -> None:
+    async with store_process(tmp_path) as store:
+        one, two = LogReplica(store), LogReplica(store)
+        async with one.running(), two.running():
+            writer = await begun(one)
+            writer.append("usage", {})
+            await sent(one.log)
+            for message in (b"\xff" * 8, b"\0\0\0\1\x01", framed([1, "no", []])):
+                reader, raw = await asyncio.open_unix_connection(store[5:])
+                raw.write(message)
+                raw.write_eof()
+                await reader.read()
+                raw.close()
+            assert (await two.log.read(_KEY, 0, 0)).last == 1
