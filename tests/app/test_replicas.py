@@ -1,10 +1,14 @@
 """Replicas as an operator has them: processes of their own, on one Redis."""
 
 import asyncio
+import os
 import re
+import signal
+import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -25,6 +29,7 @@ from tests.fakes import (
 )
 from tests.handlers.test_follow_up import FOLLOW_UP, agent, chat
 from tests.redis_server import RedisServer, redis_server
+from tests.server.test_life import children, lives, stores, until
 
 __all__ = ("redis_server",)
 
@@ -199,4 +204,121 @@ async def events_begin(url: str, stream_id: str) -> None:
     """The stream is known there."""
     async with asyncio.timeout(20):
         while (await ask(url, "GET", f"/-/streams/{stream_id}", KEY)).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+# --- the workers of one machine -------------------------------------------------------------------
+
+
+@pytest.fixture
+def workers(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Replica]:
+    """Two workers, and no Redis."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    upstream.script = agent
+    arguments = (*LISTEN, "--workers", "2", "--upstream", upstream.origin)
+    with serving(*arguments, **SPAN) as (process, url, _):
+        yield process, url
+
+
+async def test_a_call_ends_once_whichever_worker_is_asked(workers: Replica) -> None:
+    _, url = workers
+    for _ in range(12):  # the kernel spreads connections over the workers
+        assert lifecycle((await chat(url)).body) == [("call_1", "running", None)]
+        answers = await asyncio.gather(*(chat(url, messages=FOLLOW_UP) for _ in range(6)))
+        ends = [end for answer in answers for end in lifecycle(answer.body)]
+        assert ends == [("call_1", "completed", None)]
+
+
+async def test_a_stream_is_read_whichever_worker_is_asked(
+    upstream: Upstream, workers: Replica
+) -> None:
+    _, url = workers
+    steps = Stepwise(upstream)
+    async with Client(url) as client:
+        chat_ = await client.chat(KEY)
+        stream_id = chat_.headers["X-Stream-Id"]
+        await chat_.until(b"one")
+        reading = [asyncio.create_task(events(url, stream_id)) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        steps.go_on.set()
+        await chat_.read()
+        bodies = {answer.body for answer in await asyncio.gather(*reading)}
+    (body,) = bodies
+    assert b"event: stream.done" in body
+
+
+def test_the_store_is_private_and_nothing_listens_on_tcp(workers: Replica, tmp_path: Path) -> None:
+    process, _ = workers
+    (store,) = stores(process)
+    (sock,) = tmp_path.glob("*/store.sock")
+    assert stat.S_IMODE(sock.parent.stat().st_mode) == 0o700
+    held = {link.readlink().name for link in Path(f"/proc/{store}/fd").iterdir()}
+    of_all = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{fields[9]}]" for fields in of_all if fields[3] == "0A"}
+    assert listening
+    assert held & listening == set()
+
+
+async def test_a_killed_store_is_replaced_and_chats_go_on(
+    upstream: Upstream, workers: Replica, tmp_path: Path
+) -> None:
+    process, url = workers
+    (killed,) = stores(process)
+    steps = Stepwise(upstream)
+    async with Client(url) as client:
+        chat_ = await client.chat(KEY)
+        stream_id = chat_.headers["X-Stream-Id"]
+        await chat_.until(b"one")
+        os.kill(killed, signal.SIGKILL)
+        steps.go_on.set()
+        assert (await chat_.read()).end == "clean"
+        await until(lambda: bool(stores(process) - {killed}))
+        answers = [await events(url, stream_id) for _ in range(6)]
+        assert {b"event: stream.done" in answer.body for answer in answers} == {True}
+    upstream.script = agent
+    for _ in range(4):
+        assert lifecycle((await chat(url)).body) == [("call_1", "running", None)]
+        found = lifecycle((await chat(url, messages=FOLLOW_UP)).body)
+        assert found == [("call_1", "completed", None)]
+    process.terminate()
+    code, _, err = await asyncio.to_thread(ended, process)
+    assert code == 0
+    assert "workers' store ended (-9)" in err
+    assert err.count("is down") <= 2  # once for each worker
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == []  # noqa: PTH208  Path's own would block, too
+
+
+async def test_a_supervisor_that_is_killed_leaves_no_process(workers: Replica) -> None:
+    process, url = workers
+    assert (await ask(url, "GET", "/-/healthy")).status == 200
+    pids = children(process)
+    assert len(pids) == 3
+    process.kill()
+    await until(lambda: not any(map(lives, pids)), 30)
+
+
+async def test_a_killed_workers_stream_ends_for_its_readers(
+    upstream: Upstream, workers: Replica
+) -> None:
+    process, url = workers
+    Stepwise(upstream)
+    async with Client(url) as client:
+        chat_ = await client.chat(KEY)
+        stream_id = chat_.headers["X-Stream-Id"]
+        await chat_.until(b"one")
+        await events_begin(url, stream_id)
+        for pid in children(process) - stores(process):
+            os.kill(pid, signal.SIGKILL)
+        lost = await events_after_restart(url, stream_id)
+    assert b'"reason":"producer_lost"' in lost.body
+
+
+async def events_after_restart(url: str, stream_id: str) -> Answer:
+    async with asyncio.timeout(40):
+        while True:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                return await events(url, stream_id)
             await asyncio.sleep(0.05)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from lifecycle_proxy.app import store_process
 
 from tests.commands import COMMAND, LISTEN, ended, environment, run, serving
 from tests.fakes import (
@@ -49,8 +50,22 @@ def drain(seconds: float) -> dict[str, str]:
 
 
 def workers(process: Process) -> set[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return {int(pid) for pid in children.read_text().split()}
+    return {pid for pid in children(process) if pid not in stores(process)}
+
+
+def children(process: Process) -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return {int(pid) for pid in found.read_text().split()}
+
+
+def stores(process: Process) -> set[int]:
+    """The process that holds what the workers share."""
+    found = set()
+    for pid in children(process):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == store_process.NAME:
+                found.add(pid)
+    return found
 
 
 def lives(pid: int) -> bool:

@@ -16,6 +16,8 @@ from lifecycle_proxy.state.redis_log import RedisLog
 from lifecycle_proxy.state.shared_calls import SharedCalls
 from lifecycle_proxy.state.shared_event_log import SharedEventLog
 from lifecycle_proxy.state.stream_records import LogLimits
+from lifecycle_proxy.state.wire import WireLink
+from lifecycle_proxy.state.wire_tables import WireCalls, WireLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 
 _PATIENCE_S: Final = 0.5
@@ -52,6 +54,13 @@ class SharedState:
         if own.store == "memory":
             self.calls = MemoryStore(ttl_s, metrics.completed)
             self._works.append(self.calls.run)
+            return
+        if own.store.startswith("unix:"):  # of the supervisor: see ``store_process``
+            health = StoreHealth("of the workers", metrics.store_failed)
+            wire = WireLink(own.store[5:], health)
+            self.calls = SharedCalls(WireCalls(wire), ttl_s, metrics.completed)
+            self.events = SharedEventLog(events, WireLog(wire))
+            self._works += [wire.run, self.calls.run]
             return
         health = StoreHealth(without_secrets(own.store), metrics.store_failed)
         link = RedisLink(client(own.store, _PATIENCE_S), health)

@@ -17,13 +17,12 @@ from typing import Any, Final, TypeVar
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.app.banner import Banner
-from lifecycle_proxy.cli import recordings, settings_commands, usage, watch
+from lifecycle_proxy.cli import recordings, settings_commands, supervised, usage, watch
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
-from lifecycle_proxy.config.reloading import reloaded
 from lifecycle_proxy.core.printable import printable
 from lifecycle_proxy.recording.cassette_file import CassetteError
-from lifecycle_proxy.server import supervisor as workers
+from lifecycle_proxy.server.supervisor import Work
 from lifecycle_proxy.telemetry import logs
 
 T = TypeVar("T")
@@ -214,24 +213,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)
         _warn(banner, settings)
-        work = partial(_work, settings, read)
-        reload = partial(_reloaded_work, settings, read)
-        return workers.Supervisor(settings, work, banner, _forget, reload=reload).run()
+        return supervised.serve(settings, read, banner, _worker, _run)
     return _work(settings, read, banner=banner)
 
 
-def _reloaded_work(settings: config.Settings, read: Callable[[], config.Settings]) -> workers.Work:
-    """What workers do with settings that are read now."""
-    return partial(_work, reloaded(settings, read())[0], read)
-
-
-def _forget(pid: int) -> None:
-    """Remove a worker that ended from the metrics."""
-    from lifecycle_proxy.telemetry.metrics import (
-        forget_worker,  # only after the supervisor has named a directory
-    )
-
-    forget_worker(pid)
+def _worker(settings: config.Settings, read: Callable[[], config.Settings]) -> Work:
+    return partial(_work, settings, read)
 
 
 def _work(

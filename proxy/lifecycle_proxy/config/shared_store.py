@@ -44,6 +44,8 @@ def shown(store: str) -> str:
 
 def without_secrets(store: str) -> str:
     """A store's URL without user name, password and query."""
+    if store.startswith("unix:"):  # the socket of the supervisor's store: not a setting
+        return "memory"
     scheme, colon, rest = store.partition("://")
     if not colon:
         return store if store.startswith(("memory", "env:")) else store.partition("@")[0][:6]

@@ -27,6 +27,8 @@ _RESTART_DELAY_S: Final = 0.5
 
 # What a worker does: takes its socket and the descriptor of its supervisor, returns its exit code.
 Work = Callable[[socket.socket, int], int]
+# What the process does that holds what they share: takes the same descriptor.
+Hold = Callable[[int], int]
 
 
 class Supervisor:
@@ -39,6 +41,7 @@ class Supervisor:
         ended: is called with the process id of a worker that has ended.
         reload: reads the settings on SIGHUP: what workers do from now on. Those that run read them
             themselves.
+        hold: holds what the workers share, in a process that outlives them; None for nothing.
     """
 
     def __init__(
@@ -49,12 +52,15 @@ class Supervisor:
         ended: Callable[[int], None],
         *,
         reload: Callable[[], Work] | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self._settings = settings
         self._work = work
         self._announce = announce
         self._ended = ended
         self._reload = reload
+        self._hold = hold
+        self._holder: tuple[int, socket.socket] | None = None  # as of the workers
         self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
         self._stopping = False
         self._code = 0
@@ -81,6 +87,7 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
             signal.signal(signal.SIGHUP, self._on_hangup)
+            self._start_holder()
             for _ in range(self._settings.server.workers):
                 self._start(holder)
             if all(line.recv(1) for line in list(self._workers.values())):
@@ -91,28 +98,51 @@ class Supervisor:
             self._supervise(holder)
             return self._code
         finally:
+            self._end_holder()
             holder.close()
             remove_socket_file(self._settings)
             if directory is not None:
                 shutil.rmtree(directory, ignore_errors=True)
 
     def _start(self, holder: socket.socket) -> None:
+        pid, line = self._fork(lambda line: self._work(self._socket(holder), line))
+        self._workers[pid] = line
+
+    def _start_holder(self) -> None:
+        if self._hold is not None:
+            self._holder = self._fork(self._hold)
+            self._holder[1].recv(1)  # or its end: then workers go on without
+
+    def _end_holder(self) -> None:
+        if self._holder is not None:
+            pid, line = self._holder
+            line.close()
+            os.waitpid(pid, 0)
+
+    def _fork(self, work: Hold) -> tuple[int, socket.socket]:
+        """Start a process.
+
+        Returns:
+            Its id, and our end of its line.
+        """
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                ours.close()
+                # Nobody but this process's parent holds the other ends of lines.
+                for line in (ours, *self._workers.values(), *(self._holder or ())[1:]):
+                    line.close()
                 os.setpgid(0, 0)  # a Ctrl-C reaches the parent only, which hands it on once
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_DFL)
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can reload
-                code = self._work(self._socket(holder), theirs.fileno())
+                code = work(theirs.fileno())
             finally:
                 logging.shutdown()
                 os._exit(code)
         theirs.close()
-        self._workers[pid] = ours
+        return pid, ours
 
     def _socket(self, holder: socket.socket) -> socket.socket:
         if holder.family == socket.AF_UNIX:
@@ -122,6 +152,9 @@ class Supervisor:
     def _supervise(self, holder: socket.socket) -> None:
         while self._workers:
             pid, status = os.wait()
+            if self._holder is not None and pid == self._holder[0]:
+                self._replace_holder(os.waitstatus_to_exitcode(status))
+                continue
             line = self._workers.pop(pid, None)
             if line is None:
                 continue
@@ -135,6 +168,15 @@ class Supervisor:
             time.sleep(_RESTART_DELAY_S)  # no faster than this, should it die at once each time
             if not self._stopping:
                 self._start(holder)
+
+    def _replace_holder(self, code: int) -> None:
+        assert self._holder is not None
+        self._holder[1].close()
+        self._holder = None
+        log.error("the process with the workers' store ended (%s): what it held is lost", code)
+        time.sleep(_RESTART_DELAY_S)
+        if not self._stopping:
+            self._start_holder()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop(signal.Signals(number))
