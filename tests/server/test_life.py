@@ -50,7 +50,12 @@ def drain(seconds: float) -> dict[str, str]:
 
 
 def workers(process: Process) -> set[int]:
-    return {pid for pid in children(process) if pid not in stores(process)}
+    return {pid for pid in children(process) if not _is_store(pid)}
+
+
+def stores(process: Process) -> set[int]:
+    """The process that holds what the workers share."""
+    return {pid for pid in children(process) if _is_store(pid)}
 
 
 def children(process: Process) -> set[int]:
@@ -58,14 +63,11 @@ def children(process: Process) -> set[int]:
     return {int(pid) for pid in found.read_text().split()}
 
 
-def stores(process: Process) -> set[int]:
-    """The process that holds what the workers share."""
-    found = set()
-    for pid in children(process):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == store_process.NAME:
-                found.add(pid)
-    return found
+def _is_store(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == store_process.NAME
+    except OSError:
+        return False
 
 
 def lives(pid: int) -> bool:

@@ -26,7 +26,7 @@ PROBLEMS: Final[dict[str, type[Exception]]] = {
 _MAX_UNSENT_BYTES: Final = 16 << 20
 
 
-class Request(msgspec.Struct, array_like=True):
+class WireRequest(msgspec.Struct, array_like=True):
     """A worker's question."""
 
     id: int

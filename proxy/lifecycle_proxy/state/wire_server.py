@@ -15,7 +15,7 @@ from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.memory_table import MemoryTable
 from lifecycle_proxy.state.received_streams import ReceivedStreams
 from lifecycle_proxy.state.stream_records import Claim, LogLimits, StreamKey
-from lifecycle_proxy.state.wire import PROBLEMS, Request, framed, received
+from lifecycle_proxy.state.wire import PROBLEMS, WireRequest, framed, received
 
 Operation = Callable[..., Awaitable[Any]]
 
@@ -23,7 +23,7 @@ log = logging.getLogger("proxy.state")
 
 _LAST: Final = {error: word for word, error in PROBLEMS.items()}
 _READ_BYTES: Final = 1 << 20
-_request: Final = msgspec.msgpack.Decoder(Request).decode
+_request: Final = msgspec.msgpack.Decoder(WireRequest).decode
 
 
 class StoreServer:
@@ -133,7 +133,7 @@ class WorkerConnection:
         else:
             await self._answer(request, self._do)
 
-    async def _answer(self, request: Request, operations: dict[str, Operation]) -> None:
+    async def _answer(self, request: WireRequest, operations: dict[str, Operation]) -> None:
         try:
             result = await operations[request.operation](*request.arguments)
         except tuple(_LAST) as error:
