@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import orjson
 
 from lifecycle_proxy.state.log_delta import LogDelta, decoded, decoded_head, lost_events
-from lifecycle_proxy.state.memory_event_log import MemoryEventLog, MemoryStream
+from lifecycle_proxy.state.memory_event_log import MemoryEventLog
+from lifecycle_proxy.state.memory_writer import MemoryStream
 from lifecycle_proxy.state.stream_records import StreamKey
 
 
