@@ -1,6 +1,7 @@
 """Where a credential may stand in a request, and how one is taken out or put in."""
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -12,6 +13,7 @@ from lifecycle_proxy.exchange.routes import is_messages
 # How browsers send a key with a WebSocket, since they can set no header (OpenAI's own clients).
 SUBPROTOCOL_KEY: Final = "openai-insecure-api-key."
 SUBPROTOCOLS: Final = "Sec-WebSocket-Protocol"
+_REMEMBERED: Final = 1024
 _AUTHORIZATION: Final = "Authorization"
 _NAMES: Final = frozenset((*(name.lower() for name in CREDENTIALS), "cookie"))
 _SECRET: Final = re.compile(
@@ -41,12 +43,19 @@ def drop_subprotocol_key(headers: CIMultiDict[str]) -> None:
             headers[SUBPROTOCOLS] = ", ".join(kept)
 
 
+@lru_cache(_REMEMBERED)  # clients send the same names again and again
+def is_credential(name: str) -> bool:
+    """Whether a header holds a credential, by its name."""
+    low = name.lower()
+    return low in _NAMES or _SECRET.search(low) is not None
+
+
 def drop_credentials(headers: CIMultiDict[str]) -> None:
     """Remove every header that holds a credential, by its name."""
-    for name in {name.lower() for name in headers}:
-        if name in _NAMES or _SECRET.search(name):
-            headers.popall(name, None)
-    drop_subprotocol_key(headers)
+    for name in [name for name in headers if is_credential(name)]:
+        headers.popall(name, None)
+    if SUBPROTOCOLS in headers:
+        drop_subprotocol_key(headers)
 
 
 def without_credentials(path: str) -> str:

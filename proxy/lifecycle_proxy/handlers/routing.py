@@ -82,6 +82,8 @@ class Router:
     def __init__(self, pool: UpstreamPool, ids: MadeIds) -> None:
         self._pool = pool
         self._ids = ids
+        # A hash for each request, where nothing depends on it, is left out.
+        self._needs_tenant = any(one.passes for one in pool.members.values())
         self._has_equals = any(
             len(group) > 1 for groups in pool.table.aliases.values() for group in groups
         )
@@ -96,13 +98,16 @@ class Router:
         Raises:
             ProxyError: nowhere.
         """
-        exchange, tenant = request[EXCHANGE], tenant_of(request.headers)
+        exchange = request[EXCHANGE]
+        tenant = tenant_of(request.headers) if self._needs_tenant or len(self._ids) else ""
         asked = request.headers.get(HEADER, "").strip()
-        asked = asked or routes.split_prefixes(exchange.target).upstream or ""
+        if not asked and exchange.target.startswith(routes.OWN_PREFIX):
+            asked = routes.split_prefixes(exchange.target).upstream or ""
         clear: bytes | None = None
         said: _Said | None = None
         if wanted.body is not None and _may_be_json(request):
-            wanted = wanted._replace(body=await _whole(wanted.body, is_named=bool(asked)))
+            if not isinstance(wanted.body, bytes):
+                wanted = wanted._replace(body=await _whole(wanted.body, is_named=bool(asked)))
             clear = await _maybe_clear(wanted)
             said = None if clear is None else await _maybe_said(clear)
         if said is not None:
@@ -120,7 +125,7 @@ class Router:
             conversation = _conversation(scope_of(request.headers), said)
 
         def made(upstream: str, one: str) -> None:
-            self._ids.add(tenant, one, upstream)
+            self._ids.add(tenant_of(request.headers), one, upstream)
 
         routed = RoutedUpstream(
             self._pool, exchange, choice, model=model or "", conversation=conversation, made=made
@@ -212,6 +217,8 @@ def _text(raw: msgspec.Raw) -> str | None:
     data = bytes(raw)
     if len(data) > _LONGEST_TEXT:
         return "" if data[:1] == b'"' else None
+    if data[:1] == b'"' and data.isascii() and b"\\" not in data:
+        return data[1:-1].decode("ascii")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ from lifecycle_proxy.config.targets import Groups, Target, leads, upstreams_of
 from lifecycle_proxy.exchange.errors import ProxyError
 
 _LONGEST_NAME: Final = 256  # of a model; longer ones are not compared with anything
+_REMEMBERED: Final = 1024  # names whose choice is
 _COMPARED: Final = 64  # names that are compared letter by letter
 _KNOWN: Final = 10_000  # names that are looked through
 _SHOWN: Final = 20
@@ -72,6 +74,8 @@ class RouteTable:
         # Those without patterns have what they list.
         self.listing = tuple(one.name for one in own if not one.models)
         self._patterns = [(one.name, one.models, _regular(one.models)) for one in own]
+        # Clients ask for the same few models again and again.
+        self._by_model = lru_cache(_REMEMBERED)(self._chosen)
 
     def serves(self, upstream: str, model: str) -> bool:
         """Whether the patterns of an upstream, if it has any, allow a name of its list.
@@ -98,7 +102,7 @@ class RouteTable:
             if facts.made_by:
                 return RouteChoice(_one(facts.made_by, ""), f"{facts.made_by} made this id")
             return RouteChoice(_one(self.names[0], ""), "no model is named: the first upstream")
-        choice = self._by_model(model)
+        choice = self._by_model(model) if len(model) <= _LONGEST_NAME else self._chosen(model)
         if choice is not None and facts.made_by:
             # Nobody else knows the id.
             kept = tuple(t for group in choice.groups for t in group if t.upstream == facts.made_by)
@@ -141,7 +145,7 @@ class RouteTable:
         names = dict.fromkeys(islice(chain(self.aliases, self._listed(lists)), _KNOWN))
         return _known(model, names)
 
-    def _by_model(self, model: str) -> RouteChoice | None:
+    def _chosen(self, model: str) -> RouteChoice | None:
         if (groups := self.aliases.get(model)) is not None:
             return RouteChoice(groups, "named in [models]")
         upstream, slash, rest = model.partition("/")

@@ -48,7 +48,8 @@ class RoutedUpstream:
     ) -> None:
         self._pool = pool
         self._exchange = exchange
-        conversation = conversation if any(len(group) > 1 for group in choice.groups) else b""
+        if conversation and all(len(group) == 1 for group in choice.groups):
+            conversation = b""  # nothing depends on it
         self._asker = Asker(pool, exchange, model, conversation, made)
         self._targets = pool.in_order(choice, conversation)
 

@@ -36,6 +36,7 @@ class Member:
 
     Attributes:
         open_requests: sent, and not over.
+        passes: it gets the client's own key.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Member:
         self._own = own
         self._own_headers = own_headers
         self._clock = clock
-        self._passes = own.client_key == "pass" and not own.api_key
+        self.passes = own.client_key == "pass" and not own.api_key
 
     async def close(self) -> None:
         """Close the client."""
@@ -64,7 +65,7 @@ class Member:
 
     def tenant(self, tenant: str) -> str:
         """Whose list it is: with the clients' own keys, each may have another."""
-        return tenant if self._passes else ""
+        return tenant if self.passes else ""
 
     def failed(self, error: str, before: int = 0) -> None:
         """It could not be reached, or answered that it cannot, or broke an answer off.
@@ -91,7 +92,7 @@ class Member:
             fresh_s: how old the list may be, in seconds.
         """
         sent: CIMultiDict[str] = CIMultiDict()
-        if self._passes:
+        if self.passes:
             sent.extend((name, headers[name]) for name in CREDENTIALS if name in headers)
         self._authorize(sent, "/v1/models")
         return await self.list.get(sent, self.tenant(tenant), fresh_s=fresh_s)
@@ -107,7 +108,7 @@ class Member:
             ProxyError: ``bad_request``: the name cannot be replaced in this body.
         """
         path, headers, body = request.path, CIMultiDict(request.headers), request.body
-        if not self._passes:
+        if not self.passes:
             path = without_credentials(path)
         self._authorize(headers, path)
         if model and isinstance(body, bytes):
@@ -122,7 +123,7 @@ class Member:
 
     def _authorize(self, headers: CIMultiDict[str], path: str) -> None:
         """Only this upstream's key, or the client's if this upstream is to have it."""
-        if self._passes:
+        if self.passes:
             return
         drop_credentials(headers)
         for name in self._own_headers:

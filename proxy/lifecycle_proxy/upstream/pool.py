@@ -166,6 +166,8 @@ class UpstreamPool:
             choice: the groups.
             conversation: what is the same for all requests of one; empty if that is not known.
         """
+        if len(choice.groups) == 1 and len(choice.groups[0]) == 1:
+            return list(choice.groups[0])
         now = self.clock()
         well: list[Target] = []
         aside: list[Target] = []
