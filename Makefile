@@ -78,7 +78,7 @@ compile = $(TOOLS)/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-annotate --custom-compile-command 'make lock'
 lock: $(TOOLS)/bin/uv ## write locks/ anew, with the newest versions that pyproject.toml allows
 	$(compile) pyproject.toml --extra dev -o locks/dev.txt
-	$(compile) pyproject.toml -c locks/dev.txt -o locks/run.txt
+	$(compile) pyproject.toml --extra redis -c locks/dev.txt -o locks/run.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], \
 		"editables", sep="\n")' | $(compile) - -c locks/dev.txt -o locks/build.txt
 

@@ -59,7 +59,7 @@ def test_what_is_tested_is_what_the_image_has() -> None:
 
 
 def test_the_examples_name_versions() -> None:
-    for page in ("compose.yaml", "kubernetes.yaml"):
+    for page in ("compose.yaml", "compose-replicas.yaml", "kubernetes.yaml"):
         images = re.findall(r"image: (\S+)", (_ROOT / "examples" / page).read_text("utf-8"))
         assert f"lifecycle-proxy:{lifecycle_proxy.__version__}" in images
         assert [image for image in images if not re.search(r":v?\d+\.\d+\.\d+$", image)] == []

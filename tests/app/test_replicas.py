@@ -207,6 +207,33 @@ async def events_begin(url: str, stream_id: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_the_same_post_continues_on_another_replica(
+    stack: ExitStack, upstream: Upstream, redis_server: RedisServer
+) -> None:
+    await redis_server.start()
+    (_, one), (_, two) = started(stack, upstream, redis_server.url)
+    steps = Stepwise(upstream)
+    lines = (KEY, "X-Lifecycle-Resume: 60", "Idempotency-Key: k1")
+    async with Client(one) as client:
+        chat_ = await client.chat(*lines)
+        stream_id = chat_.headers["X-Stream-Id"]
+        await chat_.until(b"one")
+        await events_begin(two, stream_id)
+        client.wire.reset()  # the link to the client is lost
+    async with Client(two) as client:
+        again = await client.chat(*lines)
+        assert again.status == 200
+        assert again.headers["X-Lifecycle-Resumed"] == "true"
+        await again.until(b"one")
+        steps.go_on.set()
+        whole = await again.read()
+    assert without_frames(whole.body) == tool_call() + text("one") + text("two") + DONE
+    assert len(upstream.requests) == 1
+    async with Client(two) as client:
+        other = await client.chat(*lines, temperature=1)
+        assert (other.status, len(upstream.requests)) == (409, 1)
+
+
 # --- the workers of one machine -------------------------------------------------------------------
 
 

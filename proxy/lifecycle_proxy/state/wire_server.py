@@ -71,6 +71,8 @@ class StoreServer:
                 await writer.drain()
         except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
             log.debug("a worker is gone: %s", error)
+        except asyncio.CancelledError:
+            pass  # the process ends: asyncio's server would log it as a failure
         finally:
             connection.lost()
             self._connections.discard(connection)
