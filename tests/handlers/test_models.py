@@ -1,5 +1,6 @@
 """``/v1/models`` of several upstreams."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -94,6 +95,15 @@ async def test_lists_by_a_clients_key_are_seen_by_that_client_only(
     answer = await ask(url, "GET", "/-/upstreams")
     assert b"of-u1" not in answer.body
     await one.stop()
+
+
+async def test_many_clients_with_keys_of_their_own_ask_at_the_same_time(
+    start_proxy: StartProxy,
+) -> None:
+    async with backends(a=["x"]) as (one,):
+        url = await start_proxy(several(one.table(client_key="pass")))
+        asked = [complete(url, "x", f"Authorization: Bearer {number}") for number in range(100)]
+        assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
 
 
 NONSENSE: list[Any] = [

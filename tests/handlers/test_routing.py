@@ -185,6 +185,36 @@ async def test_without_an_alias_the_body_passes_unchanged(start_proxy: StartProx
             assert local.asked[-1].body == sent
 
 
+@pytest.mark.parametrize("size", [100, 2 << 20, 9 << 20])
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_a_large_body_passes_unchanged_too(
+    start_proxy: StartProxy, target: str, size: int
+) -> None:
+    async with backends(local=["m"], cloud=[]) as (local, cloud):
+        url = await start_proxy(several(local.table(), cloud.table(models=["gpt-*"])))
+        body = b'{"pad":"%b","model":"gpt-5"}' % (b"x" * size)
+        answer = await ask(url, "POST", target, JSON, body=body)
+        assert answer.json()["by"] == "cloud"
+        assert cloud.asked[0].body == body
+        assert cloud.asked[0].headers.getall("Content-Length") == [f"{len(body)}"]
+        # Of what is no JSON the model is not looked for, and it is not kept either.
+        answer = await ask(url, "POST", "/v1/files", "Content-Type: a/b", body=body)
+        assert (answer.json()["by"], local.asked[0].body) == ("local", body)
+
+
+async def test_a_body_that_is_too_large_needs_an_upstream_by_name(
+    start_proxy: StartProxy,
+) -> None:
+    async with backends(local=["m"], cloud=[]) as (local, cloud):
+        url = await start_proxy(several(local.table(), cloud.table(models=["gpt-*"])))
+        body = b'{"pad":"%b","model":"gpt-5"}' % (b"x" * (33 << 20))
+        answer = await ask(url, "POST", "/v1/chat/completions", JSON, body=body)
+        assert (answer.status, answer.json()["error"]["code"]) == (413, "request_too_large")
+        target = "/-/to/cloud/v1/chat/completions"
+        answer = await ask(url, "POST", target, JSON, body=body)
+        assert (answer.status, len(cloud.asked[0].body)) == (200, len(body))
+
+
 async def test_what_is_no_json_goes_to_the_first(start_proxy: StartProxy) -> None:
     async with backends(local=["m"], cloud=[]) as (local, cloud):
         url = await start_proxy(several(local.table(), cloud.table(), models=ALIASES))

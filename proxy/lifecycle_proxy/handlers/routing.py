@@ -23,7 +23,7 @@ from lifecycle_proxy.upstream.failover import RoutedUpstream
 from lifecycle_proxy.upstream.pool import UpstreamPool
 from lifecycle_proxy.upstream.pooled_response import HEADER
 
-_WHOLE_BYTES: Final = 64 << 20  # a JSON body whose model is looked for
+_WHOLE_BYTES: Final = 32 << 20  # a JSON body whose model is looked for
 _DECODED_BYTES: Final = 8 << 20  # decoded where others wait; a larger one in a thread
 _ABSENT: Final = msgspec.Raw(b"null")
 _MAX_SEGMENTS: Final = 12  # of a path that may be ids
@@ -113,7 +113,8 @@ class Router:
         if said is not None:
             model = self._model(said, tenant)
         else:
-            model = routes.maybe_model(exchange.target)
+            is_socket = exchange.route == "websocket"
+            model = routes.maybe_model(exchange.target) if is_socket else None
         exchange.model = exchange.model or model or ""
         facts = RequestFacts(model, asked, self._maker(tenant, exchange.path, said))
         choice = await self._pool.choose(facts, wanted.headers, tenant)

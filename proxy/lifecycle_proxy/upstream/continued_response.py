@@ -1,6 +1,7 @@
 """A response that another upstream goes on with if the first one breaks off within the stream."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from lifecycle_proxy.core.continuation import Continuation
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import BodySink, UpstreamResponse
+
+log = logging.getLogger("proxy.upstream")
 
 # Asks the next target for what follows behind this answer; None if none can.
 GoOn = Callable[[Continuation], Awaitable[UpstreamResponse | None]]
@@ -101,6 +104,9 @@ class ContinuedResponse:
         try:
             following = await self._go_on(self._answer)
         except ProxyError:
+            following = None
+        except Exception:  # the stream must end all the same
+            log.exception("a bug in the proxy")
             following = None
         self._task = None
         if following is None:

@@ -88,6 +88,7 @@ class ModelList:
         self._clock = clock
         # An upstream that gets the clients' own keys may list something else for each.
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._works: set[asyncio.Task[None]] = set()
 
     async def get(
         self,
@@ -108,6 +109,8 @@ class ModelList:
         if now - kept.listed_at >= fresh_s and now - kept.failed_at >= min(_AGAIN_S, fresh_s):
             if kept.work is None or kept.work.done():
                 kept.work = asyncio.create_task(self._ask(kept, headers))
+                self._works.add(kept.work)
+                kept.work.add_done_callback(self._works.discard)
             await asyncio.shield(kept.work)  # one who leaves does not stop it for the others
         return kept.listed
 
@@ -123,19 +126,16 @@ class ModelList:
 
     async def close(self) -> None:
         """Ask no more."""
-        for kept in self._kept.values():
-            if kept.work is not None:
-                kept.work.cancel()
-                await asyncio.wait((kept.work,))
+        for work in tuple(self._works):
+            work.cancel()
+            await asyncio.wait((work,))
 
     def _kept_for(self, tenant: str) -> _Kept:
         kept = self._kept.get(tenant)
         if kept is None:
             kept = self._kept[tenant] = _Kept()
             if len(self._kept) > _MAX_TENANTS:
-                _, oldest = self._kept.popitem(last=False)
-                if oldest.work is not None:
-                    oldest.work.cancel()
+                self._kept.popitem(last=False)  # who waits for it still gets it
         self._kept.move_to_end(tenant)
         return kept
 

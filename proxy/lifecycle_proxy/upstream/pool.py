@@ -121,7 +121,8 @@ class UpstreamPool:
             if any(one is not None and model in one.entries for one in lists.values()):
                 break
         missing = [name for name, one in lists.items() if one is None]
-        return self.table.by_lists(facts, self._known(tenant), missing)
+        had = {name: one.entries for name, one in lists.items() if one is not None}
+        return self.table.by_lists(facts, self._known(tenant) | had, missing)
 
     def known_names(self, model: str, tenant: str) -> str:
         """The names that there are, for a message, the nearest first.
