@@ -6,6 +6,7 @@ import re
 import signal
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -238,15 +239,36 @@ async def test_the_same_post_continues_on_another_replica(
 
 
 @pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """The path of a socket may have 107 bytes only."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def workers(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: Upstream, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Replica]:
     """Two workers, and no Redis."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(short_tmp))
     upstream.script = agent
     arguments = (*LISTEN, "--workers", "2", "--upstream", upstream.origin)
     with serving(*arguments, **SPAN) as (process, url, _):
         yield process, url
+
+
+async def test_a_long_path_of_temporary_files_is_no_obstacle(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    upstream.script = agent
+    arguments = (*LISTEN, "--workers", "2", "--upstream", upstream.origin)
+    with serving(*arguments, **SPAN) as (process, _, _base):
+        assert len(stores(process)) == 1
+        process.terminate()
+        assert "ended" not in (await asyncio.to_thread(ended, process))[2]
 
 
 async def test_a_call_ends_once_whichever_worker_is_asked(workers: Replica) -> None:
@@ -276,10 +298,10 @@ async def test_a_stream_is_read_whichever_worker_is_asked(
     assert b"event: stream.done" in body
 
 
-def test_the_store_is_private_and_nothing_listens_on_tcp(workers: Replica, tmp_path: Path) -> None:
+def test_the_store_is_private_and_nothing_listens_on_tcp(workers: Replica, short_tmp: Path) -> None:
     process, _ = workers
     (store,) = stores(process)
-    (sock,) = tmp_path.glob("*/store.sock")
+    (sock,) = short_tmp.glob("*/store.sock")
     assert stat.S_IMODE(sock.parent.stat().st_mode) == 0o700
     held = {link.readlink().name for link in Path(f"/proc/{store}/fd").iterdir()}
     of_all = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -289,7 +311,7 @@ def test_the_store_is_private_and_nothing_listens_on_tcp(workers: Replica, tmp_p
 
 
 async def test_a_killed_store_is_replaced_and_chats_go_on(
-    upstream: Upstream, workers: Replica, tmp_path: Path
+    upstream: Upstream, workers: Replica, short_tmp: Path
 ) -> None:
     process, url = workers
     (killed,) = stores(process)
@@ -315,7 +337,7 @@ async def test_a_killed_store_is_replaced_and_chats_go_on(
     assert "workers' store ended (-9)" in err
     assert err.count("is down") <= 2  # once for each worker
     assert "Traceback" not in err
-    assert os.listdir(tmp_path) == []  # noqa: PTH208  Path's own would block, too
+    assert os.listdir(short_tmp) == []  # noqa: PTH208  Path's own would block, too
 
 
 async def test_a_supervisor_that_is_killed_leaves_no_process(workers: Replica) -> None:

@@ -148,6 +148,29 @@ async def test_a_stream_takes_its_own_call_without_waiting(pair: Pair) -> None:
     assert await two.left() == 0
 
 
+async def test_an_id_that_comes_again_does_not_end_what_ended_elsewhere(pair: Pair) -> None:
+    one, two = pair
+    one.conversation().put(delegated("a"))
+    await one.written()
+    assert len(await two.conversation(asked("a"), answer("a")).resume(1e9)) == 1
+    again = one.conversation()
+    assert again.maybe_take("a", 0) is None
+    again.put(delegated("a"))
+    await one.written()
+    assert one.ended == two.ended == []
+    assert len(await two.conversation(asked("a"), answer("a")).resume(1e9)) == 1
+
+
+async def test_a_look_forgets_what_ended_elsewhere(pair: Pair) -> None:
+    one, two = pair
+    one.conversation().put(delegated("a"))
+    await one.written()
+    assert len(await two.conversation(asked("a"), answer("a")).resume(1e9)) == 1
+    assert len(one.store) == 1
+    assert await one.conversation(asked("a"), answer("a")).resume(1e9) == []
+    assert len(one.store) == 0
+
+
 async def test_a_call_that_nobody_answers_expires_once(redis_server: RedisServer) -> None:
     await redis_server.start()
     one, two = Process(redis_server.url, 0.2, sweep_s=0.05), Process(redis_server.url)

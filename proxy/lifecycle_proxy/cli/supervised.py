@@ -1,15 +1,19 @@
 """``serve`` with several workers."""
 
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lifecycle_proxy.app.banner import Banner
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.reloading import reloaded
 from lifecycle_proxy.server.supervisor import Supervisor, Work
+
+_SOCKET: Final = "store.sock"
+_LONGEST_PATH: Final = 100  # some systems take 103 bytes
 
 Read = Callable[[], Settings]
 
@@ -38,8 +42,8 @@ def serve(
             _forget,
             reload=lambda: work(reloaded(settings, read())[0], read),
         ).run()
-    with tempfile.TemporaryDirectory(prefix="lifecycle-proxy-") as folder:
-        path = str(Path(folder) / "store.sock")
+    with _private_folder() as folder:
+        path = str(Path(folder) / _SOCKET)
 
         def shared(settings: Settings) -> Work:
             def worker(sock: socket.socket, line: int) -> int:
@@ -65,6 +69,15 @@ def serve(
             reload=lambda: shared(reloaded(settings, read())[0]),
             hold=hold,
         ).run()
+
+
+def _private_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder that only this user can open, with a path short enough for a socket in it."""
+    folder = tempfile.TemporaryDirectory(prefix="lifecycle-proxy-")
+    if len(os.fsencode(folder.name)) + len(_SOCKET) < _LONGEST_PATH:
+        return folder
+    folder.cleanup()
+    return tempfile.TemporaryDirectory(prefix="lifecycle-proxy-", dir="/tmp")
 
 
 def _forget(pid: int) -> None:

@@ -48,7 +48,12 @@ class Store(Protocol):
     ``put`` and ``maybe_take`` are for a stream that runs: they do not wait. A store that lies
     elsewhere answers from what it knows, and writes in the background. ``look`` and ``claim`` are
     for a request whose response begins: they wait, but not long.
+
+    Attributes:
+        is_shared: other processes may have ended a call that an earlier stream has put here.
     """
+
+    is_shared: bool
 
     def put(self, scope: str, call: Waiting) -> None:
         """Keep a call until it is taken, or expires.
@@ -131,6 +136,8 @@ class MemoryStore:
         self._calls: OrderedDict[CallKey, tuple[float, Waiting]] = OrderedDict()
         self._parts: dict[str, dict[CallKey, Waiting]] = {}
         self._of_scope: dict[str, dict[CallKey, None]] = {}
+
+    is_shared = False
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -232,7 +239,8 @@ class ConversationCalls:
             choice: its index.
         """
         content = self._own.get((call_id, choice))
-        if content is None and not self._scope.has_session:
+        is_guess = not self._scope.has_session or self._store.is_shared
+        if content is None and is_guess:
             return None
         waiting = self._store.maybe_take(self._part(content or ""), call_id, choice)
         return None if waiting is None else waiting.call

@@ -87,6 +87,8 @@ class SharedCalls(MemoryStore):
         self._not_shared: set[CallKey] = set()
         self._owed: dict[CallKey, None] = {}  # removals that failed
 
+    is_shared = True
+
     def put(self, scope: str, call: Waiting) -> None:
         """See ``Store``."""
         super().put(scope, call)
@@ -122,10 +124,15 @@ class SharedCalls(MemoryStore):
             return found
         now = time.time()
         for scope, of_scope in zip(some, values, strict=True):
-            own = {key_of(scope, one) for one in found[scope]}
-            others = filter(None, map(_maybe_entry, of_scope))
-            new = [one.waiting for one in others if one.until > now]
-            found[scope] += [one for one in new if key_of(scope, one) not in own]
+            entries = filter(None, map(_maybe_entry, of_scope))
+            there = {key_of(scope, one.waiting): one.waiting for one in entries if one.until > now}
+            for one in found[scope]:
+                key = key_of(scope, one)
+                if key in self._not_shared:
+                    there[key] = one
+                elif key not in there:
+                    super().maybe_take(*key)  # another process has ended it
+            found[scope] = list(there.values())
             found[scope].sort(key=lambda one: one.call.started)
         return found
 
