@@ -74,7 +74,7 @@ _ROWS: Final[Mapping[str, Quirks]] = {
     "gemini": Quirks(name_in="id"),
     "hermes": Quirks(name_in="prefix", asks_apart="perm-check-"),
 }
-KINDS: Final = tuple(_ROWS)
+KINDS: Final = (*_ROWS, "codex-app-server", "claude-stream-json")
 _USUAL: Final = Quirks()
 
 

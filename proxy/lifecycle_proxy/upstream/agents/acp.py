@@ -4,7 +4,6 @@ The proxy offers no file system and no terminal, so agents use their own. What i
 requests for a permission; all others are refused.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,12 +14,13 @@ from lifecycle_proxy.core.agents.chunks import finish_reason, maybe_usage
 from lifecycle_proxy.core.agents.quirks import Quirks, at, quirks_of
 from lifecycle_proxy.core.events import Outcome
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.upstream.agents.rpc import RpcError, RpcPeer
+from lifecycle_proxy.upstream.agents.questions import Questions
+from lifecycle_proxy.upstream.agents.rpc import RpcError, RpcPeer, started_within
 from lifecycle_proxy.upstream.agents.session import Permission, Stop, TurnSink
 
 _VERSION: Final = 1
 _READS: Final = ("read", "search")
-_MAX_PERMISSIONS: Final = 16  # that one turn may wait for at a time
+_CANCELLED: Final = {"outcome": {"outcome": "cancelled"}}
 _MAX_IDLE_LINES: Final = 10_000  # between two prompts
 
 
@@ -44,7 +44,7 @@ class AcpSession:
         self._id = ""
         self._turn: TurnSink | None = None
         self._reader: AcpReader | None = None
-        self._questions: dict[asyncio.Task[None], Any] = {}
+        self._questions = Questions(self._peer.answer, _CANCELLED)
         self._idle_lines = 0
         self._is_cancelled = False
 
@@ -54,7 +54,7 @@ class AcpSession:
 
     @property
     def pid(self) -> int:
-        return self._peer.process.pid
+        return self._peer.pid
 
     @property
     def takes_images(self) -> bool:
@@ -63,18 +63,12 @@ class AcpSession:
     async def open(self, cwd: str, resume: str) -> bool:
         """See ``AgentSession``."""
         own = self._settings
-        await self._peer.process.start(own.agent, cwd, own.env)
-        try:
-            async with asyncio.timeout(own.start_timeout_s or None):
-                await self._initialize()
-                return await self._begin(cwd, resume)
-        except TimeoutError:
-            message = "the agent did not answer in time"
-            cause = f"agent start_timeout_s = {own.start_timeout_s:g} is over"
-            raise ProxyError("upstream_timeout", message, cause=cause) from None
-        except RpcError as error:
-            message = f"the agent began no session: {error.message}"
-            raise ProxyError("upstream_protocol", message) from None
+        await self._peer.start(own.agent, cwd, own.env)
+        return await started_within(own.start_timeout_s, self._start(cwd, resume))
+
+    async def _start(self, cwd: str, resume: str) -> bool:
+        await self._initialize()
+        return await self._begin(cwd, resume)
 
     async def prompt(self, text: str, images: Sequence[tuple[str, str]], turn: TurnSink) -> Stop:
         """See ``AgentSession``."""
@@ -89,7 +83,7 @@ class AcpSession:
             self._finish(Outcome.CANCELLED if self._is_cancelled else Outcome.FAILED)
             raise ProxyError("upstream_protocol", f"the agent failed: {error.message}") from None
         finally:
-            self._answer_all()
+            self._questions.close()
         stop = at(result, ("stopReason",))
         is_cancelled = stop == "cancelled"
         self._finish(Outcome.CANCELLED if is_cancelled else Outcome.UNKNOWN)
@@ -100,20 +94,20 @@ class AcpSession:
         """See ``AgentSession``."""
         self._is_cancelled = True
         self._peer.notify("session/cancel", {"sessionId": self._id})
-        self._answer_all()
+        self._questions.close()
 
     def pause(self) -> None:
         """See ``AgentSession``."""
-        self._peer.process.pause()
+        self._peer.pause()
 
     def resume(self) -> None:
         """See ``AgentSession``."""
-        self._peer.process.resume()
+        self._peer.resume()
 
     async def end(self) -> None:
         """See ``AgentSession``."""
-        self._answer_all()
-        await self._peer.process.end()
+        self._questions.close()
+        await self._peer.end()
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -165,7 +159,7 @@ class AcpSession:
             self._idle_lines += bool(self._id)  # an earlier session is shown again as it is loaded
             if self._idle_lines > _MAX_IDLE_LINES:
                 text = "the agent does not stop to send updates between prompts"
-                self._peer.process.fail(ProxyError("upstream_protocol", text))
+                self._peer.fail(ProxyError("upstream_protocol", text))
             return
         self._idle_lines = 0
         if method == "session/update" and at(params, ("sessionId",)) == self._id:
@@ -176,41 +170,24 @@ class AcpSession:
         if method != "session/request_permission":
             self._peer.refuse(request_id, method)
             return
-        is_ours = at(params, ("sessionId",)) == self._id and self._turn is not None
-        too_many = len(self._questions) >= _MAX_PERMISSIONS
-        if not is_ours or too_many or self._is_cancelled:
-            self._peer.answer(request_id, {"outcome": {"outcome": "cancelled"}})
-            return
-        task = asyncio.create_task(self._decide(request_id, params))
-        self._questions[task] = request_id
-        task.add_done_callback(lambda done: self._questions.pop(done, None))
-
-    async def _decide(self, request_id: Any, params: Any) -> None:
-        """Have it decided, and answer: once, whatever happens."""
         turn, reader = self._turn, self._reader
-        assert turn is not None
-        assert reader is not None
-        call = at(params, ("toolCall",))
-        outcome: dict[str, Any] = {"outcome": "cancelled"}
-        try:
-            for piece in reader.asked(call):
-                turn.piece(piece)
-            kind = at(call, ("kind",))
-            permission = Permission(reader.name(call), reader.arguments(call), kind in _READS)
-            is_allowed = await turn.ask(permission)
-            if not is_allowed:
-                reader.denied(call)
-            if (option := _option(params, is_allowed=is_allowed)) is not None:
-                outcome = {"outcome": "selected", "optionId": option}
-            elif is_allowed:
-                reader.denied(call)
-        finally:
-            self._peer.answer(request_id, {"outcome": outcome})
+        is_own = at(params, ("sessionId",)) == self._id and not self._is_cancelled
+        work = None
+        if turn is not None and reader is not None and is_own:
+            work = self._decide(turn, reader, params)
+        self._questions.add(request_id, work)
 
-    def _answer_all(self) -> None:
-        """Nobody decides any more: each question is answered with "cancelled"."""
-        for task in list(self._questions):
-            task.cancel()
+    async def _decide(self, turn: TurnSink, reader: AcpReader, params: Any) -> dict[str, Any]:
+        call = at(params, ("toolCall",))
+        for piece in reader.asked(call):
+            turn.piece(piece)
+        kind = at(call, ("kind",))
+        permission = Permission(reader.name(call), reader.arguments(call), kind in _READS)
+        is_allowed = await turn.ask(permission)
+        option = _option(params, is_allowed=is_allowed)
+        if option is None or not is_allowed:
+            reader.denied(call)
+        return _CANCELLED if option is None else _selected(option)
 
     def _finish(self, outcome: Outcome) -> None:
         turn, reader = self._turn, self._reader
@@ -218,6 +195,10 @@ class AcpSession:
         if turn is not None and reader is not None:
             for piece in reader.finish(outcome):
                 turn.piece(piece)
+
+
+def _selected(option: str) -> dict[str, Any]:
+    return {"outcome": {"outcome": "selected", "optionId": option}}
 
 
 def _option(params: Any, *, is_allowed: bool) -> str | None:

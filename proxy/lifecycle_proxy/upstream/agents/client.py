@@ -23,6 +23,8 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest
 from lifecycle_proxy.upstream.agents.acp import AcpSession
 from lifecycle_proxy.upstream.agents.approvals import Approvals
+from lifecycle_proxy.upstream.agents.claude import ClaudeSession
+from lifecycle_proxy.upstream.agents.codex import CodexSession
 from lifecycle_proxy.upstream.agents.places import PlaceKey, Places
 from lifecycle_proxy.upstream.agents.request import AgentRequest
 from lifecycle_proxy.upstream.agents.response import WrittenResponse, stored
@@ -34,6 +36,11 @@ log = logging.getLogger("proxy.upstream")
 CWD_HEADER: Final = "X-Lifecycle-Cwd"
 _EMBEDS: Final = "openwebui"
 _UNNAMED: Final = ("plain",)
+# What does not speak ACP.
+_KINDS: Final[dict[str, MakeSession]] = {
+    "codex-app-server": CodexSession,
+    "claude-stream-json": ClaudeSession,
+}
 _MAX_BODY: Final = 32 << 20
 CANCEL_S: Final = 5.0
 _MAX_BEAT_S: Final = 60.0
@@ -47,7 +54,7 @@ class AgentUpstream:
     Args:
         settings: ``upstream`` is the agent's; ``lifecycle`` says how calls are shown.
         approvals: what people decide.
-        make: makes a session.
+        make: makes a session; None for the one of the agent's kind.
         cancel_s: how long an agent may take to stop, in seconds.
     """
 
@@ -56,14 +63,15 @@ class AgentUpstream:
         settings: Settings,
         approvals: Approvals,
         *,
-        make: MakeSession = AcpSession,
+        make: MakeSession | None = None,
         cancel_s: float = CANCEL_S,
     ) -> None:
         own: AgentSettings = settings.upstream
         self._own = own
+        made = make or _KINDS.get(own.kind, AcpSession)
         self.name = own.agent_model
         places = Places(
-            lambda on_end: make(own, self.name, on_end),
+            lambda on_end: made(own, self.name, on_end),
             max_sessions=own.max_sessions,
             idle_s=own.idle_s,
         )

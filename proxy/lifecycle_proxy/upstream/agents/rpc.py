@@ -1,23 +1,13 @@
 """JSON-RPC 2.0 over an agent's lines: requests both ways, and notifications."""
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
-from lifecycle_proxy.core.complexity import is_too_complex
-from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.upstream.agents.process import AgentProcess
-
-log = logging.getLogger("proxy.upstream")
+from lifecycle_proxy.upstream.agents.lines import JsonLines
 
 Params = Mapping[str, Any]
-# An agent that prints this many lines of something else does not speak the protocol.
-_MAX_NONSENSE: Final = 100
 _NO_SUCH_METHOD: Final = -32601
 
 
@@ -51,16 +41,49 @@ class RpcPeer:
         *,
         versioned: bool = True,
     ) -> None:
-        self.process = AgentProcess(name, self._line, self._ended)
-        self._name = name
+        self._lines = JsonLines(name, self._message, self._ended)
         self._on_notification = on_notification
         self._on_request = on_request
         self._head: dict[str, Any] = {"jsonrpc": "2.0"} if versioned else {}
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
-        self._nonsense = 0
         self.failure: ProxyError | None = None
         self.on_end: Callable[[ProxyError], None] = lambda failure: None
+
+    @property
+    def pid(self) -> int:
+        """Of the process group."""
+        return self._lines.process.pid
+
+    async def start(self, command: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
+        """See ``AgentProcess``."""
+        await self._lines.process.start(command, cwd, env)
+
+    def pause(self) -> None:
+        """See ``AgentProcess``."""
+        self._lines.process.pause()
+
+    def resume(self) -> None:
+        """See ``AgentProcess``."""
+        self._lines.process.resume()
+
+    def fail(self, failure: ProxyError) -> None:
+        """See ``AgentProcess``."""
+        self._lines.process.fail(failure)
+
+    async def end(self) -> None:
+        """See ``AgentProcess``."""
+        await self._lines.process.end()
+
+    def ask_only(self, method: str, params: Params) -> None:
+        """Send a request whose answer does not matter.
+
+        Args:
+            method: of the protocol.
+            params: its parameters.
+        """
+        self._last_id += 1
+        self._send({"id": self._last_id, "method": method, "params": dict(params)})
 
     async def request(self, method: str, params: Params) -> Any:
         """Ask, and wait for the result.
@@ -113,16 +136,9 @@ class RpcPeer:
         self._send({"id": request_id, "error": error})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self.process.send(dumps({**self._head, **message}) + b"\n")
+        self._lines.send({**self._head, **message})
 
-    def _line(self, line: bytes) -> None:
-        message: Any = None
-        if not is_too_complex(line):
-            with contextlib.suppress(orjson.JSONDecodeError):
-                message = orjson.loads(line)
-        if not isinstance(message, dict):
-            self._note_nonsense(line)
-            return
+    def _message(self, message: dict[str, Any]) -> None:
         method, request_id = message.get("method"), message.get("id")
         if isinstance(method, str):
             if request_id is None:
@@ -137,16 +153,6 @@ class RpcPeer:
             future.set_exception(RpcError(_words(message["error"])))
         else:
             future.set_result(message.get("result"))
-
-    def _note_nonsense(self, line: bytes) -> None:
-        """Some agents print a greeting first. One that prints nothing else is ended."""
-        self._nonsense += 1
-        if self._nonsense == 1:
-            log.warning("agent %s printed what is not a message: %.100r", self._name, line[:100])
-        if self._nonsense > _MAX_NONSENSE:
-            text = "the agent does not speak its protocol"
-            cause = f"{self._nonsense} lines that are not JSON objects"
-            self.process.fail(ProxyError("upstream_protocol", text, cause=cause))
 
     def _ended(self, failure: ProxyError) -> None:
         self.failure = failure
@@ -163,3 +169,27 @@ def _words(error: Any) -> str:
     details = data.get("details") if isinstance(data, dict) else data
     parts = [one for one in (message, details) if isinstance(one, str) and one]
     return ": ".join(" ".join(part.split())[:300] for part in parts) or "an error without a message"
+
+
+async def started_within(limit_s: float, beginning: Awaitable[bool]) -> bool:
+    """What the beginning of a session gives.
+
+    Args:
+        limit_s: how long it may take, in seconds; 0 for no limit.
+        beginning: of a session.
+
+    Raises:
+        ProxyError: it took longer, or the agent refused.
+    """
+    try:
+        async with asyncio.timeout(limit_s or None):
+            return await beginning
+    except TimeoutError:
+        message, cause = (
+            "the agent did not answer in time",
+            f"start_timeout_s = {limit_s:g} is over",
+        )
+        raise ProxyError("upstream_timeout", message, cause=cause) from None
+    except RpcError as error:
+        message = f"the agent began no session: {error.message}"
+        raise ProxyError("upstream_protocol", message) from None
