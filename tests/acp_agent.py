@@ -290,8 +290,47 @@ def replay(path: str, until: int | None) -> None:
         receive()
 
 
+def codex(path: str) -> None:
+    """Say what a capture of Codex' app-server holds (there "in" is the agent's input)."""
+    ids: dict[int, Any] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        message = entry["msg"]
+        if entry["dir"] == "in":
+            got = receive()
+            while message.get("method") != got.get("method"):
+                got = receive()
+            if "method" in message and "id" in message:
+                ids[message["id"]] = got["id"]
+        else:
+            if "method" not in message and "id" in message:
+                message = {**message, "id": ids[message["id"]]}
+            print(json.dumps(message), flush=True)
+    while True:
+        receive()
+
+
+def claude(path: str) -> None:
+    """Say what a capture of Claude Code's stream-json holds, for each prompt again."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    while True:
+        while receive().get("type") != "user":
+            pass
+        for line in lines:
+            entry = json.loads(line)
+            if entry.get("dir") == "in":
+                if entry["msg"]["type"] != "user":
+                    receive()
+            else:
+                print(json.dumps(entry.get("msg", entry)), flush=True)
+
+
 if __name__ == "__main__":
     if MODE == "replay":
         replay(sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    elif MODE == "codex":
+        codex(sys.argv[2])
+    elif MODE == "claude":
+        claude(sys.argv[2])
     else:
         main()

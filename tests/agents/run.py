@@ -108,7 +108,25 @@ def _gemini(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], d
     return command, {**env, "GEMINI_CLI_TRUST_WORKSPACE": "true"}
 
 
+def _codex_native(
+    root: Path, home: Path, work: Path, port: int
+) -> tuple[list[str], dict[str, str]]:
+    _, env = _codex(root, home, work, port)
+    return [str(root / "node_modules/.bin/codex"), "app-server"], env
+
+
+def _claude_native(
+    root: Path, home: Path, work: Path, port: int
+) -> tuple[list[str], dict[str, str]]:
+    _, env = _claude(root, home, work, port)
+    packages = root / "node_modules/@anthropic-ai"
+    return [str(next(packages.glob("claude-agent-sdk-*/claude")))], env
+
+
+_NATIVE: Final = {"codex-native": "codex-app-server", "claude-native": "claude-stream-json"}
 _AGENTS: Final = {
+    "codex-native": _codex_native,
+    "claude-native": _claude_native,
     "opencode": _opencode,
     "hermes": _hermes,
     "codex": _codex,
@@ -157,6 +175,7 @@ class Case:
 
 @contextlib.contextmanager
 def _model(shared: Path, agent: str, mode: str, port: int, folder: Path) -> Iterator[None]:
+    agent = agent.removesuffix("-native")
     kind = "cancel" if mode in ("leave", "kill") else "script"
     fake = "fake_gemini.py" if agent == "gemini" else "fake_model.py"
     script = shared / "logs" / f"{agent}_{kind}.json"
@@ -183,6 +202,7 @@ async def _proxy(root: Path, agent: str, port: int, folder: Path, mode: str) -> 
             "server.listen": "127.0.0.1:0",
             "server.access_log": False,
             "upstream.agent": command,
+            "upstream.kind": _NATIVE.get(agent, "auto"),
             "upstream.cwd": str(work),
             "upstream.env": {**env, **_QUIET, "HOME": str(home), "PATH": path},
             "upstream.permissions": "deny" if mode == "deny" else "ask",
