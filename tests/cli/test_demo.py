@@ -211,6 +211,13 @@ async def test_nothing_but_text_where_events_are_off(capsys: pytest.CaptureFixtu
     assert _CARD.findall(await _played(capsys, lifecycle__dialect="off")) == []
 
 
+async def test_the_upstreams_of_the_settings_are_not_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    elsewhere = {"name": "a", "url": "http://127.0.0.1:9/v1", "models": ["*"]}
+    assert _CARD.findall(await _played(capsys, upstreams=[elsewhere], models={"demo": "a/x"}))
+
+
 async def test_settings_and_recording_are_named_and_obeyed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

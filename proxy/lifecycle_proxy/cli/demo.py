@@ -122,7 +122,7 @@ def _behind(settings: config.Settings, backend: str, agent_pace: float | None) -
         if settings.listen_socket is None and not own.tls_cert and settings.address[1]:
             public_url = public_url or f"http://127.0.0.1:{settings.address[1]}"
     server = replace(own, access_log=False, public_url=public_url)
-    return replace(settings, server=server, upstream=upstream)
+    return replace(settings, server=server, upstream=upstream, upstreams=[], models={})
 
 
 @asynccontextmanager

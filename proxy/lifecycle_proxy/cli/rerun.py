@@ -170,6 +170,8 @@ def _settings(settings: Settings, upstream: str, target: Path) -> Settings:
         settings,
         server=new(settings.server, listen=_LOCAL, workers=1, api_keys=[], access_log=False),
         upstream=new(settings.upstream, url=upstream, api_key=""),
+        upstreams=[],
+        models={},
         recording=new(settings.recording, mode="record", path=str(target)),
     )
 

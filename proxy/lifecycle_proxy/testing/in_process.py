@@ -135,7 +135,7 @@ def played(
             return
         base = urlsplit(settings.upstream_base).path
         upstream = msgspec.structs.replace(settings.upstream, url=url + base)
-        own = msgspec.structs.replace(settings, upstream=upstream)
+        own = msgspec.structs.replace(settings, upstream=upstream, upstreams=[], models={})
         with proxying(loop, own, 0.1) as proxy_url:
             yield proxy_url
 
