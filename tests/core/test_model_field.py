@@ -122,6 +122,7 @@ def test_nothing_depends_on_where_a_window_ends(behind: int) -> None:
         b'{"a":["%b\\"\\\\",["]"]],"model":"m"}' % fill,
         b'{"a":[%b"\\"]"],"model":"m"}' % (b"1," * (len(fill) // 2)),
         b'{%b"model":"m"}' % (b" " * len(fill)),
+        b'{%b"model":"m"}' % (b" " * (2 * _WINDOW + behind)),
         b'{"%b\\"":1,"model":"m"}' % fill,
     ):
         assert values(start) == [b'"m"']

@@ -38,6 +38,7 @@ class Api:
         error_frame: an error as an event.
         spans_requests: the span ``execution`` is known: results come with the next request.
         merges_rounds: several answers in one stream can be made to look like one.
+        can_go_on: another backend can be asked to go on with an answer that has broken off.
         sdk_version_decides: of OpenAI's SDKs some versions break on a frame of the usual form,
             whatever dialect was asked for.
     """
@@ -50,6 +51,7 @@ class Api:
     error_frame: ErrorFrame
     spans_requests: bool = False
     merges_rounds: bool = False
+    can_go_on: bool = False
     sdk_version_decides: bool = False
 
 
@@ -62,6 +64,7 @@ CHAT: Final = Api(
     chat_error,
     spans_requests=True,
     merges_rounds=True,
+    can_go_on=True,
 )
 RESPONSES: Final = Api(
     "responses",

@@ -165,7 +165,7 @@ class Parser:
             if not end:
                 return events, start
             self._is_block = False
-            raw = bytes(memoryview(buffer)[start:end])  # one copy: it may be megabytes
+            raw = _bytes(buffer, start, end)
             events.append(self._event(raw, closed=not (self._by_line and self.skipping)))
             start = scan = end
         return events, start
@@ -243,6 +243,11 @@ class Parser:
                 return Event(raw, b"", value, closed)
         name, data, has_id = _fields(block)
         return Event(raw, name, data, closed, has_id=has_id)
+
+
+def _bytes(buffer: bytes | bytearray, start: int, end: int) -> bytes:
+    """A part, in one copy, as it may be megabytes; none of bytes that are all of the buffer."""
+    return buffer[start:end] if type(buffer) is bytes else bytes(memoryview(buffer)[start:end])
 
 
 def _has_id(raw: bytes) -> bool:

@@ -33,7 +33,8 @@ _CURSOR: Final = re.compile(r"[0-9]{1,16}")
 _MAX_CURSOR: Final = 2**53 - 1  # what JavaScript counts to
 _CURSORS: Final = ("after", "starting_after")
 _MAX_FIELDS: Final = 100
-_PARTS: Final = ("", "events", "chat", "token")
+_CHAT: Final = "chat"
+_PARTS: Final = ("", "events", _CHAT, "token")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -78,7 +79,7 @@ class StreamEndpoints:
         if what == "events":
             dialect = query.get("dialect", DEFAULT)
             return await self.events(request, key, dialect)
-        if what == "chat" and request.method == "GET":
+        if what == _CHAT and request.method == "GET":
             return await self._chat(request, key)
         return await self._status(key)
 

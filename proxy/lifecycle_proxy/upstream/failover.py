@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lifecycle_proxy.config.targets import Target
+from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.core.continuation import Continuation, continued
 from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.media_type import is_event_stream
@@ -112,7 +113,8 @@ class RoutedUpstream:
         if not (
             self._pool.in_stream
             and waiting
-            and self._exchange.route == "chat"
+            and self._exchange.route in APIS
+            and self._exchange.api.can_go_on
             and isinstance(body, bytes)
             and "Content-Encoding" not in request.headers
             and "Content-Encoding" not in response.headers
