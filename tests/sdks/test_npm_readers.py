@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lifecycle_proxy.core.stream_events import StreamEvent
 
 from tests import npm
+from tests.conftest import StartProxy
 from tests.core.vocabularies.legal import Plan, plans, read, streams
 from tests.core.vocabularies.test_bytes import ROWS
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, tool_call
@@ -74,15 +75,23 @@ def test_vercel_s_reader_has_the_message(reader: Reader) -> None:
 
 @pytest.mark.parametrize("vocabulary", ["ag-ui", "vercel-ui"])
 @pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize("is_redacted", [False, True])
 async def test_what_comes_over_the_wire(
-    reader: Reader, upstream: Upstream, proxy: str, vocabulary: str, is_cut: bool
+    reader: Reader,
+    upstream: Upstream,
+    start_proxy: StartProxy,
+    vocabulary: str,
+    is_cut: bool,
+    is_redacted: bool,
 ) -> None:
     async def script(_: Request, wire: Wire) -> None:
-        await wire.stream(text("Hello"), tool_call(), *(() if is_cut else (DONE, b"")))
+        calls = tool_call("a", "t", '{"q"'), tool_call("b"), tool_call("a", "t", ":1}")
+        await wire.stream(text("Hello"), *calls, *(() if is_cut else (DONE, b"")))
         wire.close()
 
     upstream.script = script
-    await chat(proxy, "X-Event-Stream-Id: run-00000001")
+    proxy = await start_proxy({"lifecycle.redact": is_redacted})
+    await chat(proxy, "X-Event-Stream-Id: run-00000001", "X-Lifecycle-Arguments: on")
     path = f"/-/streams/run-00000001/events?dialect={vocabulary}"
     assert reader(vocabulary, (await ask(proxy, "GET", path)).body)
 

@@ -21,6 +21,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     keep_s: _Seconds = 300
     resume_s: _Seconds = 0
     text: bool = False
+    arguments: bool = False
     compat_paths: bool = False
     token_key: str = ""
     max_streams: Annotated[int, Meta(ge=0)] = 10_000

@@ -39,6 +39,7 @@ class Announcer:
         internal_prefix: tools whose names start so have no events (Hermes' rule); "" for none.
         pending: the calls that clients run; None in the span ``call``, where they run none.
         calls: of the stream, as long as they have not ended.
+        follows_arguments: running events have the arguments that grow.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Announcer:
         internal_prefix: str,
         pending: PendingCalls | None,
         calls: OpenCalls,
+        follows_arguments: bool = False,
     ) -> None:
         self._presenter = presenter
         self._make_id = make_id
@@ -57,6 +59,7 @@ class Announcer:
         self._by_id: dict[tuple[int, str], Call] = {}  # the latest announced of a choice and id
         self._has_labels = True
         self._calls = calls
+        self._follows_arguments = follows_arguments
 
     def freeze_labels(self) -> None:
         """Ask the presenter no more. Nothing is announced now; what was is completed as shown."""
@@ -112,7 +115,15 @@ class Announcer:
         call.started = now
         shown = self._presenter.arguments(str(call.arguments)) if call.hosted else ""
         running = ToolRunning(
-            call.id, call.choice, call.name, label, emoji, call.hosted, call.repeat, shown
+            call.id,
+            call.choice,
+            call.name,
+            label,
+            emoji,
+            call.hosted,
+            call.repeat,
+            shown,
+            call.arguments if self._follows_arguments else None,
         )
         return [*events, running]
 

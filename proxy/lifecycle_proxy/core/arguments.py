@@ -20,6 +20,9 @@ _ENDS: Final = {"{": "}", "[": "]"}
 class Arguments:
     """The arguments of one call, as they grow. Above ``LIMIT`` characters only the start is kept.
 
+    Attributes:
+        restarts: how often they began anew.
+
     Args:
         is_free_form: a text of any kind, as custom tools take it: nothing is concluded from it.
     """
@@ -35,14 +38,17 @@ class Arguments:
         "_size",
         "_unread",
         "is_free_form",
+        "restarts",
     )
 
     def __init__(self, *, is_free_form: bool = False) -> None:
         self.is_free_form = is_free_form
+        self.restarts = -1
         self.clear()
 
     def clear(self) -> None:
         """They begin anew."""
+        self.restarts += 1
         self._pieces: list[str] = []
         self._size = 0
         self._repetition: Arguments | None = None  # a repetition that is not whole yet
@@ -90,6 +96,21 @@ class Arguments:
     def is_repeated(self) -> bool:
         """Whether the next piece belongs to a repetition."""
         return self._repetition is not None
+
+    @property
+    def length(self) -> int:
+        """How many characters are kept."""
+        return min(self._size, self.LIMIT)
+
+    def behind(self, offset: int) -> str:
+        """What is kept behind so many characters. It costs what is new, not all there is."""
+        found, missing = [], self.length - offset
+        for piece in reversed(self._pieces):
+            if missing <= 0:
+                break
+            found.append(piece[-missing:])
+            missing -= len(piece)
+        return "".join(reversed(found))
 
     def __bool__(self) -> bool:
         return self._size > 0

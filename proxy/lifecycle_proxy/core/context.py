@@ -89,6 +89,7 @@ class StreamContext:
             that acts on them.
         own_pages: what the URLs of pages begin with that the proxy itself embeds there; "" for
             none.
+        follows_arguments: running events have the arguments that grow.
     """
 
     span: Span = "call"
@@ -98,6 +99,7 @@ class StreamContext:
     merge_rounds: bool = False
     page_events: PageEvents = "safe"
     own_pages: str = ""
+    follows_arguments: bool = False
 
 
 DEFAULT_CONTEXT: Final = StreamContext()

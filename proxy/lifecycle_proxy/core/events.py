@@ -6,7 +6,7 @@ the three.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from lifecycle_proxy.core.arguments import Arguments
@@ -193,6 +193,8 @@ class ToolRunning:
         hosted: it runs behind the upstream, not in the client.
         repeat: how often its id was announced before in this choice: ids may come again.
         arguments: JSON, redacted; "" where they are not known by then, or not wanted.
+        written: its arguments, as they grow; None where nobody follows them. They may be large, and
+            hold secrets: an event that is kept is kept without them.
     """
 
     id: str
@@ -203,6 +205,7 @@ class ToolRunning:
     hosted: bool = False
     repeat: int = 0
     arguments: str = ""
+    written: Arguments | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

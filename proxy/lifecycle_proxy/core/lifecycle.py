@@ -90,6 +90,7 @@ class Lifecycle:
             internal_prefix=internal_prefix,
             pending=pending if self._delegates else None,
             calls=self._calls,
+            follows_arguments=context.follows_arguments,
         )
         self._cut: dict[int, list[Call]] = {}  # by choice: a finish cut them, as it seemed
         self._native_key = 0

@@ -12,7 +12,8 @@ type                  data
 ``tool.running``      as dialect ``bare``: ``tool``, ``emoji``, ``label``, ``toolCallId``,
                       ``status``, ``choice`` where it is not 0, ``hosted`` if the upstream runs it;
                       ``arguments`` (JSON, redacted) where they are known
-``tool.arguments``    ``toolCallId``, ``delta``
+``tool.arguments``    ``toolCallId``, ``choice`` where it is not 0, ``delta``; in batches, or whole
+                      where secrets are redacted; none where ``tool.running`` has them
 ``tool.completed``    as ``tool.running``, with ``durationMs``, ``isError``, ``reason``, ``result``
                       and ``outcome`` (``ok``, ``failed``, ``cancelled``, ``cut``, ``unknown``)
 ``usage``             ``inputTokens``, ``outputTokens``, ``totalTokens``

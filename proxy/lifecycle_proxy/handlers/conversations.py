@@ -117,7 +117,7 @@ class Conversations:
             exchange.tools += resumed
             return await self._not_a_stream(request, begun, head)
         tools = request_body.tools_in(tail) if tools is None else tools
-        pipeline = self._pipeline(exchange, api, conversation, resumed, tools)
+        pipeline = self._pipeline(request, api, conversation, resumed, tools)
         return await self._stream(request, begun, head, pipeline, api)
 
     async def _maybe_other(
@@ -132,7 +132,7 @@ class Conversations:
         on."""
         exchange = request[EXCHANGE]
         dialect, exchange.dialect = exchange.dialect, progress.DIALECT
-        make = partial(self._resumed_pipeline, exchange, api, conversation)
+        make = partial(self._resumed_pipeline, request, api, conversation)
         started = await self._detached.maybe_start(request, path, asked, api, make)
         if started is not None:
             return progress.given(started)
@@ -220,7 +220,7 @@ class Conversations:
 
     async def _resumed_pipeline(
         self,
-        exchange: Exchange,
+        request: web.Request,
         api: Api,
         conversation: ConversationCalls | None,
         begun: Begun,
@@ -228,17 +228,18 @@ class Conversations:
         """The pipeline of a stream that begins now."""
         resumed: list[ToolCompleted] = []
         if conversation is not None:
-            resumed = await self._resumed(conversation, exchange, begun)
-        return self._pipeline(exchange, api, conversation, resumed, None)
+            resumed = await self._resumed(conversation, request[EXCHANGE], begun)
+        return self._pipeline(request, api, conversation, resumed, None)
 
     def _pipeline(
         self,
-        exchange: Exchange,
+        request: web.Request,
         api: Api,
         conversation: ConversationCalls | None,
         resumed: list[ToolCompleted],
         tools: frozenset[str] | None,
     ) -> Pipeline:
+        exchange = request[EXCHANGE]
         dialect = DIALECTS[exchange.dialect]
         is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
         is_merged = is_merged and api.merges_rounds
@@ -255,5 +256,6 @@ class Conversations:
                 is_merged,
                 self._page_events,
                 self._own_pages,
+                self._streams.keeps_arguments(request),
             ),
         )

@@ -7,6 +7,8 @@ from aiohttp import web
 
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.argument_pieces import ArgumentPieces
+from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
@@ -19,12 +21,14 @@ from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
 
 ID_HEADER: Final = "X-Event-Stream-Id"
 TEXT_HEADER: Final = "X-Lifecycle-Text"
+ARGUMENTS_HEADER: Final = "X-Lifecycle-Arguments"
 CHOSEN_ID: Final = re.compile(r"(?!st_)[A-Za-z0-9_-]{8,64}")
 # Where nobody has a key, knowing an id is the right to read: 22 characters are 128 bits, if they
 # are random as those of a UUID are.
 _SECRET_ID_LENGTH: Final = 22
 _ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
+_WITH_ARGUMENTS: web.RequestKey[bool] = web.RequestKey("with_arguments", bool)
 KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
 _LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
 
@@ -33,7 +37,7 @@ class StreamOpener:
     """Begins the logs of streams.
 
     Args:
-        settings: ``[streams]``.
+        settings: ``[streams]``, and ``lifecycle.redact``.
         log: of all streams.
         metrics: what could not be kept is counted there.
         resuming: finds the stream of a request that is sent again.
@@ -45,6 +49,8 @@ class StreamOpener:
         self._resuming = resuming
         self._is_on = settings.streams.max_streams > 0
         self._text = settings.streams.text
+        self._arguments = settings.streams.arguments
+        self._presenter = Labels() if settings.lifecycle.redact else None
         self._others_read = is_open(settings)
         self._log = log
         self._metrics = metrics
@@ -69,7 +75,7 @@ class StreamOpener:
                 ``idempotency_conflict``.
         """
         headers = request.headers
-        if ID_HEADER in headers or TEXT_HEADER in headers:
+        if ID_HEADER in headers or TEXT_HEADER in headers or ARGUMENTS_HEADER in headers:
             self._read_wishes(request)
         resumed = await self._resuming.maybe_joined(request, asked)
         if resumed is None and (request[EXCHANGE].chosen_id or RESUMABLE in request):
@@ -78,12 +84,19 @@ class StreamOpener:
 
     def _read_wishes(self, request: web.Request) -> None:
         headers = request.headers
-        with_text = _wish(headers.get(TEXT_HEADER))
+        with_text = _wish(request, TEXT_HEADER)
+        with_arguments = _wish(request, ARGUMENTS_HEADER)
         if ID_HEADER in headers:
             request[EXCHANGE].chosen_id = self._chosen(request)
             with_text = True if with_text is None else with_text
         if with_text is not None:
             request[_WITH_TEXT] = with_text
+        if with_arguments is not None:
+            request[_WITH_ARGUMENTS] = with_arguments
+
+    def keeps_arguments(self, request: web.Request) -> bool:
+        """Whether readers of the request's stream get the arguments of its calls."""
+        return self._is_on and request.get(_WITH_ARGUMENTS, self._arguments)
 
     async def begin(self, request: web.Request, *, with_text: bool | None = None) -> None:
         """Begin the log of a response that is an event stream, if it has not begun.
@@ -118,15 +131,19 @@ class StreamOpener:
 
     def _listener(self, request: web.Request, writer: LogWriter, *, with_text: bool) -> StreamLog:
         with_text = request.get(_WITH_TEXT, with_text)
+        arguments = ArgumentPieces(self._presenter) if self.keeps_arguments(request) else None
         if (resumable := request.get(RESUMABLE)) is not None:
             request[KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
             return FollowedStreamLog(
                 writer,
                 with_text=with_text,
+                arguments=arguments,
                 release=resumable.release,
                 is_promised=bool(request[EXCHANGE].chosen_id),
             )
-        return FollowedStreamLog(writer, with_text=True) if with_text else StreamLog(writer)
+        if with_text or arguments is not None:
+            return FollowedStreamLog(writer, with_text=with_text, arguments=arguments)
+        return StreamLog(writer)
 
     def _chosen(self, request: web.Request) -> str:
         """The id that the client has chosen.
@@ -148,15 +165,16 @@ class StreamOpener:
         return chosen
 
 
-def _wish(value: str | None) -> bool | None:
-    """Whether text is wanted; None where the request does not say.
+def _wish(request: web.Request, name: str) -> bool | None:
+    """Whether a header says on or off; None where it is not there.
 
     Raises:
         ProxyError: ``bad_request``.
     """
+    value = request.headers.get(name)
     if value is None:
         return None
     wish = _ON_OFF.get(value.strip().lower())
     if wish is None:
-        raise ProxyError("bad_request", "expected on or off", TEXT_HEADER)
+        raise ProxyError("bad_request", "expected on or off", name)
     return wish

@@ -125,5 +125,5 @@ def _is_long(data: EventData) -> bool:
     elif isinstance(data, ToolCompleted):
         length = len(data.id) + len(data.tool) + len(data.label) + len(data.output or "")
     else:
-        length = len(data.get("text", "")) + len(data.get("model", ""))
+        length = sum(len(data.get(name, "")) for name in ("text", "delta", "model"))
     return length > _MAX_LENGTH

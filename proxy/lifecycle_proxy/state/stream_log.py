@@ -6,9 +6,10 @@ for text and for resuming.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from lifecycle_proxy.core.argument_pieces import ArgumentPieces
 from lifecycle_proxy.core.events import LifecycleEvent, ToolRunning
 from lifecycle_proxy.core.finish import judge_stream
 from lifecycle_proxy.core.stream_events import DoneStatus
@@ -94,15 +95,17 @@ def _end_of(exchange: Exchange) -> tuple[DoneStatus, str]:
 
 
 class FollowedStreamLog(StreamLog):
-    """Writes also the text of a stream, and what its client gets.
+    """Writes also the text of a stream, the arguments of its calls, and what its client gets.
 
     Text is collected for 100 ms from its first piece on; a tool event, and the end, come behind all
     text that was in front of them. A stream's own bytes are read once more for it, so it is only
-    done where it was asked for.
+    done where it was asked for. Arguments are collected as long, and come behind the beginning of
+    their call and in front of its end.
 
     Args:
         writer: of the stream.
         with_text: write text events.
+        arguments: of the calls; None to write none.
         release: called where the stream is not to be given again: it never was one, or it broke.
         is_promised: the client knows of it, even if the response is none.
         batch_s: how long text is collected, in seconds.
@@ -113,6 +116,7 @@ class FollowedStreamLog(StreamLog):
         writer: LogWriter,
         *,
         with_text: bool,
+        arguments: ArgumentPieces | None = None,
         release: Callable[[], None] = lambda: None,
         is_promised: bool = True,
         batch_s: float = _BATCH_S,
@@ -121,6 +125,7 @@ class FollowedStreamLog(StreamLog):
         self._release = release
         self._is_promised = is_promised
         self._reader = TextReader(_MAX_EVENT_BYTES) if with_text else None
+        self._arguments = arguments
         self._batch_s = batch_s
         self._texts: list[str] = []
         self._size = 0
@@ -131,7 +136,7 @@ class FollowedStreamLog(StreamLog):
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         if self._reader is None:
-            super().on_lifecycle(exchange, events)
+            self._write_events(exchange, events)
         else:
             self._waiting += events
 
@@ -150,6 +155,9 @@ class FollowedStreamLog(StreamLog):
     ) -> None:
         if written or self._waiting:
             self.on_write(exchange, written, () if written is read else added)
+        if self._arguments is not None and self._arguments.are_open:
+            self._arguments.renew()
+            self._start_timer()
 
     def on_write(self, exchange: Exchange, data: bytes, added: Added) -> None:
         if self._reader is not None:
@@ -168,6 +176,8 @@ class FollowedStreamLog(StreamLog):
             self._writer.discard()
             return
         self._write_waiting(exchange, len(self._waiting))
+        if self._arguments is not None:
+            self._write_arguments(self._arguments.rest())
         self._flush()
         end = self._client_end or ENDS[exchange.ended].client
         self._writer.end_bytes("eof" if end == "eof" else "cut")
@@ -194,7 +204,7 @@ class FollowedStreamLog(StreamLog):
         events, self._waiting = self._waiting[:number], self._waiting[number:]
         if events:
             self._flush()
-            super().on_lifecycle(exchange, events)
+            self._write_events(exchange, events)
 
     def _collect(self, data: bytes) -> None:
         assert self._reader is not None
@@ -207,9 +217,22 @@ class FollowedStreamLog(StreamLog):
             self._size += len(piece.text)
             if self._size >= _BATCH_CHARACTERS:
                 self._flush()
-            elif self._timer is None:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._batch_s, self._flush)
+            else:
+                self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._batch_s, self._flush_all)
+
+    def _flush_all(self) -> None:
+        arguments = self._arguments
+        if arguments is not None:
+            arguments.renew()
+            self._write_arguments(arguments.due())
+        self._flush()
+        if arguments is not None and arguments.are_left:
+            self._start_timer()
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -220,3 +243,21 @@ class FollowedStreamLog(StreamLog):
             data = {"text": "".join(self._texts), "kind": kind, "choice": choice}
             self._texts, self._size = [], 0
             self._writer.append("text", data)
+
+    # --- arguments ------------------------------------------------------------------------------
+
+    def _write_events(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
+        if self._arguments is None:
+            super().on_lifecycle(exchange, events)
+            return
+        for event in events:
+            kept = event
+            if isinstance(event, ToolRunning):
+                kept = self._arguments.begin(event)
+            else:
+                self._write_arguments(self._arguments.last(event))
+            super().on_lifecycle(exchange, (kept,))
+
+    def _write_arguments(self, pieces: Iterable[dict[str, Any]]) -> None:
+        for piece in pieces:
+            self._writer.append("tool.arguments", piece)

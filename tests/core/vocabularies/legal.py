@@ -42,7 +42,9 @@ def streams(draw: st.DrawFn) -> list[StreamEvent]:
                 running[key] = {**call_data(*key), **draw(_beginnings()), "status": "running"}
                 rows.append(("tool.running", running[key]))
         elif kind == "arguments":
-            rows.append(("tool.arguments", {"toolCallId": draw(_IDS), "delta": draw(_TEXT)}))
+            own = call_data(draw(_IDS), draw(_CHOICES))
+            place: Data = {name: own[name] for name in ("toolCallId", "choice") if name in own}
+            rows.append(("tool.arguments", {**place, "delta": draw(_TEXT)}))
         else:
             failover = {"from_provider": "a", "to_provider": "b", "reason": "503"}
             rows.append(draw(st.sampled_from([("usage", {"totalTokens": 3}), *_more(failover)])))

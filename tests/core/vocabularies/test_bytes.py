@@ -28,7 +28,8 @@ ROWS: Final[tuple[tuple[EventType, Data], ...]] = (
     ("text", {"text": "llo", "kind": "text", "choice": 0}),
     ("tool.running", {**_CALL, "status": "running", "arguments": '{"command":"ls"}'}),
     ("tool.running", {**_HOSTED, "status": "running"}),
-    ("tool.arguments", {"toolCallId": "call_2", "delta": '{"q":1}'}),
+    ("tool.arguments", {"toolCallId": "call_2", "delta": '{"q":'}),
+    ("tool.arguments", {"toolCallId": "call_2", "delta": "1}"}),
     (
         "tool.completed",
         {**_HOSTED, "status": "completed", "durationMs": 3, "result": "bin", "outcome": "ok"},

@@ -68,13 +68,12 @@ class ShownCalls:
         return call
 
     def maybe(self, data: Mapping[str, Any]) -> ShownCall | None:
-        """The open call that an event belongs to: the first one with its id.
+        """The open call that an event belongs to.
 
         Args:
-            data: of ``tool.arguments``, which has no choice.
+            data: of ``tool.arguments``.
         """
-        call_id = data.get("toolCallId")
-        return next((call for key, call in self._calls.items() if key[0] == call_id), None)
+        return self._calls.get(_key(data))
 
     def end_all(self) -> list[ShownCall]:
         """All calls, which are not open any more."""
