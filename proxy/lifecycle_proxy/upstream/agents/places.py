@@ -132,8 +132,8 @@ class Places:
             turn: that goes on with the next request.
         """
         self._forget(place)
-        if place not in self._live or place.failure is not None:
-            return
+        if place.failure is not None:
+            self._end(place)
         place.key, place.turn = key, turn
         self._known.setdefault(key, []).append(place)
         self._known.move_to_end(key)
@@ -141,7 +141,7 @@ class Places:
             for one in self._known.popitem(last=False)[1]:
                 one.key = None
                 self._end(one, keep=False)
-        if self._idle_s and turn is None:
+        if self._idle_s and turn is None and place.session is not None:
             loop = asyncio.get_running_loop()
             place.timer = loop.call_later(self._idle_s, self._end, place)
 
@@ -171,6 +171,8 @@ class Places:
                 del self._known[key]
 
     def _make_room(self) -> None:
+        if len(self._ending) >= 2 * self._max:  # it takes a while until one has ended
+            raise self._refusal()
         if len(self._live) < self._max:
             return
         for found in self._known.values():  # the one that was used the longest time ago comes first
@@ -178,17 +180,21 @@ class Places:
                 if place.session is not None and place.turn is None:
                     self._end(place)
                     return
+        raise self._refusal()
+
+    def _refusal(self) -> ProxyError:
         text = f"the agent has {self._max} sessions at work; try again, or raise max_sessions"
-        raise ProxyError("too_many_sessions", text)
+        return ProxyError("too_many_sessions", text)
 
     def _end(self, place: Place, keep: bool = True) -> None:
         """End its process; the conversation can perhaps be gone on with later."""
         session, place.session = place.session, None
         if place.turn is not None:
             place.turn.withdraw("the end of the session")
-        if not (keep and place.resume):
-            self._forget(place)
-        elif place.timer is not None:
+        if not keep:
+            place.resume = ""
+        # Its key stays known: the same history once more is another conversation, perhaps.
+        if place.timer is not None:
             place.timer.cancel()
         self._live.discard(place)
         if session is not None:
