@@ -190,7 +190,9 @@ def _model(shared: Path, agent: str, mode: str, port: int, folder: Path) -> Iter
 
 
 @contextlib.asynccontextmanager
-async def _proxy(root: Path, agent: str, port: int, folder: Path, mode: str) -> AsyncIterator[str]:
+async def _proxy(
+    root: Path, agent: str, port: int, folder: Path, mode: str, **more: Any
+) -> AsyncIterator[str]:
     home, work = folder / "home", folder / "work"
     home.mkdir()
     work.mkdir()
@@ -207,6 +209,7 @@ async def _proxy(root: Path, agent: str, port: int, folder: Path, mode: str) -> 
             "upstream.env": {**env, **_QUIET, "HOME": str(home), "PATH": path},
             "upstream.permissions": "deny" if mode == "deny" else "ask",
             "upstream.start_timeout_s": 120,
+            **more,
         },
     )
     runner, url = await server.start(settings)
@@ -300,6 +303,22 @@ async def _case(root: Path, shared: Path, agent: str, mode: str, dialect: str) -
     return case
 
 
+async def _serve(own: argparse.Namespace) -> int:
+    """Serve one agent, for a browser: see owui.mjs."""
+    agent, folder = own.agents[0], Path(tempfile.mkdtemp(prefix="agents-serve-"))
+    port, mode = _port(), own.modes[0]
+    with _model(own.shared.resolve(), agent, mode, port, folder):
+        more = {
+            "server.listen": f"127.0.0.1:{own.serve}",
+            "server.public_url": f"http://127.0.0.1:{own.serve}",
+            "approvals.timeout_s": own.timeout,
+        }
+        async with _proxy(own.root, agent, port, folder, mode, **more) as url:
+            print(f"serving {agent} at {url}/v1", flush=True)
+            await asyncio.Event().wait()
+    return 0
+
+
 async def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("agents", nargs="+", choices=sorted(_AGENTS))
@@ -307,7 +326,11 @@ async def _main() -> int:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("AGENTS", "/tmp/agents")))
     parser.add_argument("--modes", nargs="+", choices=_MODES, default=list(_MODES))
     parser.add_argument("--dialect", default="chunk")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="only serve the first one")
+    parser.add_argument("--timeout", type=float, default=120, help="of approvals, in seconds")
     own = parser.parse_args()
+    if own.serve is not None:
+        return await _serve(own)
     cases = [
         await _case(own.root, own.shared.resolve(), agent, mode, own.dialect)
         for agent in own.agents

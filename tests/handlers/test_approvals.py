@@ -67,6 +67,7 @@ async def test_a_click_decides(
         assert shown.status == 200
         assert b"rm -rf build" in shown.body
         assert b"Allow once" in shown.body
+        assert b'http-equiv="refresh" content="121"' in shown.body  # approvals.timeout_s, and one
         done = await decide(url, page, decision, "Origin: null", "Sec-Fetch-Site: cross-site")
         assert done.status == 200
         await answer.read()

@@ -7,6 +7,7 @@ gets it.
 """
 
 import html
+import math
 from typing import Final
 
 import orjson
@@ -61,7 +62,11 @@ class ApprovalPages:
         token = path.removeprefix(PREFIX)
         if request.method in ("GET", "HEAD"):
             approval = self._approvals.maybe_open(token)
-            return _gone() if approval is None else _page(_question(approval))
+            if approval is None:
+                return _gone()
+            # It says by itself that its time is over; so the buttons do not stay for ever.
+            left_s = math.ceil(self._approvals.left_s(approval)) + 1
+            return _page(_question(approval), refresh_s=left_s)
         if request.method != "POST":
             raise ProxyError("method_not_allowed", f"{PREFIX}TOKEN takes GET and POST")
         is_json, decision = await _decision(request)
@@ -120,9 +125,10 @@ def _gone() -> web.Response:
     return _page(text, 404)
 
 
-def _page(body: str, status: int = 200) -> web.Response:
+def _page(body: str, status: int = 200, refresh_s: int = 0) -> web.Response:
+    refresh = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Approval</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{refresh}<title>Approval</title>'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
         f'content="light dark"><style>{_STYLE}</style><body>{body}</body></html>'
     )

@@ -94,6 +94,10 @@ class Approvals:
             return None
         return approval
 
+    def left_s(self, approval: Approval) -> float:
+        """How much time there is for an answer, in seconds."""
+        return max(approval.expires - self._clock(), 0)
+
     def decide(self, token: str, *, allowed: bool, by: str) -> bool:
         """Answer a request; whether that counts.
 
@@ -124,7 +128,7 @@ class Approvals:
     async def wait(self, approval: Approval) -> bool:
         """Whether it is allowed, once that is known or the time is over."""
         try:
-            async with asyncio.timeout(max(approval.expires - self._clock(), 0)):
+            async with asyncio.timeout(self.left_s(approval)):
                 return await asyncio.shield(approval.decision)
         except TimeoutError:
             self.withdraw(approval, f"nobody within {self.timeout_s:g} s")
