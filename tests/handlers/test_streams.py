@@ -509,7 +509,27 @@ async def test_a_token_for_a_page(
     assert "theirs" not in token
     for target in ("/-/metrics?token=x", "/-/streams/x/token", "/v1/models?token=x"):
         assert (await ask(proxy, "GET", target)).status == 401, target
-    assert (await ask(proxy, "GET", events_of(stream_id, "?token="))).status == 404
+
+
+@pytest.mark.parametrize(
+    "query", ["?token=", "?token=&token=", "?xtoken=1", "?a=token=", "?tok%65n"]
+)
+async def test_what_is_no_token_lets_nobody_in(
+    upstream: Upstream, start_proxy: StartProxy, query: str
+) -> None:
+    upstream.script = agent
+    proxy = await start_proxy({"server.api_keys": ["mine"]})
+    stream_id = (await chat(proxy, MINE)).headers["X-Stream-Id"]
+    token = (await ask(proxy, "POST", f"/-/streams/{stream_id}/token", MINE)).json()["token"]
+    for method, target in (
+        ("GET", f"/-/streams/{stream_id}{query}"),
+        ("HEAD", events_of(stream_id, query)),
+        ("GET", f"/-/streams/{stream_id}/chat{query}"),
+        ("GET", events_of("a-stream-that-may-begin-yet", query)),
+        ("POST", f"/-/streams/{stream_id}/token{query}"),
+        ("POST", f"/-/streams/{stream_id}/token?token={token}"),
+    ):
+        assert (await ask(proxy, method, target)).status == 401, target
 
 
 def test_a_token_s_time() -> None:

@@ -6,7 +6,7 @@ Only the end of the path counts, so that base URLs of any form are alike: ``/v1/
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs, quote, unquote_plus
+from urllib.parse import parse_qs, parse_qsl, quote, unquote_plus
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ _STREAM_ID: Final = "([A-Za-z0-9_-]{1,64})"
 _RUN: Final = re.compile(rf"/(?:runs|pipelines)/{_STREAM_ID}/events")
 _COMMAND: Final = re.compile(rf"/projects/[^/]{{1,200}}/events/{_STREAM_ID}")
 APPROVALS_PREFIX: Final = "/-/approvals/"
+_MAX_FIELDS: Final = 100
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
 # A stored response, which can be streamed again.
@@ -31,6 +32,15 @@ _RESPONSE: Final = re.compile(r"/responses/[^/]+\Z")
 def approvals_url(public_url: str) -> str:
     """What the URLs of approvals' pages begin with; "" where no browser can open them."""
     return f"{public_url.rstrip('/')}{APPROVALS_PREFIX}" if public_url else ""
+
+
+def loggable(path: str) -> str:
+    """A path as it may stand in a log: who knows the token of an approval may answer it.
+
+    Args:
+        path: without the query.
+    """
+    return f"{APPROVALS_PREFIX}***" if path.startswith(APPROVALS_PREFIX) else path
 
 
 def check_target(request: web.Request) -> None:
@@ -78,14 +88,35 @@ def maybe_compat(path: str) -> tuple[str, str] | None:
     return None if found is None else ("rdev", found[1])
 
 
-def has_token(path: str, query: str) -> bool:
-    """Whether a request may have a token for a stream in its URL, which then counts, not its key.
+def maybe_token(method: str, target: str) -> str | None:
+    """The token for a stream that a request has in its URL, which then counts, not its key.
 
     Args:
-        path: without the query.
-        query: raw.
+        method: tokens let nobody do more than read.
+        target: raw path and query.
+
+    Raises:
+        ProxyError: ``bad_request``: the query has too many fields.
     """
-    return path.startswith(STREAMS_PREFIX) and "token=" in query
+    if method not in ("GET", "HEAD") or not target.startswith(STREAMS_PREFIX):
+        return None
+    return fields_of(target).get("token")
+
+
+def fields_of(target: str) -> dict[str, str]:
+    """The fields of the query; of those that come twice the last.
+
+    Args:
+        target: raw path and query.
+
+    Raises:
+        ProxyError: ``bad_request``: there are too many.
+    """
+    query = target.partition("?")[2]
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError:
+        raise ProxyError("bad_request", "the query has too many fields") from None
 
 
 def maybe_api(method: str, target: str) -> Api | None:

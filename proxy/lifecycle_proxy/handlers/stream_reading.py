@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -14,7 +13,7 @@ from lifecycle_proxy.core.vocabularies import DEFAULT, VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
-from lifecycle_proxy.exchange.routes import STREAMS_PREFIX
+from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, fields_of, maybe_token
 from lifecycle_proxy.handlers.stream_reader import StreamReader, refusal
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.handlers.stream_tokens import StreamTokens
@@ -32,7 +31,6 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURSOR: Final = re.compile(r"[0-9]{1,16}")
 _MAX_CURSOR: Final = 2**53 - 1  # what JavaScript counts to
 _CURSORS: Final = ("after", "starting_after")
-_MAX_FIELDS: Final = 100
 _CHAT: Final = "chat"
 _PARTS: Final = ("", "events", _CHAT, "token")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -71,13 +69,13 @@ class StreamEndpoints:
             return await self._token(request, StreamKey(owner_of(request.headers), stream_id))
         if request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", "streams are read with GET")
-        query = query_of(request)
+        target = request[EXCHANGE].target
         owner = owner_of(request.headers)
-        if token := query.get("token"):
+        if (token := maybe_token(request.method, target)) is not None:
             owner = self._tokens.owner(token, stream_id)
         key = StreamKey(owner, stream_id)
         if what == "events":
-            dialect = query.get("dialect", DEFAULT)
+            dialect = fields_of(target).get("dialect", DEFAULT)
             return await self.events(request, key, dialect)
         if what == _CHAT and request.method == "GET":
             return await self._chat(request, key)
@@ -195,19 +193,6 @@ def stream_endpoints(
     return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining), replay)
 
 
-def query_of(request: web.Request) -> dict[str, str]:
-    """The fields of the query; of those that come twice the last.
-
-    Raises:
-        ProxyError: ``bad_request``: there are too many.
-    """
-    query = request[EXCHANGE].target.partition("?")[2]
-    try:
-        return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
-    except ValueError:
-        raise ProxyError("bad_request", "the query has too many fields") from None
-
-
 def cursor_of(request: web.Request) -> int:
     """The number of the last event that a reader knows; 0 for none.
 
@@ -217,7 +202,7 @@ def cursor_of(request: web.Request) -> int:
     Raises:
         ProxyError: ``bad_request``.
     """
-    query = query_of(request)
+    query = fields_of(request[EXCHANGE].target)
     name, sent = "Last-Event-ID", request.headers.get("Last-Event-ID", "").strip()
     for other in _CURSORS:
         if not sent:

@@ -185,8 +185,7 @@ class GatewayMiddleware:
         if exchange.path not in _OPEN:
             if self.draining:
                 raise ProxyError("draining", "the proxy is shutting down; try again")
-            query = exchange.target.partition("?")[2]
-            if not routes.has_token(exchange.path, query):
+            if routes.maybe_token(exchange.method, exchange.target) is None:
                 self._keys.check(request.headers)
         self._cors.check(request)
         exchange.hops = "" if exchange.route == "own" else self._hops.with_own(request.headers)
