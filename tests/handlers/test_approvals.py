@@ -80,6 +80,23 @@ async def test_a_click_decides(
     )
 
 
+async def test_no_log_has_a_token(
+    start_proxy: StartProxy, ran: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    url = await start_proxy(ran.settings())
+    async with Client(url) as client:
+        answer = await client.chat(messages=says(SCRIPT))
+        await answer.until(b"needs your permission")
+        page = page_in(answer)
+        assert (await ask(url, "GET", page)).status == 200
+        assert (await ask(url, "PUT", page)).status == 405
+        assert (await decide(url, page, "once")).status == 200
+        await answer.read()
+    assert "/-/approvals/*** 200" in caplog.text
+    assert page.rpartition("/")[2] not in caplog.text
+
+
 async def test_silence_is_a_no(
     start_proxy: StartProxy, ran: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

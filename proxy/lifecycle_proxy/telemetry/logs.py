@@ -24,6 +24,7 @@ import orjson
 
 from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.model import Exchange, Listener
+from lifecycle_proxy.exchange.routes import loggable
 from lifecycle_proxy.exchange.timestamp import iso_utc
 
 Format = Literal["auto", "text", "json"]
@@ -246,7 +247,7 @@ def access(exchange: Exchange) -> None:
         request_id=exchange.request_id[:_VALUE_LENGTH],
         client=exchange.client,
         method=exchange.method[:_VALUE_LENGTH],
-        path=exchange.path.partition("?")[0][:_VALUE_LENGTH],
+        path=loggable(exchange.path.partition("?")[0])[:_VALUE_LENGTH],
         route=exchange.route,
         status=exchange.status,
         ended=exchange.ended,
@@ -283,9 +284,7 @@ def _dump(entry: dict[str, object]) -> str:
 
 def _shown(value: object) -> str:
     """A value on a line with others: in quotes if it could be read as more than one."""
-    text = str(value)
-    if not text:
-        return "-"
+    text = str(value) or "-"
     if text.isprintable() and _BARE.fullmatch(text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
