@@ -106,6 +106,17 @@ async def test_many_clients_with_keys_of_their_own_ask_at_the_same_time(
         assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
 
 
+async def test_no_upstream_gets_a_key_of_the_proxy_s(start_proxy: StartProxy) -> None:
+    async with backends(a=["x"], b=["y"]) as (one, two):
+        tables = one.table(client_key="pass"), two.table()
+        url = await start_proxy({**several(*tables), "server.api_keys": ["ours-secret-1"]})
+        own = "Authorization: Bearer ours-secret-1"
+        assert await listed(url, own) == await listed(url, own, "X-Api-Key: theirs") == ["x", "y"]
+        assert (await ask(url, "GET", "/v1/models/x", own)).status == 200
+        assert [b"ours-secret" in one.raw for one in one.requests + two.requests] == [False] * 3
+        assert b"theirs" in one.requests[-1].raw
+
+
 NONSENSE: list[Any] = [
     b"",
     b"nonsense",

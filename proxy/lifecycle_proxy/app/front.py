@@ -55,7 +55,7 @@ class Front:
         router = models = None
         if isinstance(upstream, UpstreamPool):
             router = Router(upstream, lasting.ids)
-            models = ModelsEndpoint(upstream)
+            models = ModelsEndpoint(upstream, keys)
         sender = Sender(
             upstream,
             lasting.recording_mode,

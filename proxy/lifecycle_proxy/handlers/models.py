@@ -14,6 +14,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import for_upstream
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.routes import Prefixes
+from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.upstream.pool import UpstreamPool
 from lifecycle_proxy.upstream.pooled_response import HEADER
 
@@ -26,10 +27,12 @@ class ModelsEndpoint:
 
     Args:
         pool: all upstreams.
+        keys: those of the proxy, which no upstream gets.
     """
 
-    def __init__(self, pool: UpstreamPool) -> None:
+    def __init__(self, pool: UpstreamPool, keys: ApiKeys) -> None:
         self._pool = pool
+        self._keys = keys
         self._created = int(time.time())
 
     async def maybe(self, request: web.Request, asked: Prefixes) -> web.Response | None:
@@ -46,7 +49,9 @@ class ModelsEndpoint:
         if found is None or asked.upstream is not None or HEADER in request.headers:
             return None
         tenant = tenant_of(request.headers)
-        entries = await self._entries(for_upstream(request.headers), tenant)
+        sent = for_upstream(request.headers)
+        self._keys.exchange(sent, asked.path)
+        entries = await self._entries(sent, tenant)
         name = unquote(found[1] or "")
         if not name:
             body = b'{"object":"list","data":[%b]}' % b",".join(entries.values())
