@@ -293,7 +293,11 @@ async def test_the_working_directory_lies_below_a_root(
     assert f"cwd={tmp_path};" in content(await say(url, "who"))
     good = await say(url, "who", headers=(f"X-Lifecycle-Cwd: {inside}",))
     assert f"cwd={inside};" in content(good)
-    for bad in (tmp_path, tmp_path / "root/../..", tmp_path / "root/out", inside / "no", "inside"):
+    (inside / "circle").symlink_to(inside / "circle")
+    for bad in (
+        *(tmp_path, tmp_path / "root/../..", tmp_path / "root/out", inside / "no", "inside"),
+        *(inside / "circle", inside / ("x" * 5000), f"{inside}/\xff"),
+    ):
         answer = await say(url, "who", headers=(f"X-Lifecycle-Cwd: {bad}",))
         assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
         assert answer.json()["error"]["param"] == "X-Lifecycle-Cwd"
@@ -342,6 +346,9 @@ async def test_an_agent_that_does_not_stop_is_ended(start_proxy: StartProxy) -> 
         await first.until(b"child=")
         await first.until(b';"}')
     await gone(pid_in(first))
+    async with asyncio.timeout(20):  # or the client's next requests would all wait for it
+        while any("AgentRequest._run" in repr(one) for one in asyncio.all_tasks()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_the_end_of_the_agent_breaks_the_stream(start_proxy: StartProxy) -> None:

@@ -7,7 +7,7 @@ written by ``core.agents``; the pipeline then observes it as any backend's.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,13 +141,21 @@ class AgentUpstream:
         asked = headers.get(CWD_HEADER, "")
         if not asked:
             return self._own.cwd or str(Path.cwd())
-        path = Path(asked).resolve()
-        roots = [Path(root).resolve() for root in self._own.cwd_roots]
-        is_below = Path(asked).is_absolute() and any(path.is_relative_to(root) for root in roots)
-        if not (is_below and path.is_dir()):
+        path = _maybe_folder(asked, self._own.cwd_roots)
+        if path is None:
             text = "not a folder below one of the agent's cwd_roots"
             raise ProxyError("bad_request", text, CWD_HEADER)
         return str(path)
+
+
+def _maybe_folder(asked: str, roots: Sequence[str]) -> Path | None:
+    """A folder, if it is one below a root; whatever is wrong with its name."""
+    try:
+        path = Path(asked).resolve()
+        is_below = any(path.is_relative_to(Path(root).resolve()) for root in roots)
+        return path if Path(asked).is_absolute() and is_below and path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, closed to us, a link in a circle
+        return None
 
 
 async def _body(request: UpstreamRequest) -> Mapping[str, Any]:

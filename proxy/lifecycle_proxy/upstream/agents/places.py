@@ -204,6 +204,8 @@ class Places:
 
     def _ended(self, place: Place, failure: ProxyError) -> None:
         """Its process ended by itself. A prompt in it fails by itself."""
+        if place.session is None:
+            return  # it was ended here
         place.failure = failure
         log.warning("%s", failure.for_log())
         if place.key is not None and place.turn is None:

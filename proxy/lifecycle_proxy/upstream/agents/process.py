@@ -133,6 +133,8 @@ class AgentProcess:
         """End it with all that it has started, and wait until that is so."""
         self._order_end()
         self.resume()
+        # Its output is read no longer: who waits for an answer would wait for ever.
+        self._report(ProxyError("upstream_unreachable", "the agent was stopped"))
         process = self._process
         if process is None:
             return
