@@ -310,6 +310,25 @@ def test_the_store_is_private_and_nothing_listens_on_tcp(workers: Replica, short
     assert held & listening == set()
 
 
+@pytest.mark.parametrize("key", ["k1", "\xff\xfe", "x" * 5000], ids=len)
+async def test_the_same_post_many_times_at_once_is_asked_for_once(
+    workers: Replica, upstream: Upstream, key: str
+) -> None:
+    _, url = workers
+    steps = Stepwise(upstream)
+    lines = (KEY, "X-Lifecycle-Resume: 60", f"Idempotency-Key: {key}")
+
+    async def post() -> Answer:
+        async with Client(url) as client:
+            answer = await (await client.chat(*lines)).until(b"one")
+            steps.go_on.set()
+            return await answer.read()
+
+    answers = [*await asyncio.gather(*(post() for _ in range(8))), await post()]
+    assert {(one.status, one.end) for one in answers} == {(200, "clean")}
+    assert len({one.body for one in answers}) == len(upstream.requests) == 1
+
+
 async def test_a_killed_store_is_replaced_and_chats_go_on(
     upstream: Upstream, workers: Replica, short_tmp: Path
 ) -> None:

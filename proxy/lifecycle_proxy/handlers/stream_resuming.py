@@ -26,16 +26,22 @@ from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.state.event_log import EventLog, LogWriter
-from lifecycle_proxy.state.stream_records import Claim, LogUnavailableError, StreamKey
+from lifecycle_proxy.state.stream_records import (
+    Claim,
+    LogUnavailableError,
+    StreamExpiredError,
+    StreamKey,
+    StreamUnknownError,
+)
 from lifecycle_proxy.telemetry.stream_metrics import StreamMetrics
 
 HEADER: Final = "X-Lifecycle-Resume"
 _KEY_HEADER: Final = "Idempotency-Key"
 _RETRY_HEADER: Final = "X-Stainless-Retry-Count"
 _MAX_RESUME_S: Final = 3_600.0
-_MAX_KEY: Final = 256
 _CLAIM_S: Final = 6 * 3_600.0  # longer than any stream; what has ended can be claimed anew
 _LOOK_S: Final = 0.5
+_BEGIN_S: Final = 1.0  # for a claimed stream to be known to other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Resuming:
         exchange, owner = request[EXCHANGE], owner_of(request.headers)
         fingerprint = _fingerprint(request, asked.original)
         key = request.headers.get(_KEY_HEADER, "").strip()
-        name = f"key:{key[:_MAX_KEY]}" if key else f"request:{fingerprint}"
+        name = f"key:{_hash(key)}" if key else f"request:{fingerprint}"
         own = Claim(f"{exchange.stream_id}.{exchange.token}", fingerprint)  # of this request
         held = await self._log.claim(owner, name, own, _CLAIM_S)
         if held != own:
@@ -103,7 +109,7 @@ class Resuming:
                 raise ProxyError("idempotency_conflict", message, _KEY_HEADER)
             if key or _is_retry(request):
                 of = held.holder.partition(".")[0]
-                joined = await self._replay.maybe_answer(request, StreamKey(owner, of))
+                joined = await self._maybe_stream(request, StreamKey(owner, of))
                 self._metrics.resumed("given_up" if joined is None else "joined")
                 if joined is not None:
                     return joined
@@ -111,6 +117,18 @@ class Resuming:
             await self._log.claim(owner, name, own, _CLAIM_S)
         request[RESUMABLE] = Resumable(resume_s, lambda: self._log.release(owner, name, own))
         return None
+
+    async def _maybe_stream(
+        self, request: web.Request, key: StreamKey
+    ) -> web.StreamResponse | None:
+        """The stream that holds the name; None where there is nothing to give."""
+        try:
+            await self._log.status(key)
+        except StreamUnknownError:  # another process has begun it just now, perhaps
+            await self._log.wait_for(key, _BEGIN_S)
+        except (StreamExpiredError, LogUnavailableError):
+            return None
+        return await self._replay.maybe_answer(request, key)
 
 
 class StreamKeeper:
@@ -165,5 +183,9 @@ def _is_retry(request: web.Request) -> bool:
 def _fingerprint(request: web.Request, body: bytes) -> str:
     """A hash of what is asked for, and in which form it is wanted."""
     exchange = request[EXCHANGE]
-    head = f"{exchange.method}\0{exchange.target}\0{exchange.dialect}\0"
-    return hashlib.sha256(head.encode("utf-8", "surrogateescape") + body).hexdigest()
+    return _hash(f"{exchange.method}\0{exchange.target}\0{exchange.dialect}\0", body)
+
+
+def _hash(text: str, data: bytes = b"") -> str:
+    """Of fixed length, and plain characters: headers are of any, and stores take only some."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape") + data).hexdigest()

@@ -112,11 +112,12 @@ class WireLink:
         elif writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             _fail(done, self.health.refused("overload: the store reads too slowly"))
         else:
+            data = framed([self._next + 1, operation, arguments])
             self._next += 1
             timer = loop.call_later(self._patience_s + wait_s, self._give_up, self._next)
             decode = msgspec.msgpack.Decoder(kind).decode
             self._pending[self._next] = _Pending(done, decode, timer)
-            writer.write(framed([self._next, operation, arguments]))
+            writer.write(data)
         return done
 
     @property
