@@ -15,7 +15,7 @@ from lifecycle_proxy.exchange import request_body, routes
 from lifecycle_proxy.exchange.client_scope import scope_of, tenant_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import RequestBody, UpstreamRequest
 from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.upstream.choice import RequestFacts, RouteChoice
@@ -103,24 +103,18 @@ class Router:
         asked = request.headers.get(HEADER, "").strip()
         if not asked and exchange.target.startswith(routes.OWN_PREFIX):
             asked = routes.split_prefixes(exchange.target).upstream or ""
-        clear: bytes | None = None
         said: _Said | None = None
-        if wanted.body is not None and _may_be_json(request):
-            if not isinstance(wanted.body, bytes):
-                wanted = wanted._replace(body=await _whole(wanted.body, is_named=bool(asked)))
-            clear = await _maybe_clear(wanted)
-            said = None if clear is None else await _maybe_said(clear)
-        if said is not None:
-            model = self._model(said, tenant)
-        else:
-            is_socket = exchange.route == "websocket"
-            model = routes.maybe_model(exchange.target) if is_socket else None
-        exchange.model = exchange.model or model or ""
+        model: str | None = exchange.model or None
+        if model is None or self._has_equals or len(self._ids):  # else it has been read already
+            wanted, said = await self._read(request, wanted, is_named=bool(asked))
+            model = self._model(exchange, said, tenant)
         facts = RequestFacts(model, asked, self._maker(tenant, exchange.path, said))
         choice = await self._pool.choose(facts, wanted.headers, tenant)
-        if clear is not wanted.body and is_renamed(choice, model):
-            wanted.headers.popall("Content-Encoding", None)
-            wanted = wanted._replace(body=clear)
+        if is_renamed(choice, model) and coding(wanted.headers):
+            clear = await _maybe_clear(wanted)
+            if clear is not None:
+                wanted.headers.popall("Content-Encoding", None)
+                wanted = wanted._replace(body=clear)
         conversation = b""
         if self._has_equals and said is not None:
             conversation = _conversation(scope_of(request.headers), said)
@@ -133,18 +127,35 @@ class Router:
         )
         return Routed(routed, wanted)
 
-    def _model(self, said: _Said, tenant: str) -> str | None:
+    async def _read(
+        self, request: web.Request, wanted: UpstreamRequest, *, is_named: bool
+    ) -> tuple[UpstreamRequest, _Said | None]:
+        """Read the body, if it may say something of where it goes."""
+        if wanted.body is None or not _may_be_json(request):
+            return wanted, None
+        if not isinstance(wanted.body, bytes):
+            wanted = wanted._replace(body=await _whole(wanted.body, is_named=is_named))
+        clear = await _maybe_clear(wanted)
+        return wanted, None if clear is None else await _maybe_said(clear)
+
+    def _model(self, exchange: Exchange, said: _Said | None, tenant: str) -> str | None:
         """The value of ``model``; None where there is none.
 
         Raises:
             ProxyError: ``bad_request``: it is no text.
         """
+        if said is None:
+            is_socket = exchange.route == "websocket"
+            model = routes.maybe_model(exchange.target) if is_socket else None
+            exchange.model = model or ""
+            return model
         if said.model == _ABSENT:
             return None
         value = _text(said.model)
         if value is None:
             known = self._pool.known_names("", tenant)
             raise ProxyError("bad_request", f"model must be a text in quotes; {known}", "model")
+        exchange.model = value
         return value
 
     def _maker(self, tenant: str, path: str, said: _Said | None) -> str:
@@ -169,8 +180,9 @@ def is_renamed(choice: RouteChoice, model: str | None) -> bool:
 
 
 def _may_be_json(request: web.Request) -> bool:
-    kind = request.content_type
-    return request[EXCHANGE].route in APIS or kind == "application/json" or kind.endswith("+json")
+    if request[EXCHANGE].route in APIS:
+        return True
+    return request.content_type == "application/json" or request.content_type.endswith("+json")
 
 
 async def _whole(body: RequestBody, *, is_named: bool) -> RequestBody:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from multidict import CIMultiDict
+
 from lifecycle_proxy.config.targets import Target
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Exchange
@@ -76,7 +78,12 @@ class Asker:
         self._made = made
 
     async def ask(
-        self, target: Target, request: UpstreamRequest, on_retry: Callable[[], None]
+        self,
+        target: Target,
+        request: UpstreamRequest,
+        on_retry: Callable[[], None],
+        *,
+        is_last: bool = False,
     ) -> UpstreamResponse | Failed:
         """Send a request to a target.
 
@@ -84,10 +91,13 @@ class Asker:
             target: one of the request's.
             request: as it is for all of them.
             on_retry: see ``UpstreamClient``.
+            is_last: no other target is asked after it, so the headers may be changed.
         """
         member = self._pool.members[target.upstream]
         new_name = target.model if target.model != self._model else ""
         self._exchange.upstream = target.upstream
+        if not is_last:
+            request = request._replace(headers=CIMultiDict(request.headers))
         sent = await member.adapted(request, new_name)
         if new_name and self._pool.is_public:
             sent.headers["Accept-Encoding"] = "identity"  # its name is replaced in the answer

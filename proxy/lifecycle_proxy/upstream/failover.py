@@ -63,8 +63,10 @@ class RoutedUpstream:
     ) -> UpstreamResponse:
         """See ``UpstreamClient``. The last error is raised, or returned if it is a response."""
         waiting = list(self._targets)
-        if not (request.body is None or isinstance(request.body, bytes)):
-            del waiting[1:]  # it can be sent once
+        is_whole = request.body is None or isinstance(request.body, bytes)
+        if len(waiting) == 1 or not is_whole:  # nobody is left, or it can be sent once only
+            outcome = await self._asker.ask(waiting[0], request, on_retry, is_last=True)
+            return outcome.last() if isinstance(outcome, Failed) else outcome
         later: list[tuple[float, Target]] = []
         again: set[Target] = set()
         until: float | None = None
@@ -75,7 +77,7 @@ class RoutedUpstream:
                 return self._maybe_continued(outcome, request, target, waiting)
             now = self._pool.clock()
             until = now + self._pool.budget_s if until is None else until
-            if outcome.wait_s is not None and len(self._targets) > 1 and target not in again:
+            if outcome.wait_s is not None and target not in again:
                 again.add(target)  # once more, and that is all
                 later.append((now + outcome.wait_s, target))
             try:

@@ -101,16 +101,18 @@ class Member:
         """A request as this upstream is to get it.
 
         Args:
-            request: the client's.
+            request: the client's; its headers are changed.
             model: the new name of the model; "" leaves it as it is.
 
         Raises:
             ProxyError: ``bad_request``: the name cannot be replaced in this body.
         """
-        path, headers, body = request.path, CIMultiDict(request.headers), request.body
-        if not self.passes:
+        path, headers, body = request.path, request.headers, request.body
+        if not self.passes and "?" in path:
             path = without_credentials(path)
         self._authorize(headers, path)
+        if not model and path is request.path:
+            return request
         if model and isinstance(body, bytes):
             if len(body) > _THREAD_BYTES:
                 body = await asyncio.to_thread(_renamed, body, model)
@@ -119,7 +121,7 @@ class Member:
             headers.popall("Content-Length", None)
         elif model:
             path = routes.with_model(path, model)
-        return request._replace(path=path, headers=headers, body=body)
+        return request._replace(path=path, body=body)
 
     def _authorize(self, headers: CIMultiDict[str], path: str) -> None:
         """Only this upstream's key, or the client's if this upstream is to have it."""

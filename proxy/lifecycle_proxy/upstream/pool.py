@@ -78,6 +78,7 @@ class UpstreamPool:
         self, request: UpstreamRequest, on_retry: Callable[[], None]
     ) -> UpstreamResponse:
         """See ``UpstreamClient``. The first upstream is asked."""
+        request = request._replace(headers=CIMultiDict(request.headers))
         own = await self._first.adapted(request, "")
         return await self._first.client.open(own, on_retry)
 
