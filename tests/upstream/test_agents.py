@@ -1,6 +1,7 @@
 """An agent behind chat completions: streams, completions, sessions, cancelling, faults."""
 
 import asyncio
+import gzip
 import json
 import re
 import sys
@@ -135,6 +136,9 @@ async def test_the_models_are_the_agent(start_proxy: StartProxy) -> None:
     url = await start_proxy(settings())
     answer = await ask(url, "GET", "/v1/models")
     assert [one["id"] for one in answer.json()["data"]] == [Path(sys.executable).name]
+    one = await ask(url, "GET", f"/v1/models/{Path(sys.executable).name}")
+    assert one.json()["object"] == "model"
+    assert (await ask(url, "GET", "/v1/models/other")).status == 404
     assert (await ask(url, "POST", "/v1/embeddings", JSON, body=b"{}")).status == 404
 
 
@@ -143,6 +147,15 @@ async def test_what_is_no_question_is_refused(start_proxy: StartProxy, body: byt
     url = await start_proxy(settings())
     answer = await ask(url, "POST", CHAT, JSON, body=body)
     assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
+async def test_a_compressed_question(start_proxy: StartProxy) -> None:
+    url = await start_proxy(settings())
+    body = gzip.compress(json.dumps({"messages": says("say hello"), "stream": True}).encode())
+    answer = await ask(url, "POST", CHAT, JSON, "Content-Encoding: gzip", body=body)
+    assert content(answer) == "hello"
+    bad = await ask(url, "POST", CHAT, JSON, "Content-Encoding: gzip", body=b"not gzip")
+    assert (bad.status, bad.json()["error"]["code"]) == (400, "bad_request")
 
 
 async def test_cards_for_open_webui(start_proxy: StartProxy) -> None:

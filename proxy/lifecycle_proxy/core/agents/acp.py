@@ -48,6 +48,7 @@ class AcpReader:
     def __init__(self, quirks: Quirks) -> None:
         self._quirks = quirks
         self._calls = CallLog()
+        self._waiting: dict[str, AgentCall] = {}  # for their arguments
 
     def read(self, update: Any) -> Iterator[Piece]:
         """The pieces of a ``session/update``."""
@@ -105,7 +106,7 @@ class AcpReader:
             yield kind(text)
 
     def _begin_waiting(self) -> Iterator[Piece]:
-        for call in self._calls.waiting():
+        for call in tuple(self._waiting.values()):
             yield from self._begin(call)
 
     def _call(self, update: Any) -> Iterator[Piece]:
@@ -115,7 +116,9 @@ class AcpReader:
         is_first = not call.fields
         _merge(call, update)
         status = call.fields.get("status")
-        if not (is_first and status in (None, "pending") and _is_bare(update)):
+        if is_first and status in (None, "pending") and _is_bare(update):
+            self._waiting[call.id] = call
+        else:
             yield from self._begin(call)
         if isinstance(status, str) and status in _ENDED:
             outcome = _ENDED[status]
@@ -141,6 +144,7 @@ class AcpReader:
         return next(reversed(same or open_ones), None)
 
     def _begin(self, call: AgentCall) -> Iterator[Piece]:
+        self._waiting.pop(call.id, None)
         return begin(call, self._name(call), self._arguments(call))
 
     def _name(self, call: AgentCall) -> str:

@@ -104,12 +104,6 @@ class CallLog:
             call for call in list(self._calls.values()) if call.has_begun and not call.has_ended
         )
 
-    def waiting(self) -> Iterator[AgentCall]:
-        """Those that have not begun."""
-        return (
-            call for call in list(self._calls.values()) if not (call.has_begun or call.has_ended)
-        )
-
 
 def begin(call: AgentCall, name: str, arguments: Mapping[str, Any]) -> Iterator[Piece]:
     """The beginning of a call, once.

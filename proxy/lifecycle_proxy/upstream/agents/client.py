@@ -19,6 +19,7 @@ from lifecycle_proxy.core.agents import conversation
 from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, maybe_session, owner_of
+from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest
 from lifecycle_proxy.upstream.agents.acp import AcpSession
@@ -96,12 +97,16 @@ class AgentUpstream:
         """See ``UpstreamClient``."""
         path = request.path.partition("?")[0]
         if request.method == "GET" and path.endswith("/models"):
-            model = {"id": self.name, "object": "model", "created": 0, "owned_by": "agent"}
-            return stored(dumps({"object": "list", "data": [model]}))
+            return stored(dumps({"object": "list", "data": [self._model()]}))
+        if request.method == "GET" and path.endswith(f"/models/{self.name}"):
+            return stored(dumps(self._model()))
         if request.method == "POST" and path.endswith("/chat/completions"):
             return await self._chat(await _body(request), request.asked_by or _NOBODY)
         text = "an agent serves /v1/chat/completions and /v1/models only"
         raise ProxyError("not_found", text)
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": "agent"}
 
     async def _chat(self, body: Mapping[str, Any], asked_by: AskedBy) -> WrittenResponse:
         messages = body.get("messages")
@@ -173,6 +178,8 @@ async def _body(request: UpstreamRequest) -> Mapping[str, Any]:
             if size > _MAX_BODY:
                 raise ProxyError("bad_request", "the request is too large for an agent")
         body = b"".join(pieces)
+    if body is not None and (name := coding(request.headers)):
+        body = await asyncio.to_thread(maybe_decoded, body, name, _MAX_BODY)
     try:
         if body is None or is_too_complex(body):
             raise ProxyError("bad_request", "the request has no JSON object that can be read")

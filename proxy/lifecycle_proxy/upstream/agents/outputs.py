@@ -15,7 +15,8 @@ from lifecycle_proxy.upstream.agents.session import Stop
 
 APPROVAL_EVENT: Final = "approval.request"
 _OPTIONS: Final = ("once", "deny")
-_MAX_HELD: Final = 100_000
+_MAX_HELD: Final = 10_000
+_MAX_HELD_CHARACTERS: Final = 16 << 20
 
 
 class TurnOutput(Protocol):
@@ -178,10 +179,13 @@ class HeldOutput:
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self._kept: list[Callable[[TurnOutput], None]] = []
+        self._left = _MAX_HELD_CHARACTERS
 
     def piece(self, piece: Piece) -> None:
         """See ``TurnOutput``."""
-        self._keep(lambda output: output.piece(piece))
+        self._left -= len(repr(piece))
+        if self._left > 0:
+            self._keep(lambda output: output.piece(piece))
 
     def asked(self, approval: Approval, url: str) -> None:
         """See ``TurnOutput``. It is said when the answer to an earlier one has come."""
