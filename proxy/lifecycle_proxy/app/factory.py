@@ -12,6 +12,7 @@ from aiohttp import web
 
 from lifecycle_proxy.app.front import Front, cancelled
 from lifecycle_proxy.app.lasting import Lasting
+from lifecycle_proxy.app.live import maybe_live
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.app.shared_state import SharedState
 from lifecycle_proxy.app.tracing import maybe_traces
@@ -68,9 +69,10 @@ class ProxyApp(Service):
     ) -> None:
         self.settings = settings
         self._metrics = metrics = Metrics()
-        self.recording_mode = RecordingMode(
-            settings, metrics.recording_lost, metrics.recording_omitted
-        )
+        live = maybe_live(settings)
+        lost, omitted = metrics.recording_lost, metrics.recording_omitted
+        tapes = None if live is None else live.tapes
+        self.recording_mode = RecordingMode(settings, lost, omitted, tapes)
         self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
         self._shared = SharedState(settings, metrics)
         self._event_log = self._shared.events if event_log is None else event_log
@@ -82,6 +84,7 @@ class ProxyApp(Service):
             agent=partial(AgentUpstream, approvals=approvals, cancel_s=agent_cancel_s),
             pages=ApprovalPages(approvals),
             traces=self._traces,
+            live=live,
             recording_mode=self.recording_mode,
             store=self._shared.calls if store is None else store,
             ids=MadeIds(),

@@ -4,13 +4,16 @@ import asyncio
 from contextlib import suppress
 
 from lifecycle_proxy.app.lasting import Lasting
+from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.exchange.model import Listener
+from lifecycle_proxy.config.page import is_on
+from lifecycle_proxy.exchange.model import Handler, Listener
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations
 from lifecycle_proxy.handlers.forward import Forwarder, selector
 from lifecycle_proxy.handlers.models import ModelsEndpoint
+from lifecycle_proxy.handlers.page import LivePage
 from lifecycle_proxy.handlers.routing import Router
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.middleware.auth import ApiKeys
@@ -67,12 +70,25 @@ class Front:
         conversations = Conversations(
             settings, sender, selector(settings), lasting.store, lasting.opener
         )
-        self.forward = Forwarder(settings, sender, conversations, models).handle
+        self.forward: Handler = Forwarder(settings, sender, conversations, models).handle
         own_paths = (upstream, self.gateway, metrics)
         self.admin = AdminEndpoints(
-            settings, *own_paths, streams=lasting.streams, pages=lasting.pages
+            settings,
+            *own_paths,
+            streams=lasting.streams,
+            pages=lasting.pages,
+            live=self._maybe_page(settings, lasting),
         ).handle
         self._work: asyncio.Task[None] | None = None
+
+    def _maybe_page(self, settings: Settings, lasting: Lasting) -> LivePage | None:
+        """The live page, if these settings let there be one."""
+        if lasting.live is None or not is_on(settings):
+            return None
+        lasting.live.tapes.redaction = redaction_of(settings)
+        has_keys = bool(settings.server.api_keys)
+        self.forward = lasting.live.followed(self.forward, has_keys=has_keys)
+        return lasting.live.page(lambda: self.gateway.draining, has_keys=has_keys)
 
     def start(self) -> None:
         """Begin to watch streams."""

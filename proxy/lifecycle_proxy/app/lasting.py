@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lifecycle_proxy.app.live import LiveParts
 from lifecycle_proxy.app.recording_mode import MakeUpstream, RecordingMode
 from lifecycle_proxy.exchange.model import Listener
 from lifecycle_proxy.handlers.approvals import ApprovalPages
@@ -21,6 +22,7 @@ class Lasting(NamedTuple):
         agent: makes the client of an upstream that is an agent.
         pages: answers what is below ``/-/approvals/``.
         traces: the listener that makes spans, if there is one.
+        live: what the live page shows, if there may be one.
         recording_mode: what is recorded, and played.
         store: calls that clients run.
         ids: which upstream made which id.
@@ -33,6 +35,7 @@ class Lasting(NamedTuple):
     agent: MakeUpstream
     pages: ApprovalPages
     traces: Listener | None
+    live: LiveParts | None
     recording_mode: RecordingMode
     store: Store
     ids: MadeIds

@@ -15,6 +15,7 @@ from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
+from lifecycle_proxy.recording.live_tapes import LiveTapes
 from lifecycle_proxy.recording.recorder import Recorder
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.replay.matching import BY_QUESTION, Rules, cleaned_by
@@ -41,6 +42,7 @@ class RecordingMode:
         settings: ``[recording]``, and the keys that must not be recorded.
         lost: called for each exchange that could not be kept.
         omitted: called for each of which something is not recorded on purpose.
+        live: what people look into while it happens.
 
     Raises:
         ConfigError: there is nothing to play, and nothing else may be done.
@@ -51,7 +53,9 @@ class RecordingMode:
         settings: Settings,
         lost: Callable[[], None],
         omitted: Callable[[], None] = lambda: None,
+        live: LiveTapes | None = None,
     ) -> None:
+        self._live = live
         self._settings = settings
         self._lost, self._omitted = lost, omitted
         self._recorder: Recorder | None = None
@@ -108,7 +112,8 @@ class RecordingMode:
 
     def concerns(self, request: web.Request) -> bool:
         """Whether recording is on, or the request asks for a mode."""
-        return self._mode != "off" or HEADER in request.headers
+        is_watched = self._live is not None and self._live.watchers > 0
+        return self._mode != "off" or is_watched or HEADER in request.headers
 
     async def whole(self, request: web.Request, data: Data) -> Data:
         """The body, read if a recording may answer and the upstream may have to be asked.
@@ -159,22 +164,13 @@ class RecordingMode:
         Raises:
             ProxyError: ``bad_request``: the request names a mode that there is not.
         """
-        if self._mode_of(request) not in _RECORDING or self._recorder is None:
-            return
-        exchange = request[EXCHANGE]
-        tape = self._recorder.tape(f"ex_{exchange.token}", exchange.started)
-        exchange.listeners.add(tape)
-        is_socket = exchange.route == "websocket"
-        body = data if isinstance(data, bytes) else None  # it is streamed: see on_request_body
-        if data is None:
-            body = None if is_socket else b""
-        what = (exchange.route, request.method, request.raw_path)
-        own = headers.raw(request.raw_headers)
-        tape.request(what, own, body, _WEBSOCKET if is_socket else "")
-        if is_socket:
-            tape.omit(_WEBSOCKET)
-        else:
-            sent["Accept-Encoding"] = "identity"
+        recorder, live = self._recorder, self._live
+        if self._mode_of(request) in _RECORDING and recorder is not None:
+            _follow(request, data, recorder)
+            if request[EXCHANGE].route != "websocket":
+                sent["Accept-Encoding"] = "identity"
+        if live is not None and live.watchers:
+            _follow(request, data, live)
 
     def _mode_of(self, request: web.Request) -> Mode:
         asked = request.headers.get(HEADER)
@@ -196,6 +192,21 @@ class RecordingMode:
                 known = ", ".join(_MODES)
                 message = f"unknown recording mode {mode[:40]!r}; known are {known}"
                 raise ProxyError("bad_request", message, HEADER)
+
+
+def _follow(request: web.Request, data: Data, recorder: Recorder | LiveTapes) -> None:
+    """Record a request, and what becomes of it."""
+    exchange = request[EXCHANGE]
+    tape = recorder.tape(f"ex_{exchange.token}", exchange.started)
+    exchange.listeners.add(tape)
+    is_socket = exchange.route == "websocket"
+    body = data if isinstance(data, bytes) else None  # it is streamed: see on_request_body
+    if data is None:
+        body = None if is_socket else b""
+    what = (exchange.route, request.method, request.raw_path)
+    tape.request(what, headers.raw(request.raw_headers), body, _WEBSOCKET if is_socket else "")
+    if is_socket:
+        tape.omit(_WEBSOCKET)
 
 
 def opened(own: Recording) -> tuple[Mode, list[RecordedExchange]]:

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from lifecycle_proxy.config import checks
 from lifecycle_proxy.config.agents import AgentSettings, ApprovalSettings
 from lifecycle_proxy.config.names import ENV_PREFIX
+from lifecycle_proxy.config.page import PageSettings
 from lifecycle_proxy.config.sources import ConfigError, Problem, Sources
 from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.config.targets import FailoverSettings, NamedUpstream, Written
@@ -137,6 +138,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     recording: Recording = Recording()
     streams: StreamSettings = StreamSettings()
     traces: TraceSettings = TraceSettings()
+    page: PageSettings = PageSettings()
     faults: FaultSettings = FaultSettings()
     approvals: ApprovalSettings = ApprovalSettings()
 

@@ -17,6 +17,7 @@ _FIXED: Final = {
     ),
     "lifecycle": ("registry_ttl_s",),
     "approvals": (),
+    "page": (),
     "recording": (),
     "streams": (),
     "traces": (),

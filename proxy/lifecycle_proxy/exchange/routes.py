@@ -21,6 +21,9 @@ COMPAT_PREFIX: Final = "/-/compat/"
 _STREAM_ID: Final = "([A-Za-z0-9_-]{1,64})"
 _RUN: Final = re.compile(rf"/(?:runs|pipelines)/{_STREAM_ID}/events")
 _COMMAND: Final = re.compile(rf"/projects/[^/]{{1,200}}/events/{_STREAM_ID}")
+# The live page: its files, which need no key, and what it asks for.
+VIEW_PREFIX: Final = "/-/view/"
+PAGE_PREFIX: Final = "/-/page/"
 APPROVALS_PREFIX: Final = "/-/approvals/"
 _MAX_FIELDS: Final = 100
 # A message is added to a thread of the Assistants API there; nothing is answered.

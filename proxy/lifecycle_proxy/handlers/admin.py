@@ -15,6 +15,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.approvals import ApprovalPages
+from lifecycle_proxy.handlers.page import LivePage
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.telemetry.metrics import Metrics
@@ -24,6 +25,7 @@ from lifecycle_proxy.upstream.pool import UpstreamPool
 # Probes come every few seconds from several sides; the upstream need not hear of each.
 _PROBE_FRESH_S: Final = 2.0
 _HIDDEN: Final = "***"
+_LIVE: Final = (routes.VIEW_PREFIX, routes.PAGE_PREFIX)
 _SECRET_HEADER: Final = re.compile("auth|key|token|secret|cookie|password|session")
 
 
@@ -37,6 +39,7 @@ class AdminEndpoints:
         metrics: rendered.
         streams: answers what is below ``/-/streams/``.
         pages: people's answers to agents.
+        live: the live page; None where there is none.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class AdminEndpoints:
         *,
         streams: StreamEndpoints,
         pages: ApprovalPages,
+        live: LivePage | None = None,
     ) -> None:
         self._settings = settings
         self._upstream = upstream
@@ -55,6 +59,7 @@ class AdminEndpoints:
         self._metrics = metrics
         self._streams = streams
         self._approvals = pages
+        self._live = live
         self._probed_at = float("-inf")
         self._problem = ""
         self._probe: asyncio.Task[None] | None = None
@@ -81,6 +86,8 @@ class AdminEndpoints:
             return await self._streams.compat(request, *named)
         if path.startswith(routes.APPROVALS_PREFIX):
             return await self._approvals.handle(request, path)
+        if self._live is not None and (path == "/-/" or path.startswith(_LIVE)):
+            return await self._live.handle(request, path)
         handler = self._handlers.get(path, self.nothing)
         if path in self._handlers and request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")

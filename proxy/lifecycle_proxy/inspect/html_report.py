@@ -5,19 +5,14 @@ that it cannot end the block. The page's own script writes it with ``textContent
 security policy allows that script, that style sheet, and no network.
 """
 
-import base64
-import hashlib
-import html
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Final
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.inspect import timeline
+from lifecycle_proxy.inspect import timeline, view
 from lifecycle_proxy.recording import question
 from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, Side
 
@@ -25,8 +20,6 @@ MAX_EXCHANGE_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 48 << 20
 MAX_FRAMES: Final = 5000
 _MAX_WORDS: Final = 300
-_INLINE: Final = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
-_HOLE: Final = re.compile(r"\{\{(csp|title|data)\}\}")
 
 
 def page(
@@ -49,28 +42,13 @@ def page(
     budget = _Budget(max_bytes)
     shown = [_exchange(one, _Budget(max_exchange_bytes, budget), max_frames) for one in exchanges]
     data = json.dumps({"by": f"lifecycle-proxy {__version__}", "title": title, "exchanges": shown})
-    template = (
-        resources.files("lifecycle_proxy.inspect").joinpath("html_report.html").read_text("utf-8")
-    )
-    holes: dict[str, Callable[[], str]] = {
-        "csp": lambda: _policy(template),
-        "title": lambda: html.escape(title.encode("utf-8", "replace").decode()),
-        # json.dumps writes ASCII, so a lone surrogate does no harm.
-        "data": lambda: data.replace("<", "\\u003c"),
-    }
-    return _HOLE.sub(lambda hole: holes[hole[1]](), template)
+    # json.dumps writes ASCII, so a lone surrogate does no harm.
+    return view.page_of(title, data.replace("<", "\\u003c"))
 
 
-def _policy(template: str) -> str:
-    """No network; only the script and the style sheet of the template."""
-    allowed = {
-        kind: f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for kind, text in _INLINE.findall(template)
-    }
-    return (
-        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; "
-        "base-uri 'none'; form-action 'none'"
-    )
+def exchange_of(exchange: RecordedExchange) -> Json:
+    """One exchange as the page draws it."""
+    return _exchange(exchange, _Budget(MAX_EXCHANGE_BYTES), MAX_FRAMES)
 
 
 @dataclass(slots=True)

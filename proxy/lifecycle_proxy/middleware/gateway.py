@@ -26,7 +26,7 @@ from lifecycle_proxy.middleware.redirects import HEADERS, Redirects
 log = logging.getLogger("proxy.middleware")
 
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
-_OPEN: Final = ("/-/healthy", "/-/ready")
+_OPEN: Final = ("/-/", "/-/healthy", "/-/ready")
 _TOKEN_BYTES: Final = 12
 _TOKENS_AT_ONCE: Final = 256
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -182,7 +182,7 @@ class GatewayMiddleware:
             self._hosts.check(request)
         if (preflight := self._cors.maybe_preflight(request)) is not None:
             return preflight
-        if exchange.path not in _OPEN:
+        if not (exchange.path in _OPEN or exchange.path.startswith(routes.VIEW_PREFIX)):
             if self.draining:
                 raise ProxyError("draining", "the proxy is shutting down; try again")
             if routes.maybe_token(exchange.method, exchange.target) is None:

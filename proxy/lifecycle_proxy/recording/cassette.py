@@ -6,6 +6,7 @@ read up to the tear where a disk was full or a process died.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -166,6 +167,20 @@ def load(path: Path) -> list[RecordedExchange]:
                 kind = printable(str(record.get("kind")))[:40]
                 problem = f"an invalid {kind} record was ignored: {printable(str(error))}"
                 log.warning("%s: line %d: %s", file, number, problem)
+    return list(reader.found.values())
+
+
+def parse(data: bytes) -> list[RecordedExchange]:
+    """The exchanges in the lines of a cassette that this program wrote itself.
+
+    Raises:
+        ValueError: they are not.
+    """
+    reader = _Reader()
+    for text in data.splitlines():
+        record = json.loads(text)
+        if record.get("kind") != "cassette" and (own := maybe_typed(record)) is not None:
+            reader.take(own)
     return list(reader.found.values())
 
 

@@ -1,17 +1,16 @@
 """An exchange as the lines of a cassette: secrets out, both sides together, bytes summed."""
 
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
 from lifecycle_proxy.exchange.model import Headers, SideName
 from lifecycle_proxy.recording.body_encoder import BodyEncoder, is_compressed
 from lifecycle_proxy.recording.cassette import Json
-from lifecycle_proxy.recording.json_lines import line, pack
+from lifecycle_proxy.recording.json_lines import LineFiles, line, pack
 from lifecycle_proxy.recording.redactor import ExchangeRedaction, Redaction
 from lifecycle_proxy.recording.sides import RecordedSide, Transfer
 from lifecycle_proxy.recording.stream_redaction import RedactedChunk, Spans
-from lifecycle_proxy.recording.writer import File, Files
 
 _COMPRESSED: Final = "a compressed body, which cannot be searched for secrets"
 _NOT_READ: Final = "the upstream did not read the body to its end"
@@ -33,7 +32,7 @@ class ExchangeEncoder:
     """
 
     def __init__(
-        self, exchange_id: str, redaction: Redaction, files: Files, max_body_bytes: int
+        self, exchange_id: str, redaction: Redaction, files: LineFiles, max_body_bytes: int
     ) -> None:
         self.lost = ""
         self.named: list[str] = []
@@ -42,7 +41,7 @@ class ExchangeEncoder:
         self._all = redaction
         self._files = files
         self._max_body_bytes = max_body_bytes
-        self._file: File | None = None
+        self._file: Any = None
         self._own: ExchangeRedaction | None = None
         self._omitted = ""
         self._body: BodyEncoder | None = None
@@ -282,7 +281,7 @@ class ExchangeEncoder:
         if self._file is not None and not (self.lost or self._omitted):
             self._put(self._file, kind, record)
 
-    def _put(self, file: File, kind: str, record: Json) -> None:
+    def _put(self, file: Any, kind: str, record: Json) -> None:
         self._files.write(file, line({"kind": kind, "id": self._id, **record}), self)
 
 

@@ -2,9 +2,22 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
+
+
+class LineFiles(Protocol):
+    """Where lines go; see ``Files``. What ``file`` gives is only handed back."""
+
+    def file(self) -> Any:
+        """See ``Files``."""
+
+    def write(self, file: Any, data: bytes, owner: object) -> None:
+        """See ``Files``."""
+
+    def done(self, file: Any) -> None:
+        """See ``Files``."""
 
 
 def pack(data: bytes) -> str | dict[str, Any]:

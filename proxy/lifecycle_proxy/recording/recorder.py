@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
@@ -22,6 +22,7 @@ from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.recording.encoder import ExchangeEncoder
+from lifecycle_proxy.recording.json_lines import LineFiles
 from lifecycle_proxy.recording.redactor import Redaction
 from lifecycle_proxy.recording.writer import Files
 
@@ -36,6 +37,24 @@ _OVERHEAD_BYTES: Final = 200  # of an entry in the list
 _Work = Callable[[], None]
 
 
+class TakesWork(Protocol):
+    """What a recorder of one exchange needs of the one of all; see ``Recorder``."""
+
+    redaction: Redaction
+    max_body_bytes: int
+
+    @property
+    def files(self) -> LineFiles: ...
+
+    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+        """See ``Recorder``."""
+        ...
+
+    def over(self, writing: ExchangeEncoder, what: str) -> None:
+        """See ``Recorder``."""
+        ...
+
+
 class ExchangeRecorder(Listener):
     """Records one exchange.
 
@@ -44,7 +63,7 @@ class ExchangeRecorder(Listener):
         started: when the request came, in seconds on the monotonic clock.
     """
 
-    def __init__(self, recorder: "Recorder", exchange_id: str, started: float) -> None:
+    def __init__(self, recorder: TakesWork, exchange_id: str, started: float) -> None:
         self._recorder = recorder
         self._started = started
         self._writing = ExchangeEncoder(

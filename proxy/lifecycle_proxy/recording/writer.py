@@ -82,7 +82,7 @@ class File:
         self._waiting.clear()
         self._waiting_bytes = 0
         if not self._is_begun:
-            data = _first() + data
+            data = first_line() + data
         if self._zip is None:
             self._put(b"\n" + data if self._torn else data)
         else:
@@ -232,7 +232,8 @@ class Files:
                 return file
 
 
-def _first() -> bytes:
+def first_line() -> bytes:
+    """Of each cassette: what it is, and who made it when."""
     now = iso_utc(datetime.now(UTC))
     by = f"lifecycle-proxy {__version__}"
     return line({"kind": "cassette", "version": VERSION, "ts": now, "by": by})

@@ -1,0 +1,25 @@
+"""The settings of ``[page]``: what people can look at, at ``/-/``."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from lifecycle_proxy.config.machine import is_open
+
+if TYPE_CHECKING:
+    from lifecycle_proxy.config.model import Settings
+
+
+class PageSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The live page."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    keep: Annotated[int, Meta(ge=0, le=10_000)] = 200
+
+
+def is_on(settings: "Settings") -> bool:
+    """Whether there is a page. On an address that others reach, only with keys or if asked for."""
+    asked = settings.page.enabled
+    if asked != "auto":
+        return asked
+    return bool(settings.server.api_keys) or not is_open(settings)

@@ -1,0 +1,32 @@
+// The exchanges of a recording, which is in the page.
+import {OURS, showExchange} from "./exchange.js";
+import {at, el, mark, oneLine, row, walkable} from "./text.js";
+
+export function showRecording(data) {
+  const open = index => {
+    const one = data.exchanges[index];
+    if (!one) return;
+    mark(at("list"), index);
+    history.replaceState(null, "", "#" + encodeURIComponent(one.id)); // so that the address leads here again
+    showExchange(one);
+  };
+  const linked = () => data.exchanges.findIndex(one => "#" + encodeURIComponent(one.id) === location.hash);
+  const count = data.exchanges.length;
+  at("recording").hidden = false;
+  at("summary").textContent = `${count} exchange${count === 1 ? "" : "s"} · ${data.by}`;
+  data.exchanges.forEach((one, i) => {
+    const ours = one.client.frames.filter(frame => frame[OURS]).length;
+    const total = one.client.frames.length + one.client.more;
+    const tools = [...new Set(one.bars.map(bar => bar.tool))].join(", ");
+    const tr = row([String(i + 1), oneLine(one.ts.slice(11, 19)), oneLine(one.line),
+      String(one.client.status || "–"), oneLine(one.ended || (one.complete ? "–" : "incomplete")), String(Math.round(one.end)),
+      ours ? `${total - ours} + ${ours}` : String(total), oneLine(tools)], [0, 3, 5, 6]);
+    tr.children[2].title = oneLine(one.request.method + " " + one.request.target);
+    if (one.bad) tr.classList.add("bad");
+    tr.tabIndex = -1;
+    at("list").append(tr);
+  });
+  walkable(at("list"), open);
+  addEventListener("hashchange", () => { if (linked() >= 0) open(linked()); });
+  open(Math.max(0, linked()));
+}

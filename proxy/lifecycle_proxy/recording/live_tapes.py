@@ -1,0 +1,124 @@
+"""What a person may look into while it happens: exchanges as they would be recorded, in memory.
+
+Nothing is redacted, encoded or written before somebody looks: a tape keeps what it is given, within
+a bound, and becomes the lines of a cassette when they are asked for. So an exchange that nobody
+looks into costs references to bytes that were there anyway. Tapes are made only while a page is
+open (``watchers``).
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from lifecycle_proxy.recording.encoder import ExchangeEncoder
+from lifecycle_proxy.recording.recorder import ExchangeRecorder
+from lifecycle_proxy.recording.redactor import Redaction
+from lifecycle_proxy.recording.writer import first_line
+
+_TAPE_BYTES: Final = 4 << 20
+_ALL_BYTES: Final = 64 << 20
+_BODY_BYTES: Final = 1 << 20
+_OPEN: Final = 1000  # beside those that are over
+_Work = Callable[[], None]
+
+
+class LiveTape:
+    """One exchange. It stands in the place of a recorder and of its files.
+
+    Args:
+        redaction: what must not be shown.
+        max_bytes: what is kept of it.
+    """
+
+    def __init__(self, redaction: Redaction, max_bytes: int = _TAPE_BYTES) -> None:
+        self.redaction = redaction
+        self.files = self
+        self.max_body_bytes = _BODY_BYTES
+        self.size = 0
+        self._most_bytes = max_bytes
+        self._is_cut = False
+        self._work: list[_Work] = []
+        self._lines: list[bytes] = []
+        self._looking = threading.Lock()
+
+    # --- as a recorder --------------------------------------------------------------------------
+
+    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+        """Keep what happened, if there is room; behind a gap nothing but the end is kept.
+
+        Args:
+            size: of it, in bytes.
+            work: makes lines of it.
+            writing: see ``Recorder``.
+        """
+        self._is_cut = self._is_cut or self.size + size > self._most_bytes
+        if size and self._is_cut:
+            return
+        self.size += size
+        self._work.append(work)
+
+    def over(self, writing: ExchangeEncoder, what: str) -> None:
+        """See ``Recorder``."""
+
+    # --- as its files ---------------------------------------------------------------------------
+
+    def file(self) -> "LiveTape":
+        """Where the lines go."""
+        return self
+
+    def write(self, file: object, data: bytes, owner: object) -> None:
+        """See ``Files``."""
+        self._lines.append(data)
+
+    def done(self, file: object) -> None:
+        """Nothing is open."""
+
+    # --- for people -----------------------------------------------------------------------------
+
+    def lines(self) -> bytes:
+        """A cassette with the exchange, as far as it has come. For a thread: it may take long."""
+        with self._looking:
+            work, self._work = self._work, []
+            for each in work:
+                each()
+            return first_line() + b"".join(self._lines)
+
+
+class LiveTapes:
+    """The tapes of one process, the latest ones.
+
+    Args:
+        redaction: what must not be shown.
+        keep: how many that are over.
+        max_bytes: of all of them.
+
+    Attributes:
+        watchers: how many pages are open.
+        redaction: as given; may be changed, for new tapes.
+    """
+
+    def __init__(self, redaction: Redaction, keep: int, max_bytes: int = _ALL_BYTES) -> None:
+        self.watchers = 0
+        self.redaction = redaction
+        self._keep = keep
+        self._max_bytes = max_bytes
+        self._tapes: OrderedDict[str, LiveTape] = OrderedDict()
+
+    def tape(self, exchange_id: str, started: float) -> ExchangeRecorder:
+        """Follow one exchange.
+
+        Args:
+            exchange_id: of it.
+            started: when the request came, in seconds on the monotonic clock.
+        """
+        tape = self._tapes[exchange_id] = LiveTape(self.redaction)
+        size = sum(one.size for one in self._tapes.values())
+        most = self._keep + _OPEN
+        while len(self._tapes) > 1 and (len(self._tapes) > most or size > self._max_bytes):
+            size -= self._tapes.popitem(last=False)[1].size
+        return ExchangeRecorder(tape, exchange_id, started)
+
+    def find(self, exchange_id: str) -> LiveTape | None:
+        """The tape of an exchange, if there is one."""
+        return self._tapes.get(exchange_id)

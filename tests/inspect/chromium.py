@@ -1,0 +1,152 @@
+"""A page in a real Chromium, driven over its own protocol: nothing but the browser is needed."""
+
+import asyncio
+import base64
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("google-chrome")
+_PATIENCE_S: Final = 60
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
+)
+
+
+class BrowserPage:
+    """One tab.
+
+    Attributes:
+        said: what was written to the console, and what failed.
+        requested: the URLs that it asked for.
+    """
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.said: list[str] = []
+        self.requested: list[str] = []
+        self.dialogs = 0
+        self._socket = socket
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._reading = asyncio.create_task(self._read())
+        self._last = 0
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reading
+
+    async def call(self, method: str, **params: Any) -> Any:
+        self._last += 1
+        answer = self._answers[self._last] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": self._last, "method": method, "params": params})
+        async with asyncio.timeout(_PATIENCE_S):
+            return await answer
+
+    async def run(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        done = await self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    async def until(self, script: str) -> Any:
+        """Wait until an expression is true; its value."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not (value := await self.run(script)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+                return value
+        except TimeoutError:
+            text = await self.run("document.body.innerText")
+            pytest.fail(f"never: {script}\n{self.said}\n{text}")
+
+    async def open(self, url: str) -> None:
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await self.call(f"{domain}.enable")
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete'")
+
+    async def resize(self, width: int, height: int, *, scheme: str = "light") -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        await self.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme_is = {"name": "prefers-color-scheme", "value": scheme}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme_is])
+
+    async def key(self, name: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            await self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+
+    async def picture(self) -> bytes:
+        """A PNG of what is to be seen."""
+        shot = await self.call("Page.captureScreenshot")
+        return base64.b64decode(shot["data"])
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            self._take(json.loads(message.data))
+
+    def _take(self, event: Any) -> None:
+        if "id" in event:
+            answer = self._answers.pop(event["id"])
+            if not answer.done():
+                answer.set_result(event.get("result", {}))
+            return
+        params = event.get("params", {})
+        match event["method"]:
+            case "Network.requestWillBeSent":
+                self.requested.append(params["request"]["url"])
+            case "Runtime.exceptionThrown":
+                self.said.append(str(params["exceptionDetails"])[:500])
+            case "Log.entryAdded":
+                self.said.append(params["entry"]["text"])
+            case "Page.javascriptDialogOpening":
+                self.dialogs += 1
+            case _:
+                pass
+
+
+@asynccontextmanager
+async def a_page(url: str) -> AsyncIterator[BrowserPage]:
+    """A browser of its own, with one tab at this address."""
+    assert CHROMIUM is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
+            *("--disable-background-networking", "--disable-dev-shm-usage"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            port = await _port(process)
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                    tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
+                where = tabs[0]["webSocketDebuggerUrl"]
+                async with session.ws_connect(where, max_msg_size=64 << 20) as socket:
+                    page = BrowserPage(socket)
+                    await page.open(url)
+                    yield page
+                    await page.close()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _port(process: asyncio.subprocess.Process) -> int:
+    assert process.stderr is not None
+    async with asyncio.timeout(_PATIENCE_S):
+        while line := await process.stderr.readline():
+            _, found, rest = line.decode().partition("DevTools listening on ws://127.0.0.1:")
+            if found:
+                return int(rest.partition("/")[0])
+    raise AssertionError("chromium ended")
