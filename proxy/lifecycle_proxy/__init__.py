@@ -11,7 +11,7 @@ The path of the data, and the packages (``tests/test_layout.py``: which may impo
     core/        pure: bytes to events to lifecycle events to bytes; no I/O, no clock
     exchange/    a request and its response, the interface of listeners, parts of HTTP
     config/      typed settings: file, environment, flags, checks
-    telemetry/   metrics, access log, log formats
+    telemetry/   metrics, traces, access log, log formats
     state/       data that outlives a request: calls whose results have not arrived
     recording/   the cassette format, redaction, the recorder
     faults/      fault injection: rules, plans, changes of the bytes
@@ -21,7 +21,7 @@ The path of the data, and the packages (``tests/test_layout.py``: which may impo
     server/      listening: sockets, client connections, worker processes
     handlers/    handle requests: conversations, everything else, the paths under /-/
     replay/      recordings that answer requests, as a server or in the upstream's place
-    inspect/     show, HTML, HAR, imports, scan and drift of recordings
+    inspect/     show, the page (live, or of a recording), HAR, imports, scan and drift
     app/         the composition root: creates the parts, starts and stops them
     testing/     the pytest plugin; ``lifecycle_proxy.testing`` is public API
     cli/         the commands
