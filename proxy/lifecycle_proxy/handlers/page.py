@@ -137,7 +137,8 @@ class LivePage:
         self._source.watch(1)
         try:
             await response.prepare(request)
-            await self._send(response, owner)
+            if request.method == "GET":
+                await self._send(response, owner)
         except ConnectionError:
             pass  # the page was closed
         finally:

@@ -55,6 +55,9 @@ class _Row:
 class LiveExchanges(Listener):
     """All rows of one process.
 
+    Attributes:
+        tapes: as given.
+
     Args:
         keep: how many finished ones.
         tapes: of what was seen while a page was open.
@@ -62,7 +65,7 @@ class LiveExchanges(Listener):
 
     def __init__(self, keep: int, tapes: LiveTapes) -> None:
         self._keep = keep
-        self._tapes = tapes
+        self.tapes = tapes
         self._version = 0
         self._open: dict[str, _Row] = {}
         self._over: OrderedDict[str, _Row] = OrderedDict()
@@ -151,7 +154,7 @@ class LiveExchanges(Listener):
         row = self._open.get(exchange_id) or self._over.get(exchange_id)
         if row is None or owner not in (None, row.owner):
             return None
-        return self._tapes.find(exchange_id)
+        return self.tapes.find(exchange_id)
 
     def note_words(self, exchange_id: str, words: str) -> None:
         """Show what was asked, now that it is known.
@@ -178,7 +181,7 @@ class LiveExchanges(Listener):
         for one, row in (*self._open.items(), *self._over.items()):
             if row.words is not None or owner not in (None, row.owner):
                 continue
-            if (tape := self._tapes.find(one)) is not None:
+            if (tape := self.tapes.find(one)) is not None:
                 found.append((one, tape))
                 if len(found) == most:
                     break
@@ -186,8 +189,8 @@ class LiveExchanges(Listener):
 
     def watch(self, change: int) -> int:
         """One page more, or one less: how many there are."""
-        self._tapes.watchers += change
-        return self._tapes.watchers
+        self.tapes.watchers += change
+        return self.tapes.watchers
 
     def drawn(self, tape: LiveTape) -> bytes:
         """An exchange as the page draws it, as JSON. For a thread."""

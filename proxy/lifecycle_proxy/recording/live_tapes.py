@@ -7,6 +7,7 @@ open (``watchers``).
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +20,7 @@ from lifecycle_proxy.recording.writer import first_line
 _TAPE_BYTES: Final = 4 << 20
 _ALL_BYTES: Final = 64 << 20
 _BODY_BYTES: Final = 1 << 20
+_TURN_S: Final = 0.0005
 _OPEN: Final = 1000  # beside those that are over
 _Work = Callable[[], None]
 
@@ -80,8 +82,12 @@ class LiveTape:
         """A cassette with the exchange, as far as it has come. For a thread: it may take long."""
         with self._looking:
             work, self._work = self._work, []
+            since = time.monotonic()
             for each in work:
                 each()
+                if time.monotonic() - since > _TURN_S:
+                    time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
+                    since = time.monotonic()
             return first_line() + b"".join(self._lines)
 
 
