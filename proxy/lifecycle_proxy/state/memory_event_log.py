@@ -1,8 +1,13 @@
 """The event log in the memory of one process.
 
-What goes first when there is too much: streams that have ended, the oldest first; then the oldest
-events of the stream that grows. A stream that could only begin at the cost of one that has not
-ended is not kept.
+What goes first when there is too much, so that no credential pushes out what others have:
+
+1. of owners that take more than a quarter, the heaviest first: what ended first, then the oldest
+   events of what grows, or its bytes;
+2. of all others, what ended first; then the oldest events, or the bytes, of the stream that grows.
+
+A stream that could only begin at the cost of one that has not ended is not kept. Nor is one of the
+heaviest owner, where only others have some that ended.
 """
 
 import asyncio
@@ -14,6 +19,7 @@ from typing import Final
 
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.expected_streams import ExpectedStreams
+from lifecycle_proxy.state.log_shares import LogShares, Measure
 from lifecycle_proxy.state.memory_claims import MemoryClaims
 from lifecycle_proxy.state.memory_writer import MemoryStream
 from lifecycle_proxy.state.stream_records import (
@@ -61,8 +67,7 @@ class MemoryEventLog:
         self._gone: OrderedDict[StreamKey, None] = OrderedDict()
         self._expected = ExpectedStreams(self._streams)
         self._claims = MemoryClaims(clock)
-        self._event_bytes = 0
-        self._resume_bytes = 0
+        self._shares = LogShares(self.limits)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -78,10 +83,11 @@ class MemoryEventLog:
             raise StreamInUseError
         if old is not None:
             self.forget(old)
-        elif len(self._streams) >= self.limits.streams and not self._evict():
+        elif not self._has_room(key.owner):
             return None
         self._gone.pop(key, None)
         stream = self._streams[key] = MemoryStream(self, key, is_resumable=is_resumable)
+        self._shares.count(stream, "streams", 1)
         self._expected.begun(key)
         return stream
 
@@ -90,32 +96,29 @@ class MemoryEventLog:
         limits, events = self.limits, stream.events
         while len(events) > limits.events or events.size > limits.bytes:
             events.drop_oldest()
-        while self._event_bytes > limits.total_bytes and self._evict():
-            pass
-        while self._event_bytes > limits.total_bytes and len(events):
-            events.drop_oldest()
+        self._free(stream, "events")
 
     def make_room_for_bytes(self, stream: MemoryStream) -> None:
         """The same, for what can be resumed."""
-        limits, kept = self.limits, stream.kept
-        if len(kept) > limits.resume_bytes:
-            kept.give_up()
-        while self._resume_bytes > limits.resume_total_bytes and self._evict():
-            pass
-        if self._resume_bytes > limits.resume_total_bytes:
-            kept.give_up()
+        if len(stream.kept) > self.limits.resume_bytes:
+            stream.kept.give_up()
+        self._free(stream, "bytes")
 
-    def count_events(self, size: int) -> None:
-        """Bytes of events came, or went."""
-        self._event_bytes += size
+    def count(self, stream: MemoryStream, measure: Measure, size: int) -> None:
+        """Bytes came, or went.
 
-    def count_bytes(self, size: int) -> None:
-        """Bytes of responses came, or went."""
-        self._resume_bytes += size
+        Args:
+            stream: whose.
+            measure: of what.
+            size: how many; negative for what went.
+        """
+        self._shares.count(stream, measure, size)
 
     def ended(self, stream: MemoryStream) -> None:
         """A stream has got its last event: its time begins to run."""
-        self._ended[stream.key] = self._clock() + self.limits.keep_s
+        if self._streams.get(stream.key) is stream:
+            self._ended[stream.key] = self._clock() + self.limits.keep_s
+            self._shares.ended(stream)
 
     def forget(self, stream: MemoryStream) -> None:
         """A stream is kept no longer."""
@@ -123,17 +126,50 @@ class MemoryEventLog:
             del self._streams[stream.key]
             self._ended.pop(stream.key, None)
             stream.clear()
+            self._shares.left(stream)
 
-    def _evict(self) -> bool:
+    def _has_room(self, owner: str) -> bool:
+        """Whether an owner may have one more stream; if need be, another one is forgotten."""
+        shares = self._shares
+        if not shares.is_full("streams"):
+            return True
+        for heavy in shares.heavy("streams"):
+            if heavy.ended:
+                self._evict(next(iter(heavy.ended)))
+                return True
+            if heavy.name == owner:
+                return False
+        return self._evict_oldest()
+
+    def _free(self, stream: MemoryStream, measure: Measure) -> None:
+        """Keep a bound of all streams after one has grown."""
+        while self._shares.is_over(measure) and self._take(stream, measure):
+            pass
+
+    def _take(self, stream: MemoryStream, measure: Measure) -> bool:
+        """Keep less; False where nothing is left. See the module."""
+        for heavy in self._shares.heavy(measure):
+            if heavy.ended:
+                self._evict(next(iter(heavy.ended)))
+                return True
+            if heavy.name == stream.key.owner and stream.shrink(measure):
+                return True
+            if growing := next(iter(heavy.growing[measure].values()), None):
+                return growing.shrink(measure)
+        return self._evict_oldest() or stream.shrink(measure)
+
+    def _evict_oldest(self) -> bool:
         """Forget the stream that ended first; False where none has ended."""
         if not self._ended:
             return False
-        key = next(iter(self._ended))
+        self._evict(next(iter(self._ended)))
+        return True
+
+    def _evict(self, key: StreamKey) -> None:
         self.forget(self._streams[key])
         self._gone[key] = None
         if len(self._gone) > _MAX_GONE:
             self._gone.popitem(last=False)
-        return True
 
     async def run(self) -> None:
         """See ``EventLog``."""
@@ -145,7 +181,7 @@ class MemoryEventLog:
         """Forget what has been kept for long enough."""
         now = self._clock()
         while self._ended and next(iter(self._ended.values())) <= now:
-            self._evict()
+            self._evict_oldest()
         self._claims.sweep()
 
     def maybe_stream(self, key: StreamKey) -> MemoryStream | None:

@@ -228,8 +228,8 @@ class KeptBytes:
         """Keep none of it."""
         if not self.is_wanted:
             return
-        self._count(-len(self._data))
-        self._data = bytearray()
+        size, self._data = len(self._data), bytearray()
+        self._count(-size)
         self.end = "given_up"
         self.wake()
 

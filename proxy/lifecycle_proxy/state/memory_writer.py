@@ -5,11 +5,13 @@ their events then. They are made when somebody looks at them.
 """
 
 import math
+from functools import partial
 from typing import Final, Protocol
 
 from lifecycle_proxy.core.events import ToolCompleted, ToolRunning
 from lifecycle_proxy.core.stream_events import FINAL_TYPE, EventType
 from lifecycle_proxy.core.stream_fields import tool_fields
+from lifecycle_proxy.state.log_shares import Measure
 from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
 from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, EventData, StreamKey
 
@@ -20,8 +22,7 @@ _MAX_LENGTH: Final = 1_000
 
 class _Log(Protocol):
     def now(self) -> float: ...
-    def count_events(self, size: int) -> None: ...
-    def count_bytes(self, size: int) -> None: ...
+    def count(self, stream: "MemoryStream", measure: Measure, size: int) -> None: ...
     def ended(self, stream: "MemoryStream") -> None: ...
     def make_room(self, stream: "MemoryStream") -> None: ...
     def make_room_for_bytes(self, stream: "MemoryStream") -> None: ...
@@ -52,7 +53,7 @@ class MemoryStream:
         self.started_at = log.now()
         self.readers = 0  # that wait for bytes
         self.read_at = -math.inf
-        self.kept = KeptBytes(log.count_bytes) if is_resumable else NO_BYTES
+        self.kept = KeptBytes(partial(log.count, self, "bytes")) if is_resumable else NO_BYTES
 
     @property
     def key(self) -> StreamKey:
@@ -63,7 +64,7 @@ class MemoryStream:
         """All events that are kept."""
         events = self._events
         if events is None:
-            events = self._events = KeptEvents(self._log.count_events)
+            events = self._events = KeptEvents(partial(self._log.count, self, "events"))
         if self._aside:
             aside, self._aside = self._aside, []
             for type_, data, at, offset in aside:
@@ -104,6 +105,22 @@ class MemoryStream:
     def end_bytes(self, end: BytesEnd) -> None:
         """See ``LogWriter``."""
         self.kept.finish(end)
+
+    def size_in(self, measure: Measure) -> int:
+        """See ``Shrinkable``."""
+        if measure == "bytes":
+            return len(self.kept)
+        return 0 if measure == "streams" or self._events is None else self._events.size
+
+    def shrink(self, measure: Measure) -> bool:
+        """See ``Shrinkable``."""
+        if not self.size_in(measure):
+            return False
+        if measure == "bytes":
+            self.kept.give_up()
+        elif self._events is not None:
+            self._events.drop_oldest()
+        return True
 
     def discard(self) -> None:
         """See ``LogWriter``."""

@@ -89,6 +89,7 @@ class ReceivedStreams:
             self._writers.pop(delta.key, None)
             self._log.ended(stream)
         self._log.make_room(stream)
+        self._log.make_room_for_bytes(stream)
         return was_known
 
     def _add_bytes(self, stream: MemoryStream, delta: LogDelta) -> None:
