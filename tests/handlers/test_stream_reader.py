@@ -50,8 +50,8 @@ class Unavailable(MemoryEventLog):
 async def serving(log: EventLog, **limits: Any) -> AsyncIterator[tuple[str, Metrics]]:
     """The paths of streams, without the rest of the proxy."""
     metrics = Metrics()
-    draining = limits.pop("is_draining", lambda: False)
-    reader = StreamReader(Settings(), log, metrics.side, draining, **limits)
+    drain = limits.pop("drain", None) or asyncio.Event()
+    reader = StreamReader(Settings(), log, metrics.side, drain, **limits)
     replay = StreamReplay(log, stall_s=limits.get("stall_s", 60))
     endpoints = StreamEndpoints(log, StreamTokens("secret"), reader, replay)
 
@@ -138,8 +138,23 @@ async def test_an_early_reader_does_not_wait_for_ever() -> None:
 
 
 async def test_nobody_waits_for_a_stream_while_the_process_ends() -> None:
-    async with serving(MemoryEventLog(), is_draining=lambda: True) as (url, _):
+    drain = asyncio.Event()
+    drain.set()
+    async with serving(MemoryEventLog(), drain=drain) as (url, _):
         assert (await ask(url, "GET", _EVENTS)).status == 404
+
+
+async def test_who_waits_for_a_stream_ends_with_the_process() -> None:
+    """At once: the next look would be at the time of a comment, and the drain may be shorter."""
+    drain = asyncio.Event()
+    async with serving(MemoryEventLog(), drain=drain) as (url, _), Client(url) as client:
+        await client.send("GET", _EVENTS)
+        answer = await client.head()
+        await answer.until(b": connected")
+        drain.set()
+        await answer.read()
+        assert answer.end == "clean"
+        assert b"keep-alive" not in answer.body
 
 
 async def test_too_many_early_readers_are_sent_away() -> None:

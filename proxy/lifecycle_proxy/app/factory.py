@@ -68,6 +68,7 @@ class ProxyApp(Service):
         agent_cancel_s: float = CANCEL_S,
     ) -> None:
         self.settings = settings
+        self._is_ending = asyncio.Event()
         self._metrics = metrics = Metrics()
         live = maybe_live(settings)
         lost, omitted = metrics.recording_lost, metrics.recording_omitted
@@ -90,7 +91,7 @@ class ProxyApp(Service):
             ids=MadeIds(),
             opener=StreamOpener(settings, self._event_log, metrics.side, resuming),
             streams=stream_endpoints(
-                settings, self._event_log, metrics.side, lambda: self.gateway.draining, replay
+                settings, self._event_log, metrics.side, self._is_ending, replay
             ),
             failed=_Failures(metrics),
         )
@@ -192,6 +193,7 @@ class ProxyApp(Service):
         Args:
             limit_s: in seconds.
         """
+        self._is_ending.set()
         ends = [front.gateway.drained(limit_s) for front in self._fronts]
         return all(await asyncio.gather(*ends))
 

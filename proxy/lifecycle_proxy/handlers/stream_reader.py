@@ -6,7 +6,6 @@ for. Nothing is collected for a reader, so a slow one only falls behind.
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -43,7 +42,7 @@ class StreamReader:
         settings: ``server.heartbeat_s``.
         log: of all streams.
         metrics: readers are counted there.
-        is_draining: nobody is to wait for streams that have not begun.
+        is_ending: set when nobody is to wait for streams that have not begun any more.
         early_s: how long to wait for a stream that has not begun, in seconds.
         stall_s: how long a reader may take nothing, in seconds.
     """
@@ -53,7 +52,7 @@ class StreamReader:
         settings: Settings,
         log: EventLog,
         metrics: StreamMetrics,
-        is_draining: Callable[[], bool],
+        is_ending: asyncio.Event,
         *,
         early_s: float = _EARLY_S,
         stall_s: float = _STALL_S,
@@ -61,7 +60,7 @@ class StreamReader:
         self._keep_alive_s = min(settings.server.heartbeat_s or _KEEP_ALIVE_S, _KEEP_ALIVE_S)
         self._log = log
         self._metrics = metrics
-        self._is_draining = is_draining
+        self._is_ending = is_ending
         self._early_s = early_s
         self._stall_s = stall_s
 
@@ -115,7 +114,7 @@ class StreamReader:
         try:
             return await self._log.read(key, cursor, 0)
         except StreamUnknownError as unknown:
-            if may_wait and CHOSEN_ID.fullmatch(key.id) and not self._is_draining():
+            if may_wait and CHOSEN_ID.fullmatch(key.id) and not self._is_ending.is_set():
                 return None
             raise refusal(unknown) from None
         except (StreamExpiredError, LogUnavailableError) as failure:
@@ -126,10 +125,10 @@ class StreamReader:
     async def _begins(self, key: StreamKey, reading: "_Reading") -> bool:
         """Wait for a stream that has not begun."""
         left_s = self._early_s
-        while left_s > 0 and not self._is_draining():
+        while left_s > 0 and not self._is_ending.is_set():
             wait_s = min(self._keep_alive_s, left_s)
             started = asyncio.get_running_loop().time()
-            if await self._log.wait_for(key, wait_s):
+            if await self._begins_within(key, wait_s):
                 return True
             waited_s = asyncio.get_running_loop().time() - started
             if waited_s < wait_s / 2:
@@ -137,6 +136,17 @@ class StreamReader:
             left_s -= wait_s
             await reading.keep_alive()
         return False
+
+    async def _begins_within(self, key: StreamKey, wait_s: float) -> bool:
+        """Whether a stream begins in time, and before the process ends."""
+        beginning = asyncio.ensure_future(self._log.wait_for(key, wait_s))
+        end = asyncio.ensure_future(self._is_ending.wait())
+        try:
+            await asyncio.wait((beginning, end), return_when=asyncio.FIRST_COMPLETED)
+            return beginning.done() and beginning.result()
+        finally:
+            beginning.cancel()
+            end.cancel()
 
     async def _follow(self, key: StreamKey, cursor: int, reading: "_Reading") -> None:
         """Write what is behind the cursor, until the end of the stream, or of its being kept."""

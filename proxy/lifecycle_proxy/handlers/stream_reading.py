@@ -1,7 +1,7 @@
 """The paths below ``/-/streams/``: what is kept of a stream, for readers that may have it."""
 
+import asyncio
 import re
-from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -177,7 +177,7 @@ def stream_endpoints(
     settings: Settings,
     log: EventLog,
     metrics: StreamMetrics,
-    is_draining: Callable[[], bool],
+    is_ending: asyncio.Event,
     replay: StreamReplay,
 ) -> StreamEndpoints:
     """The handlers, and what they need.
@@ -186,11 +186,11 @@ def stream_endpoints(
         settings: everything.
         log: of all streams.
         metrics: readers are counted there.
-        is_draining: the process is about to end.
+        is_ending: set when the process is about to end.
         replay: gives a chat again.
     """
     tokens = StreamTokens(settings.streams.token_key or PROCESS_KEY)
-    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_draining), replay)
+    return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_ending), replay)
 
 
 def cursor_of(request: web.Request) -> int:
