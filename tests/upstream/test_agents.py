@@ -12,6 +12,7 @@ import pytest
 from lifecycle_proxy.app.factory import ProxyApp
 from lifecycle_proxy.config import model
 from lifecycle_proxy.config.model import ConfigError, Settings
+from lifecycle_proxy.upstream.agents.process import AgentProcess
 
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, Request, Upstream, Wire, ask, chat
@@ -571,3 +572,57 @@ async def test_an_agent_is_one_of_several_upstreams(
     assert other_answer.json() == {"other": True}
     listed = (await ask(url, "GET", "/v1/models")).json()["data"]
     assert "coder" in [one["id"] for one in listed]
+
+
+async def test_users_never_meet_behind_a_pool(start_proxy: StartProxy) -> None:
+    """Nor is a session's owner what the pool makes of the headers."""
+    own = {"name": "coder", "agent": command(), "models": ["coder"]}
+    url = await start_proxy({"upstreams": [own]})
+    one = await say(url, "who", headers=("Authorization: Bearer one",), model="coder")
+    for header in ("Authorization: Bearer two", "X-Api-Key: two"):
+        other = await say(url, "who", content(one), "who", headers=(header,), model="coder")
+        assert pid_in(other) != pid_in(one)
+    again = await say(
+        url, "who", content(one), "who", headers=("Authorization: Bearer one",), model="coder"
+    )
+    assert pid_in(again) == pid_in(one)
+    states = (await ask(url, "GET", "/-/upstreams")).json()
+    assert "agent coder" in json.dumps(states)
+
+
+async def test_a_prompt_that_failed_is_not_given_to_another_upstream(
+    start_proxy: StartProxy, upstream: Upstream
+) -> None:
+    """Its tools have run, perhaps. What never began may go elsewhere."""
+    coder = {"name": "coder", "agent": command(), "models": ["coder"]}
+    absent = {"name": "absent", "agent": ["/nonexistent/agent"], "models": ["absent"]}
+    rest = {"name": "rest", "url": f"{upstream.origin}/v1", "models": ["rest"]}
+    models = {"a": ["coder/coder", "rest/rest"], "b": ["absent/absent", "rest/rest"]}
+    url = await start_proxy({"upstreams": [coder, absent, rest], "models": models})
+    failed = await say(url, "fail no credit", model="a", stream=False)
+    assert (failed.status, failed.headers["X-Should-Retry"]) == (502, "false")
+    for _ in range(5):  # a mistake of the client's is none of the agent's
+        wrong = await say(url, "who", headers=("X-Lifecycle-Cwd: /etc",), model="a")
+        assert wrong.status == 400
+    assert upstream.requests == []
+    assert "prompts=" in content(await say(url, "who", model="a"))
+    assert (await say(url, "who", model="b", stream=False)).json() == {"ok": True}
+
+
+async def test_a_start_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    """The client has left before the process was there."""
+    started = tmp_path / "pid"
+    script = f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
+    for _ in range(3):
+        process = AgentProcess("a", lambda line: None, lambda failure: None)
+        starting = asyncio.create_task(process.start([sys.executable, "-c", script], ".", {}))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await process.end()
+        assert process.pid
+        await gone(process.pid)
+        if started.exists() and (text := started.read_text("utf-8")):
+            await gone(int(text))

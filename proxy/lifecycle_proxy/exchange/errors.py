@@ -43,7 +43,13 @@ class ProxyError(Exception):
         message: for people; says what to look at.
         param: the header or setting at fault.
         cause: for the log only: an exception's text, or what was expected.
+
+    Attributes:
+        is_final: no other upstream is to be asked, nor this one again: work was begun that must not
+            be done twice, or the request itself is at fault.
     """
+
+    is_final = False
 
     def __init__(
         self, code: str, message: str, param: str | None = None, *, cause: str = ""

@@ -59,6 +59,8 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     response.headers["Server"] = _SERVER  # aiohttp would name itself, Python and their versions
     if failure.code in _CLOSING:
         response.force_close()
+    if failure.is_final:
+        response.headers["X-Should-Retry"] = "false"  # OpenAI's SDKs would ask once more
     if failure.code == "draining":
         response.headers["Retry-After"] = _RETRY_AFTER_S
     if failure.code == "method_not_allowed":

@@ -108,7 +108,13 @@ class Asker:
             response = await member.client.open(sent, on_retry)
         except ProxyError as error:
             member.open_requests -= 1
-            member.failed(error.message)
+            if error.is_final:
+                health.abandoned()
+                raise
+            if error.status == 429:
+                health.limited(self._pool.clock(), 0.0, error.message)
+            else:
+                member.failed(error.message)
             return Failed(error.code, error)
         except BaseException:
             member.open_requests -= 1

@@ -95,6 +95,13 @@ class AgentUpstream:
 
     async def open(self, request: UpstreamRequest, on_retry: Callable[[], None]) -> WrittenResponse:
         """See ``UpstreamClient``."""
+        try:
+            return await self._open(request)
+        except ProxyError as error:
+            error.is_final = error.is_final or error.code in ("bad_request", "not_found")
+            raise
+
+    async def _open(self, request: UpstreamRequest) -> WrittenResponse:
         path = request.path.partition("?")[0]
         if request.method == "GET" and path.endswith("/models"):
             return stored(dumps({"object": "list", "data": [self._model()]}))

@@ -55,6 +55,7 @@ class AgentProcess:
         self._max_line_bytes = max_line_bytes
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._readable = asyncio.Event()
         self._readable.set()
@@ -81,8 +82,8 @@ class AgentProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control = ours
-        try:
-            self._process = await asyncio.create_subprocess_exec(
+        starting = self._starting = asyncio.create_task(
+            asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", _GUARD, str(theirs.fileno()), *command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -93,14 +94,17 @@ class AgentProcess:
                 pass_fds=(theirs.fileno(),),
                 limit=_READ_BYTES,
             )
+        )
+        starting.add_done_callback(lambda _: theirs.close())
+        try:
+            # Not broken off in the middle: what has been started then would not be known.
+            self._process = await asyncio.shield(starting)
         except OSError as error:
             ours.close()
             cause = error.strerror or str(error)
             raise ProxyError(
                 "upstream_unreachable", "the agent cannot be started", cause=f"{cwd}: {cause}"
             ) from None
-        finally:
-            theirs.close()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._log())]
 
     def send(self, line: bytes) -> None:
@@ -135,8 +139,12 @@ class AgentProcess:
         self.resume()
         # Its output is read no longer: who waits for an answer would wait for ever.
         self._report(ProxyError("upstream_unreachable", "the agent was stopped"))
-        process = self._process
-        if process is None:
+        if self._process is None and self._starting is not None:
+            with suppress(OSError):
+                self._process = await self._starting
+        if (process := self._process) is None:
+            if self._control is not None:
+                self._control.close()
             return
         for task in self._tasks:
             task.cancel()

@@ -92,6 +92,9 @@ class AgentRequest:
         assert isinstance(output, WholeOutput)
         try:
             return stored(await output.result)
+        except ProxyError as failure:
+            failure.is_final = True  # tools have run, perhaps
+            raise
         except asyncio.CancelledError:  # the client is gone
             self._stop()
             raise
