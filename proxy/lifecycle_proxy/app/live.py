@@ -1,6 +1,6 @@
 """The live page, if there is to be one: what it shows, and who shows it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -38,10 +38,10 @@ class LiveParts:
             has_keys: each key sees its own exchanges only.
         """
 
-        async def handle(request: web.Request) -> web.StreamResponse:
+        def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
             owner = owner_of(request.headers) if has_keys else ""
             self._exchanges.follow(request[EXCHANGE], owner)
-            return await forward(request)
+            return forward(request)
 
         return handle
 

@@ -33,23 +33,49 @@ _HOW: Final = {
 
 
 class _Row:
-    """One exchange.
+    """One exchange. Nothing is drawn before somebody looks.
 
     Attributes:
+        over: when it ended, on the monotonic clock; None while it is open.
+        drawn: as the page is sent it, once it is over.
         version: of all rows, when this one changed last.
     """
 
-    __slots__ = ("chunks", "exchange", "owner", "running", "since", "tools", "version", "words")
+    __slots__ = ("chunks", "drawn", "exchange", "over", "owner", "tools", "version", "words")
 
     def __init__(self, exchange: Exchange, owner: str) -> None:
-        self.exchange: Exchange = exchange
+        self.exchange = exchange
         self.owner = owner
-        self.since = time.time() - (time.monotonic() - exchange.started)
-        self.tools: list[list[Any]] = []
-        self.running: dict[tuple[str, int, int], list[Any]] = {}
+        self.over: float | None = None
+        self.drawn: Json | None = None
+        self.tools: _Tools | None = None
         self.version = 0
         self.chunks = 0
         self.words: str | None = None
+
+
+class _Tools:
+    """The bars of one exchange: name, label, start, stop (None: it runs), how it ended."""
+
+    __slots__ = ("_running", "bars")
+
+    def __init__(self) -> None:
+        self.bars: list[list[Any]] = []
+        self._running: dict[tuple[str, int, int], list[Any]] = {}
+
+    def take(self, event: LifecycleEvent, now: float) -> None:
+        """Draw one event, at this time in milliseconds since the request."""
+        key = event.id, event.choice, event.repeat
+        if isinstance(event, ToolRunning):
+            bar = self._running[key] = [_text(event.tool), _text(event.label), now, None, ""]
+            self.bars.append(bar)
+            return
+        found = self._running.pop(key, None)
+        if found is None:  # it began in an earlier exchange
+            found = [_text(event.tool), _text(event.label), now - event.duration_ms, None, ""]
+            self.bars.append(found)
+        found[3] = now
+        found[4] = _HOW.get(event.outcome, "made up" if event.reason else "")
 
 
 class LiveExchanges(Listener):
@@ -69,7 +95,6 @@ class LiveExchanges(Listener):
         self._version = 0
         self._open: dict[str, _Row] = {}
         self._over: OrderedDict[str, _Row] = OrderedDict()
-        self._ended: dict[str, Json] = {}
 
     def follow(self, exchange: Exchange, owner: str) -> None:
         """Show an exchange from now on.
@@ -79,46 +104,32 @@ class LiveExchanges(Listener):
             owner: who may see it, by a hash of the keys.
         """
         if len(self._open) < _MAX_OPEN:
-            row = self._open[_id(exchange)] = _Row(exchange, owner)
+            row = self._open[exchange.token] = _Row(exchange, owner)
             self._changed(row)
             exchange.listeners.add(self)
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         """Draw the bars of tools."""
-        row = self._open.get(_id(exchange))
-        if row is None or len(row.tools) >= _MAX_TOOLS:
+        row = self._open.get(exchange.token)
+        if row is None:
             return
+        tools = row.tools = row.tools or _Tools()
         now = _ms(time.monotonic() - exchange.started)
-        for event in events:
-            key = event.id, event.choice, event.repeat
-            if isinstance(event, ToolRunning):
-                bar = [_text(event.tool), _text(event.label), now, None, ""]
-                row.running[key] = bar
-                row.tools.append(bar)
-                continue
-            bar = row.running.pop(key, [])
-            if not bar:  # it began in an earlier exchange
-                bar = [_text(event.tool), _text(event.label), now - event.duration_ms, None, ""]
-                row.tools.append(bar)
-            bar[3:] = now, "made up" if event.reason else _HOW.get(event.outcome, "")
-            bar[4] = _HOW.get(event.outcome, bar[4])
+        for event in events[: _MAX_TOOLS - len(tools.bars)]:
+            tools.take(event, now)
         self._changed(row)
 
     def on_end(self, exchange: Exchange) -> None:
         """Keep what is known of it."""
-        row = self._open.pop(_id(exchange), None)
+        row = self._open.pop(exchange.token, None)
         if row is None:
             return
+        row.over = time.monotonic()
         self._changed(row)
-        if not self._keep:
-            return
-        self._over[_id(exchange)] = row
-        self._ended[_id(exchange)] = self._drawn(_id(exchange), row, time.monotonic())
-        row.running.clear()
-        row.exchange = _NOTHING
-        while len(self._over) > self._keep:
-            gone, _ = self._over.popitem(last=False)
-            del self._ended[gone]
+        if self._keep:
+            self._over[exchange.token] = row
+            if len(self._over) > self._keep:
+                self._over.popitem(last=False)
 
     def changes(self, owner: str | None, seen: int, known: set[str]) -> tuple[int, bytes]:
         """What has changed: the version, and a line for a page; b"" for nothing.
@@ -132,12 +143,13 @@ class LiveExchanges(Listener):
             if row.chunks != row.exchange.chunks:
                 row.chunks = row.exchange.chunks
                 self._changed(row)
-        rows, now = [], time.monotonic()
-        for one, row in (*self._over.items(), *self._open.items()):
-            if row.version > seen and owner in (None, row.owner):
-                rows.append(self._ended.get(one) or self._drawn(one, row, now))
+        rows = [
+            _drawn(row)
+            for row in (*self._over.values(), *self._open.values())
+            if row.version > seen and owner in (None, row.owner)
+        ]
         known.update(row["i"] for row in rows)
-        gone = [one for one in known if one not in self._open and one not in self._over]
+        gone = [one for one in known if self._maybe_row(one) is None]
         known.difference_update(gone)
         if not (rows or gone):
             return self._version, b""
@@ -151,7 +163,7 @@ class LiveExchanges(Listener):
             owner: who asks; None for one who may see all.
             exchange_id: of the exchange.
         """
-        row = self._open.get(exchange_id) or self._over.get(exchange_id)
+        row = self._maybe_row(exchange_id)
         if row is None or owner not in (None, row.owner):
             return None
         return self.tapes.find(exchange_id)
@@ -163,11 +175,11 @@ class LiveExchanges(Listener):
             exchange_id: of the exchange.
             words: redacted.
         """
-        row = self._open.get(exchange_id) or self._over.get(exchange_id)
+        row = self._maybe_row(exchange_id)
         if row is not None and row.words is None:
             row.words = words
-            if (ended := self._ended.get(exchange_id)) is not None:
-                ended["w"] = words
+            if row.drawn is not None:
+                row.drawn["w"] = words
             self._changed(row)
 
     def without_words(self, owner: str | None, most: int) -> list[tuple[str, LiveTape]]:
@@ -178,7 +190,8 @@ class LiveExchanges(Listener):
             most: how many.
         """
         found = []
-        for one, row in (*self._open.items(), *self._over.items()):
+        for token, row in (*self._open.items(), *self._over.items()):
+            one = f"{_PREFIX}{token}"
             if row.words is not None or owner not in (None, row.owner):
                 continue
             if (tape := self.tapes.find(one)) is not None:
@@ -210,37 +223,42 @@ class LiveExchanges(Listener):
         self._version += 1
         row.version = self._version
 
-    def _drawn(self, exchange_id: str, row: _Row, now: float) -> Json:
-        """The row, in the short names that the page knows."""
-        one = row.exchange
-        is_open = exchange_id in self._open
-        first = None if one.first_byte is None else _ms(one.first_byte - one.started)
-        return {
-            "i": exchange_id,
-            "t": row.since * 1000,
-            "c": _text(one.client),
-            "m": _text(one.model),
-            "u": _text(one.upstream),
-            "r": one.route if one.route != "other" else _text(f"{one.method} {one.path}"),
-            "y": one.dialect,
-            "w": row.words or "",
-            "s": one.status,
-            "e": "" if is_open else one.ended,
-            "x": one.error,
-            "f": first,
-            "d": None if is_open else _ms(now - one.started),
-            "n": one.chunks,
-            "b": one.sent_bytes,
-            "g": _ms(one.longest_gap_s),
-            "k": row.tools,
-        }
+    def _maybe_row(self, exchange_id: str) -> _Row | None:
+        token = exchange_id.removeprefix(_PREFIX)
+        return self._open.get(token) or self._over.get(token)
 
 
+def _drawn(row: _Row) -> Json:
+    """The row, in the short names that the page knows."""
+    if row.drawn is not None:
+        return row.drawn
+    one, now = row.exchange, time.monotonic()
+    drawn = {
+        "i": f"{_PREFIX}{one.token}",
+        "t": round((time.time() - (now - one.started)) * 1000),
+        "c": _text(one.client),
+        "m": _text(one.model),
+        "u": _text(one.upstream),
+        "r": one.route if one.route != "other" else _text(f"{one.method} {one.path}"),
+        "y": one.dialect,
+        "w": row.words or "",
+        "s": one.status,
+        "e": "" if row.over is None else one.ended,
+        "x": one.error,
+        "f": None if one.first_byte is None else _ms(one.first_byte - one.started),
+        "d": None if row.over is None else _ms(row.over - one.started),
+        "n": one.chunks,
+        "b": one.sent_bytes,
+        "g": _ms(one.longest_gap_s),
+        "k": row.tools.bars if row.tools is not None else [],
+    }
+    if row.over is not None:
+        row.drawn, row.exchange = drawn, _NOTHING  # what it holds is not kept
+    return drawn
+
+
+_PREFIX: Final = "ex_"
 _NOTHING: Final = Exchange("", "", "", "")
-
-
-def _id(exchange: Exchange) -> str:
-    return f"ex_{exchange.token}"
 
 
 def _ms(seconds: float) -> float:
