@@ -16,6 +16,7 @@ from lifecycle_proxy.upstream.agents.process import AgentProcess
 
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, Request, Upstream, Wire, ask, chat
+from tests.loop_watch import watched_proxy
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -315,6 +316,23 @@ async def test_the_working_directory_lies_below_a_root(
         answer = await say(url, "who", headers=(f"X-Lifecycle-Cwd: {bad}",))
         assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
         assert answer.json()["error"]["param"] == "X-Lifecycle-Cwd"
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("role", ["user", "system"])
+async def test_a_long_conversation_does_not_hold_the_loop(role: str) -> None:
+    long = {"role": role, "content": "x\nenv " + "a " * (7 << 20)}
+    own = {key.replace(".", "__"): value for key, value in settings().items()}
+    with watched_proxy(**own) as (url, watch):
+        answer = await chat(url, messages=[long, *says("and", "then", "who")[1:]])
+        assert "prompts=1" in content(answer)
+        assert watch.longest_s < 0.05
+
+
+async def test_a_conversation_that_is_too_long(start_proxy: StartProxy) -> None:
+    url = await start_proxy(settings())
+    answer = await say(url, "a" * (16 << 20))
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ def test_the_next_request_has_the_fingerprint_that_was_expected() -> None:
     [
         (message("system", "Be kind."), USER, ANSWER, NEXT),
         (USER, message("assistant", " Hel\nlo "), NEXT),
+        (USER, message("assistant", "\u2028\tHel\x0b\x85l\u3000\xa0o\r"), NEXT),
         (USER, message("assistant", "Hel"), message("assistant", "lo"), NEXT),
         (USER, message("assistant", "Hel"), message("tool", "x"), message("assistant", "lo"), NEXT),
         (USER, message("assistant", None), ANSWER, NEXT),

@@ -13,6 +13,8 @@ from lifecycle_proxy.core.agents.quirks import at
 
 _ROLES: Final = ("user", "assistant")
 _MAX_IMAGES: Final = 16
+_BLANKS: Final = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_WIDE_BLANKS: Final = ("\x85", "\xa0", "\u2028", "\u2029", "\u202f", "\u3000")
 _YES: Final = frozenset(("yes", "y", "allow", "approve", "approved", "ok", "allow once"))
 _NO: Final = frozenset(("no", "n", "deny", "denied", "reject", "stop"))
 
@@ -79,8 +81,15 @@ def fingerprint(said: Iterable[tuple[str, str]]) -> str:
         if role != last:
             digest.update(f"\0{role}\0".encode())
             last = role
-        digest.update("".join(text.split()).encode("utf-8", "surrogatepass"))
+        digest.update(_without_blanks(text))
     return digest.hexdigest()
+
+
+def _without_blanks(text: str) -> bytes:
+    """What counts of a text. To split it takes ten times as long, and it may be large."""
+    for blank in () if text.isascii() else _WIDE_BLANKS:
+        text = text.replace(blank, "")
+    return text.encode("utf-8", "surrogatepass").translate(None, _BLANKS)
 
 
 def maybe_answer(text: str) -> bool | None:

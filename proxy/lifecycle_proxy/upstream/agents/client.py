@@ -18,6 +18,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.agents import conversation
 from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.dialects.fields import dumps
+from lifecycle_proxy.exchange import request_body
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, maybe_session, owner_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -42,7 +43,7 @@ _KINDS: Final[dict[str, MakeSession]] = {
     "codex-app-server": CodexSession,
     "claude-stream-json": ClaudeSession,
 }
-_MAX_BODY: Final = 32 << 20
+_MAX_BODY: Final = 16 << 20  # more would hold up others, and no model reads so much
 CANCEL_S: Final = 5.0
 _MAX_BEAT_S: Final = 60.0
 _BEAT: Final = b": keep-alive\n\n"
@@ -174,21 +175,16 @@ async def _body(request: UpstreamRequest) -> Mapping[str, Any]:
     """The request's body, decoded.
 
     Raises:
-        ProxyError: ``bad_request``.
+        ProxyError: ``bad_request`` or ``request_too_large``.
     """
-    body = request.body
-    if body is not None and not isinstance(body, bytes):
-        pieces, size = [], 0
-        async for piece in body:
-            pieces.append(piece)
-            size += len(piece)
-            if size > _MAX_BODY:
-                raise ProxyError("bad_request", "the request is too large for an agent")
-        body = b"".join(pieces)
+    body = await request_body.whole(request.body, _MAX_BODY)
+    if body is not None and not (isinstance(body, bytes) and len(body) <= _MAX_BODY):
+        text = f"an agent is given no request of more than {_MAX_BODY >> 20} MiB"
+        raise ProxyError("request_too_large", text)
     if body is not None and (name := coding(request.headers)):
         body = await asyncio.to_thread(maybe_decoded, body, name, _MAX_BODY)
     try:
-        if body is None or is_too_complex(body):
+        if body is None or await asyncio.to_thread(is_too_complex, body):
             raise ProxyError("bad_request", "the request has no JSON object that can be read")
         decoded = await asyncio.to_thread(orjson.loads, body)
     except orjson.JSONDecodeError:
