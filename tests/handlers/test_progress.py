@@ -56,6 +56,16 @@ def events(answer: Answer) -> list[tuple[str, Any]]:
     return found
 
 
+async def test_a_client_that_leaves_at_once_is_no_bug(upstream: Upstream, proxy: str) -> None:
+    upstream.script = streams(text("hi"), DONE)
+    for _ in range(30):
+        async with Client(proxy) as client:
+            await client.send("POST", CHAT, JSON, ACCEPT, body=BODY)
+            await asyncio.sleep(0)
+            client.wire.reset()
+    assert (await progress(proxy)).status == 200
+
+
 def streams(*pieces: bytes) -> Any:
     async def script(_: Request, wire: Wire) -> None:
         await wire.stream(*pieces, b"")

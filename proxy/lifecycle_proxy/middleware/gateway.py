@@ -106,16 +106,8 @@ class GatewayMiddleware:
             task.uncancel()
             late = ProxyError("draining", "the proxy is shutting down; try again")
             return await _refused(request, late)
-        except Exception:
-            log.exception("a bug in the proxy (request %s)", exchange.request_id)
-            internal = ProxyError("internal", "the proxy failed; its log says why")
-            if request.writer.output_size:
-                exchange.error, exchange.ended = internal.code, "upstream_error"
-                break_connection(request, delimited=request.version >= HttpVersion11)
-                raise ConnectionError(
-                    "a response has begun; an error response cannot follow"
-                ) from None
-            return await _refused(request, internal)
+        except Exception as failure:
+            return await _broken(request, failure)
         finally:
             if (detached := exchange.detached) is None:
                 self._ended(task)
@@ -207,6 +199,26 @@ def _of_client(request: web.Request) -> ProxyError | None:
     """What went wrong with a body while it was streamed on: for the upstream a mere end."""
     failure = request.content.exception()
     return failure if isinstance(failure, ProxyError) else None
+
+
+async def _broken(request: web.Request, failure: Exception) -> web.StreamResponse:
+    """The response where a handler raised: a bug, unless the client has just left.
+
+    Raises:
+        ConnectionError: a response has begun, or the client is gone.
+    """
+    exchange, transport = request[EXCHANGE], request.transport
+    if isinstance(failure, ConnectionError) and (transport is None or transport.is_closing()):
+        exchange.ended = exchange.ended or "client_gone"
+        exchange.status = exchange.status or _CLIENT_GONE
+        raise failure
+    log.error("a bug in the proxy (request %s)", exchange.request_id, exc_info=failure)
+    internal = ProxyError("internal", "the proxy failed; its log says why")
+    if request.writer.output_size:
+        exchange.error, exchange.ended = internal.code, "upstream_error"
+        break_connection(request, delimited=request.version >= HttpVersion11)
+        raise ConnectionError("a response has begun; an error response cannot follow") from None
+    return await _refused(request, internal)
 
 
 async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:
