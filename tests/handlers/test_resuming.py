@@ -127,6 +127,23 @@ async def test_a_client_that_comes_again(
     assert steps.asked == 1
 
 
+@pytest.mark.parametrize("repeats", [KEY, RETRY])
+@pytest.mark.parametrize("who", ["Authorization: Bearer", "Cookie: session=", "X-Session-Id:"])
+async def test_nobody_gets_what_another_has_asked_for(
+    upstream: Upstream, start_proxy: StartProxy, repeats: str, who: str
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(text(request.headers[who.partition(":")[0]]), DONE, b"")
+
+    upstream.script = script
+    proxy = await start_proxy(RESUMES)
+    for name in ("alice", "bob", "alice"):
+        answer = await chat(proxy, f"{who} {name}", repeats)
+        assert name.encode() in answer.body
+    assert answer.headers["X-Lifecycle-Resumed"] == "true"
+    assert len(upstream.requests) == 2
+
+
 async def test_a_finished_stream_is_given_again(
     upstream: Upstream, start_proxy: StartProxy
 ) -> None:

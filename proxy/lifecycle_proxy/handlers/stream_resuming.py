@@ -19,7 +19,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.exchange.client_scope import owner_of
+from lifecycle_proxy.exchange.client_scope import owner_of, scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import EXCHANGE
@@ -99,7 +99,7 @@ class Resuming:
         exchange, owner = request[EXCHANGE], owner_of(request.headers)
         fingerprint = _fingerprint(request, asked.original)
         key = request.headers.get(_KEY_HEADER, "").strip()
-        name = f"key:{_hash(key)}" if key else f"request:{fingerprint}"
+        name = _name(request, key or fingerprint)
         own = Claim(f"{exchange.stream_id}.{exchange.token}", fingerprint)  # of this request
         held = await self._log.claim(owner, name, own, _CLAIM_S)
         if held != own:
@@ -178,6 +178,15 @@ def _seconds(value: str | None, default: float) -> float:
 def _is_retry(request: web.Request) -> bool:
     """Whether an SDK says that it sends the request again."""
     return request.headers.get(_RETRY_HEADER, "").strip() not in ("", "0")
+
+
+def _name(request: web.Request, what: str) -> str:
+    """The name that a request claims: nobody else's request has it.
+
+    One key may be shared by many users, and a backend may know its users by their cookies.
+    """
+    headers = request.headers
+    return _hash("\0".join((scope_of(headers), *headers.getall("Cookie", ()), what)))
 
 
 def _fingerprint(request: web.Request, body: bytes) -> str:
