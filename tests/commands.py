@@ -6,6 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from lifecycle_proxy.app import store_process
 
 COMMAND = (sys.executable, "-m", "lifecycle_proxy")
 LISTEN = ("--listen", "127.0.0.1:0")
@@ -52,3 +55,27 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit code, output and errors of a process that is ending."""
     out, err = process.communicate(timeout=30)
     return process.returncode, out, err
+
+
+# --- what /proc says of a supervisor ------------------------------------------------------------
+
+
+def workers(process: "subprocess.Popen[str]") -> set[int]:
+    return {pid for pid in children(process) if not _is_store(pid)}
+
+
+def stores(process: "subprocess.Popen[str]") -> set[int]:
+    """The process that holds what the workers share."""
+    return {pid for pid in children(process) if _is_store(pid)}
+
+
+def children(process: "subprocess.Popen[str]") -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return {int(pid) for pid in found.read_text().split()}
+
+
+def _is_store(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == store_process.NAME
+    except OSError:
+        return False

@@ -16,7 +16,7 @@ from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.reloading import reloaded
 
 from tests.backends import Backend, backends, complete, several
-from tests.commands import serving
+from tests.commands import serving, workers
 from tests.fakes import DONE, Client, Request, Wire, text
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -184,11 +184,6 @@ def written(file: Path, upstream: Backend, name: str) -> None:
     file.write_text(
         f"[[upstreams]]\nname = 'a'\nurl = '{upstream.origin}/v1'\n[models]\n'{name}' = 'a/x'\n"
     )
-
-
-def workers(process: "subprocess.Popen[str]") -> set[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return {int(pid) for pid in children.read_text().split()}
 
 
 async def said(process: "subprocess.Popen[str]", text: str, times: int = 1) -> None:

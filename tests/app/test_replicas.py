@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from tests.commands import LISTEN, ended, serving
+from tests.commands import LISTEN, children, ended, serving, stores
 from tests.fakes import (
     DONE,
     Answer,
@@ -30,7 +30,7 @@ from tests.fakes import (
 )
 from tests.handlers.test_follow_up import FOLLOW_UP, agent, chat
 from tests.redis_server import RedisServer, redis_server
-from tests.server.test_life import children, lives, stores, until
+from tests.server.test_life import lives, until
 
 __all__ = ("redis_server",)
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from lifecycle_proxy.app import store_process
 
-from tests.commands import COMMAND, LISTEN, ended, environment, run, serving
+from tests.commands import COMMAND, LISTEN, ended, environment, run, serving, workers
 from tests.fakes import (
     DONE,
     Client,
@@ -47,27 +46,6 @@ def _own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drain(seconds: float) -> dict[str, str]:
     return {"LIFECYCLE_PROXY_SERVER__DRAIN_TIMEOUT_S": str(seconds)}
-
-
-def workers(process: Process) -> set[int]:
-    return {pid for pid in children(process) if not _is_store(pid)}
-
-
-def stores(process: Process) -> set[int]:
-    """The process that holds what the workers share."""
-    return {pid for pid in children(process) if _is_store(pid)}
-
-
-def children(process: Process) -> set[int]:
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return {int(pid) for pid in found.read_text().split()}
-
-
-def _is_store(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() == store_process.NAME
-    except OSError:
-        return False
 
 
 def lives(pid: int) -> bool:
