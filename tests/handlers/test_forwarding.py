@@ -92,7 +92,7 @@ async def test_v1_is_the_base_and_the_rest_is_the_origin(
     assert f"http://{upstream.request.headers['Host']}" == upstream.origin
 
 
-@pytest.mark.parametrize("path", ["/-/", "/-/nothing", "/-/healthy/x"])
+@pytest.mark.parametrize("path", ["/-/nothing", "/-/view/x", "/-/page/x", "/-/healthy/x"])
 async def test_unknown_paths_of_our_own_are_not_forwarded(
     upstream: Upstream, proxy: str, path: str
 ) -> None:
