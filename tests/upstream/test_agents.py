@@ -193,6 +193,13 @@ async def test_the_environment_is_a_list(
 # --- sessions -------------------------------------------------------------------------------------
 
 
+async def test_no_secret_of_the_command_is_shown(start_proxy: StartProxy) -> None:
+    words = ["agent", "--api-key", "hunter2", "--token=sk-1234567890abcdef1234", "acp"]
+    url = await start_proxy({"upstream.agent": words})
+    shown = (await ask(url, "GET", "/-/config")).json()["upstream"]["agent"]
+    assert shown == ["agent", "--api-key", "***", "--token=***", "acp"]
+
+
 async def test_a_conversation_goes_on_in_its_session(start_proxy: StartProxy) -> None:
     url = await start_proxy(settings())
     first = await say(url, "who")
