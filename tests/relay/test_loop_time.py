@@ -180,6 +180,21 @@ async def test_a_cookie_of_many_values_does_not_hold_the_loop(
         assert watch.longest_s < _LIMIT_S
 
 
+@pytest.mark.parametrize("field", ["a", "=", "%41=%41"])
+async def test_a_query_of_many_fields_does_not_hold_the_loop(
+    upstream: Upstream, field: str
+) -> None:
+    query = "&".join([field] * (60_000 // (len(field) + 1)))
+    with watched_proxy(
+        upstream__url=None,
+        upstreams=[{"name": "a", "url": f"{upstream.origin}/v1"}],
+        server__api_keys=["ours-secret-1"],
+    ) as (url, watch):
+        answer = await ask(url, "GET", f"/v1/x?{query}", "Authorization: Bearer ours-secret-1")
+        assert (answer.status, upstream.request.target) == (200, f"/v1/x?{query}")
+        assert watch.longest_s < _LIMIT_S
+
+
 async def test_the_watch_sees_a_loop_that_is_held(upstream: Upstream) -> None:
     """What else is measured here would mean nothing."""
     with watched_proxy(upstream__url=f"{upstream.origin}/v1") as (url, watch):

@@ -199,8 +199,9 @@ def maybe_model(path: str) -> str | None:
     Args:
         path: raw path and query.
     """
-    values = parse_qs(path.partition("?")[2], keep_blank_values=True).get("model")
-    return values[-1] if values else None
+    fields = (one.partition("=") for one in path.partition("?")[2].split("&"))
+    values = [value for name, _, value in fields if unquote_plus(name) == "model"]
+    return unquote_plus(values[-1]) if values else None
 
 
 def with_model(path: str, model: str) -> str:
