@@ -48,7 +48,7 @@ class LogReplica:
             table, self._run = WireLog(wire), [wire.run]
         else:
             self.link = RedisLink(redis_link.client(url, patience_s), self.health, patience_s, 0.05)
-            table = redis = RedisLog(self.link, "test", self.own.limits.keep_s, lease_s)
+            table = redis = RedisLog(self.link, "test", self.own.limits, lease_s)
             self._run = [self.link.run, redis.run]
         self.log = SharedEventLog(self.own, table)
 

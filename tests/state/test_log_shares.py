@@ -17,6 +17,10 @@ from lifecycle_proxy.state.stream_records import (
 )
 
 from tests.curve import assert_linear
+from tests.redis_server import RedisServer, redis_server
+from tests.state.replicas import LogReplica, sent
+
+__all__ = ("redis_server",)
 
 _DONE = {"status": "completed", "durationMs": 1, "calls": 0}
 _HEAD = BytesHead(200, ())
@@ -195,6 +199,37 @@ async def test_the_store_of_several_processes_shares_likewise(tmp_path: Path) ->
         await push("loud", number)
     assert await kept(log, "quiet", range(2)) == [0, 1]
     assert await kept(log, "loud", range(50)) == list(range(42, 50))
+
+
+async def test_in_redis_each_owner_has_the_room_of_a_process(redis_server: RedisServer) -> None:
+    url = (await redis_server.start()).url
+    replica = LogReplica(url, LogLimits(streams=4))
+    async with replica.running(), LogReplica(url).running() as reader:
+        await ended(replica.log, "quiet", 0)
+        await sent(replica.log)
+        for number in range(12):
+            await ended(replica.log, "loud", number)
+            await sent(replica.log)
+        assert await kept(reader.log, "quiet", range(1)) == [0]
+        assert await kept(reader.log, "loud", range(12)) == [8, 9, 10, 11]
+
+
+async def test_in_redis_the_bytes_of_an_owner_are_bounded(redis_server: RedisServer) -> None:
+    url = (await redis_server.start()).url
+    replica = LogReplica(url, LogLimits(total_bytes=50_000, resume_total_bytes=0))
+    async with replica.running(), LogReplica(url).running() as reader:
+        for owner in ("quiet", "loud"):
+            await ended(replica.log, owner, 0, 15_000)
+            await sent(replica.log)
+        again = StreamKey("loud", "st_0")  # its id is chosen again, and in use
+        writer = await replica.log.create(again, is_chosen=True)
+        assert writer is not None
+        writer.append("stream.started", {"model": "m"})
+        for number in range(1, 9):
+            await ended(replica.log, "loud", number, 15_000)
+            await sent(replica.log)
+        assert await kept(reader.log, "quiet", range(1)) == [0]
+        assert await kept(reader.log, "loud", range(9)) == [0, 6, 7, 8]
 
 
 @pytest.mark.unmeasured

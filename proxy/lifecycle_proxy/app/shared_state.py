@@ -65,7 +65,7 @@ class SharedState:
         health = StoreHealth(without_secrets(own.store), metrics.store_failed)
         link = RedisLink(client(own.store, _PATIENCE_S), health)
         self.calls = SharedCalls(RedisCalls(link, own.prefix), ttl_s, metrics.completed)
-        log = RedisLog(link, own.prefix, own.keep_s)
+        log = RedisLog(link, own.prefix, limits_of(own))
         self.events = SharedEventLog(events, log)
         self._works += [link.run, log.run, self.calls.run]
 

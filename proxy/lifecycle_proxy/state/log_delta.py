@@ -35,6 +35,7 @@ class LogDelta(NamedTuple):
         data: bytes of the body.
         head: JSON: of the response, empty if there is none yet.
         end: of the body, once ``data`` is all of it.
+        size: of all that is kept, in bytes.
     """
 
     key: StreamKey
@@ -50,6 +51,7 @@ class LogDelta(NamedTuple):
     data: bytes
     head: bytes
     end: BytesEnd
+    size: int
 
 
 class StreamMirror:
@@ -95,6 +97,7 @@ class StreamMirror:
             data,
             b"" if kept.head is None else _json(list(kept.head)),
             kept.end if has_all else "",
+            events.size + len(kept),
         )
 
     def sent(self, delta: LogDelta) -> bool:

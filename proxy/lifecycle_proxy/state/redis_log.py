@@ -25,6 +25,7 @@ from lifecycle_proxy.state.stream_records import (
     BytesPage,
     Claim,
     Fields,
+    LogLimits,
     LogUnavailableError,
     Page,
     StreamExpiredError,
@@ -47,16 +48,17 @@ class RedisLog:
     Args:
         link: to Redis.
         prefix: of all keys.
-        keep_s: how long a stream is kept behind its end, in seconds.
+        limits: how long a stream is kept behind its end, and how much of one owner's.
         lease_s: how long a process is believed to live that is not heard of, in seconds.
     """
 
     def __init__(
-        self, link: RedisLink, prefix: str, keep_s: float, lease_s: float = _LEASE_S
+        self, link: RedisLink, prefix: str, limits: LogLimits, lease_s: float = _LEASE_S
     ) -> None:
         self._link = link
         self._prefix = prefix
-        self._keep_s = keep_s
+        self._limits = limits
+        self._keep_s = limits.keep_s
         self._lease_s = lease_s
         self._producer = secrets.token_hex(8)
         self._leases = f"{prefix}:producer:"
@@ -86,6 +88,8 @@ class RedisLog:
             at.append(len(commands))
             keys = StreamKeys.of(self._prefix, delta.key)
             commands += stream.written(keys, delta, self._producer, self._keep_s)
+            if delta.done:
+                commands.append(stream.ended(self._prefix, delta, time.time(), self._limits))
         # HSET says how many fields are new: ``last`` is the first one of a stream.
         return self._link.submit(
             commands, lambda replies: [replies[first] == 0 for first in at], stream.NOT_NEW

@@ -48,3 +48,34 @@ redis.call('DEL', KEYS[3])
 for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
 return 1
 """
+
+# KEYS: the owner's streams that have ended, by the time of that; their sizes, the sum under "".
+# ARGV: the id of one that ends; its size; the time; the time before which none is kept any more;
+# the most streams, the most bytes; what the names of the owner's keys begin with; how long all of
+# this is kept, in milliseconds. An id that is in use again is only not counted any more.
+ENDED: Final = """
+local function size_of(id) return tonumber(redis.call('HGET', KEYS[2], id) or 0) end
+local function forget(id)
+  if size_of(id) > 0 then redis.call('HINCRBY', KEYS[2], '', -size_of(id)) end
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[1], id)
+end
+forget(ARGV[1])
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HINCRBY', KEYS[2], '', ARGV[2])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[4], 'LIMIT', 0, 100)) do
+  forget(id)
+end
+while redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[5]) or size_of('') > tonumber(ARGV[6]) do
+  local id = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
+  if not id then break end
+  local name = ARGV[7] .. id
+  if redis.call('HEXISTS', name .. ':state', 'done') == 1 then
+    redis.call('UNLINK', name .. ':state', name .. ':events', name .. ':bytes')
+  end
+  forget(id)
+end
+for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[8]) end
+return 1
+"""

@@ -9,6 +9,8 @@
 ``gone``   string that there was such a stream
 ``read``   string that its bytes were read: the time it has left says when
 ======== ====== ==================================================================================
+
+An owner has ``ended``, a sorted set of the ids of its streams, and ``sizes``, a hash.
 """
 
 from typing import Any, Final, NamedTuple
@@ -22,6 +24,7 @@ from lifecycle_proxy.state.memory_stream import KeptEvent
 from lifecycle_proxy.state.redis_link import Command
 from lifecycle_proxy.state.stream_records import (
     Fields,
+    LogLimits,
     Page,
     StreamExpiredError,
     StreamKey,
@@ -56,7 +59,7 @@ class StreamKeys(NamedTuple):
             prefix: of all keys.
             key: of the stream.
         """
-        base = f"{prefix}:stream:{key.owner}:{key.id}"
+        base = f"{_base(prefix, key)}{key.id}"
         return cls(*(f"{base}:{name}" for name in cls._fields))
 
 
@@ -113,6 +116,26 @@ def written(keys: StreamKeys, delta: LogDelta, producer: str, keep_s: float) -> 
     commands.append(("SET", keys.gone, "", "PX", round((ttl_s + _GONE_S) * 1000)))
     commands.append(("PUBLISH", keys.news, ""))
     return commands
+
+
+def ended(prefix: str, delta: LogDelta, now: float, limits: LogLimits) -> Command:
+    """The command that counts a stream that has ended, behind those that write it.
+
+    Redis has no bound for all streams, so each owner has as much room as a process has. What ended
+    first goes first.
+
+    Args:
+        prefix: of all keys.
+        delta: the end of it.
+        now: Unix time, in seconds.
+        limits: of a process.
+    """
+    owner = f"{prefix}:owner:{delta.key.owner}"
+    names = (f"{owner}:ended", f"{owner}:sizes")
+    times = (repr(now), repr(now - limits.keep_s))
+    most = (limits.streams, limits.total_bytes + limits.resume_total_bytes)
+    where = (_base(prefix, delta.key), round((limits.keep_s + _GONE_S) * 1000))
+    return ("EVAL", scripts.ENDED, 2, *names, delta.key.id, delta.size, *times, *most, *where)
 
 
 def asked_state(keys: StreamKeys) -> list[Command]:
@@ -206,6 +229,10 @@ def entries(reply: Any) -> list[tuple[int, KeptEvent]]:
         if epoch == b"0":
             result.append((int(seq), decoded(fields[b"d"])))
     return result
+
+
+def _base(prefix: str, key: StreamKey) -> str:
+    return f"{prefix}:stream:{key.owner}:"
 
 
 def _fields(value: bytes) -> Fields:
