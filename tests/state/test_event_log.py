@@ -363,6 +363,22 @@ async def test_the_bytes_of_all_are_bounded() -> None:
     assert (page.first, page.last) == (2, 3)
 
 
+async def test_events_that_nobody_looks_at_count_too() -> None:
+    log = MemoryEventLog(LogLimits(total_bytes=20_000))
+    keys = [StreamKey("o", f"st_{number}") for number in range(20)]
+    for key in keys:
+        writer = await begun(log, key)
+        for number in range(5):  # none of them is long
+            arguments = "x" * 800
+            call = ToolRunning(f"call_{number}", 0, "t", "l", "", arguments=arguments)
+            writer.append("tool.running", call)
+        writer.append("stream.done", _DONE)
+    with pytest.raises(StreamExpiredError):
+        await log.read(keys[0], 0, 0)
+    assert (await log.read(keys[-1], 0, 0)).last == 6
+    assert len(log) < 10
+
+
 async def test_resuming_is_given_up_for_what_is_too_large() -> None:
     log = MemoryEventLog(LogLimits(resume_bytes=10))
     writer = await begun(log, is_resumable=True)

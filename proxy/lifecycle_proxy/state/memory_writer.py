@@ -15,9 +15,9 @@ from lifecycle_proxy.state.log_shares import Measure
 from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
 from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, EventData, StreamKey
 
-# What is put aside is not counted, so it is little: so many events, and no long ones.
+# What is put aside is not counted, so it is little: so many events, and so many characters in them.
 _MAX_ASIDE: Final = 16
-_MAX_LENGTH: Final = 1_000
+_MAX_LENGTH: Final = 2_000
 
 
 class _Log(Protocol):
@@ -39,7 +39,7 @@ class MemoryStream:
     """
 
     __slots__ = (
-        *("_aside", "_events", "_is_kept", "_key", "_log"),
+        *("_aside", "_events", "_is_kept", "_key", "_length", "_log"),
         *("is_done", "kept", "read_at", "readers", "started_at"),
     )
 
@@ -48,6 +48,7 @@ class MemoryStream:
         self._key = key
         self._is_kept = True
         self._aside: list[tuple[EventType, EventData, float, int]] = []
+        self._length = 0  # of what is put aside
         self._events: KeptEvents | None = None
         self.is_done = False
         self.started_at = log.now()
@@ -66,7 +67,7 @@ class MemoryStream:
         if events is None:
             events = self._events = KeptEvents(partial(self._log.count, self, "events"))
         if self._aside:
-            aside, self._aside = self._aside, []
+            aside, self._aside, self._length = self._aside, [], 0
             for type_, data, at, offset in aside:
                 if isinstance(data, ToolRunning | ToolCompleted):
                     data = tool_fields(data)  # noqa: PLW2901
@@ -84,11 +85,12 @@ class MemoryStream:
             return
         aside = self._aside
         aside.append((type_, data, self._log.now(), self.kept.total))
+        self._length += _length(data)
         if type_ == FINAL_TYPE:
             self.is_done = True
             self._log.ended(self)
         is_awaited = self._events is not None and self._events.is_awaited
-        if is_awaited or len(aside) >= _MAX_ASIDE or _is_long(data):
+        if is_awaited or len(aside) >= _MAX_ASIDE or self._length > _MAX_LENGTH:
             _ = self.events  # makes them
 
     def begin_bytes(self, head: BytesHead) -> None:
@@ -135,12 +137,10 @@ class MemoryStream:
         self.kept.give_up()
 
 
-def _is_long(data: EventData) -> bool:
-    """Whether an event may take much room."""
+def _length(data: EventData) -> int:
+    """How many characters an event has that may be many."""
     if isinstance(data, ToolRunning):
-        length = len(data.id) + len(data.tool) + len(data.label) + len(data.arguments)
-    elif isinstance(data, ToolCompleted):
-        length = len(data.id) + len(data.tool) + len(data.label) + len(data.output or "")
-    else:
-        length = sum(len(data.get(name, "")) for name in ("text", "delta", "model"))
-    return length > _MAX_LENGTH
+        return len(data.id) + len(data.tool) + len(data.label) + len(data.arguments)
+    if isinstance(data, ToolCompleted):
+        return len(data.id) + len(data.tool) + len(data.label) + len(data.output or "")
+    return sum(len(data.get(name, "")) for name in ("text", "delta", "model"))
