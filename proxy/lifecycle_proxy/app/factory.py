@@ -124,6 +124,7 @@ class ProxyApp(Service):
         works = (_count(self._metrics, self._event_log), self._event_log.run())
         for work in (*self._shared.works(), *works):
             parts.push_async_callback(cancelled, asyncio.create_task(work))
+        await self._shared.ready()
 
     async def close(self) -> None:
         """See ``Service``."""

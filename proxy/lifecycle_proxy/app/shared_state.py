@@ -51,13 +51,14 @@ class SharedState:
         ttl_s, own = settings.lifecycle.registry_ttl_s, settings.streams
         self.events = events = MemoryEventLog(limits_of(own))
         self._works: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._wire: WireLink | None = None
         if own.store == "memory":
             self.calls = MemoryStore(ttl_s, metrics.completed)
             self._works.append(self.calls.run)
             return
         if own.store.startswith("unix:"):  # of the supervisor: see ``store_process``
             health = StoreHealth("of the workers", metrics.store_failed)
-            wire = WireLink(own.store[5:], health)
+            self._wire = wire = WireLink(own.store[5:], health)
             self.calls = SharedCalls(WireCalls(wire), ttl_s, metrics.completed)
             self.events = SharedEventLog(events, WireLog(wire))
             self._works += [wire.run, self.calls.run]
@@ -72,3 +73,11 @@ class SharedState:
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """What runs in the background while the proxy does, besides ``events``."""
         return [work() for work in self._works]
+
+    async def ready(self) -> None:
+        """Once ``works`` run: wait for the first connection, or its failure.
+
+        A request that came before would be answered as if there were no other workers.
+        """
+        if self._wire is not None:
+            await self._wire.tried.wait()

@@ -41,7 +41,7 @@ _RETRY_HEADER: Final = "X-Stainless-Retry-Count"
 _MAX_RESUME_S: Final = 3_600.0
 _CLAIM_S: Final = 6 * 3_600.0  # longer than any stream; what has ended can be claimed anew
 _LOOK_S: Final = 0.5
-_BEGIN_S: Final = 1.0  # for a claimed stream to be known to other processes
+_BEGIN_S: Final = 5.0  # for a claimed stream to be known to other processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,9 @@ async def received(reader: asyncio.StreamReader) -> bytes:
 class WireLink:
     """A worker's end of the line.
 
+    Attributes:
+        tried: whether a connection stands is known for the first time.
+
     Args:
         path: of the socket.
         health: is kept up to date.
@@ -83,6 +86,7 @@ class WireLink:
         self, path: str, health: StoreHealth, patience_s: float = 2.0, retry_s: float = 0.1
     ) -> None:
         self.health = health
+        self.tried = asyncio.Event()
         self._path = path
         self._patience_s = patience_s
         self._retry_s = retry_s
@@ -132,12 +136,14 @@ class WireLink:
             except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
                 self.health.down(cause_of(error))
             finally:
+                self.tried.set()
                 self._disconnect("the store is down")
             await asyncio.sleep(self._retry_s)
 
     async def _connected(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path)
         self._writer = writer
+        self.tried.set()
         self.health.up()
         while True:
             answer = _answer(await received(reader))
