@@ -222,6 +222,19 @@ def test_check_config_without_a_file_takes_that_of_the_environment(tmp_path: Pat
     assert "FILE is missing: name the settings file, such as config.toml" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "the command is missing, such as 'opencode acp'"),
+        ("a 'b", "No closing quotation; quote it as in a shell, such as 'opencode acp'"),
+    ],
+)
+def test_an_agent_that_is_no_command_is_wrong_usage(command: str, message: str) -> None:
+    done = run("serve", "--agent", command)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert message in done.stderr
+
+
 def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:
     done = run("check-config", str(tmp_path / "none.toml"))
     assert done.returncode == 2

@@ -101,6 +101,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(text: str) -> list[str]:
+    """The words of a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: they are not whole, or there are none.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as mistake:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {mistake}; quote it as in a shell, such as 'opencode acp'"
+        ) from mistake
+    if not words:
+        raise argparse.ArgumentTypeError("the command is missing, such as 'opencode acp'")
+    return words
+
+
 def _add_serve(commands: Any) -> None:
     serve = usage.add(
         commands,
@@ -109,7 +126,8 @@ def _add_serve(commands: Any) -> None:
         description=_SERVE,
         examples="--upstream http://127.0.0.1:11434/v1\n"
         "--upstream http://127.0.0.1:8000/v1 --listen 127.0.0.1:9000 --record recordings\n"
-        "--config config.toml",
+        "--config config.toml\n"
+        "--agent 'opencode acp'",
     )
     serve.add_argument(
         "--upstream",
@@ -119,9 +137,10 @@ def _add_serve(commands: Any) -> None:
     )
     serve.add_argument(
         "--agent",
+        type=_command,
         metavar="COMMAND",
         help="run an agent that speaks ACP in the backend's place, such as 'opencode acp'; "
-        "docs/agents.md says what it may do",
+        "docs/agents.md says what it may do (default: none)",
     )
     serve.add_argument(
         "--workers", type=int, metavar="N", help="processes that share the port (default: 1)"
@@ -201,9 +220,11 @@ def _loaded(
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    own = {"upstream.url": arguments.upstream, "server.workers": arguments.workers}
-    if arguments.agent is not None:
-        own["upstream.agent"] = shlex.split(arguments.agent)
+    own = {
+        "upstream.url": arguments.upstream,
+        "upstream.agent": arguments.agent,
+        "server.workers": arguments.workers,
+    }
     loaded = _loaded(arguments, (machine.loops,), **own)
     settings, banner = loaded.settings, Banner(loaded)
 

@@ -79,7 +79,10 @@ async def _lead(settings: config.Settings, model: str) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     file = arguments.file or os.environ.get(f"{config.ENV_PREFIX}CONFIG")
     if not file:
-        arguments.fail("FILE is missing: name the settings file, such as config.toml")
+        arguments.fail(
+            "FILE is missing: name the settings file, such as config.toml, or set "
+            "LIFECYCLE_PROXY_CONFIG"
+        )
     loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
     settings = loaded.settings
     if settings.recording.mode in ("replay", "once", "new_episodes"):
