@@ -138,7 +138,7 @@ def test_wrong_usage(
 
 async def test_nobody_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert await command.watch("http://127.0.0.1:9/-/streams/x/events", "", wait_s=0) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert "cannot be read: is the proxy at http://127.0.0.1:9?" in capsys.readouterr().err
 
 
 async def test_a_connection_that_breaks_is_made_anew(

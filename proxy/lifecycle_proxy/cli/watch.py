@@ -55,7 +55,10 @@ def add(commands: usage.Commands, run: usage.Run) -> None:
     )
     parser.add_argument("stream", metavar="STREAM", help="a URL, a path of the proxy, or an id")
     parser.add_argument(
-        "--proxy", default=_PROXY, metavar="URL", help="whose stream it is (default: %(default)s)"
+        "--proxy",
+        default=_PROXY,
+        metavar="URL",
+        help="base URL of the proxy (default: %(default)s)",
     )
     parser.add_argument(
         "--key",
@@ -145,7 +148,10 @@ async def watch(
             tries += 1
             print(lines.note(f"{why}; connecting anew"), file=sys.stderr, flush=True)
             await asyncio.sleep(wait_s)
-    print("lifecycle-proxy: the stream cannot be read", file=sys.stderr)
+    parts = urlsplit(url)
+    at = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    message = f"the stream cannot be read: is the proxy at {at}? If not, name its URL with --proxy"
+    print(f"lifecycle-proxy: {printable(message)}", file=sys.stderr)
     return _FAILED
 
 
