@@ -180,6 +180,13 @@ MISTAKES = [
         'server.api_keys: this value is not a list of keys; write api_keys = ["..."] (line 2)',
     ),
     (
+        "[upstream]\nagent = 'opencode acp'",
+        (
+            'upstream.agent: "opencode acp" is not a list of texts; write agent = '
+            '["opencode", "acp"] (line 2)'
+        ),
+    ),
+    (
         "[upstream]\napi_keys = ['secret']",
         (
             "upstream.api_keys: unknown key (did you mean api_keys under [server], or api_key?) "

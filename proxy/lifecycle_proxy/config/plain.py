@@ -128,7 +128,8 @@ def _cure(given: Any, kind: Any, name: str) -> str:
     base, text = _base(kind), str(given).strip().lower()
     right = ""
     if typing.get_origin(kind) is list:
-        right = f"[{json.dumps('...' if name in SECRETS else str(given)[:_LONGEST])}]"
+        words = str(given)[:_LONGEST].split() if name == "agent" else [str(given)[:_LONGEST]]
+        right = json.dumps(["..."] if name in SECRETS else words)
     elif base in (int, float) and (found := _QUANTITY.fullmatch(text)):
         number = float(found[1]) * _SECONDS.get(found[2], 1)
         right = f"{number:g}" if isinstance(given, str) and _fits(number, kind) else ""
