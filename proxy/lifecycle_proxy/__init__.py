@@ -12,7 +12,7 @@ The path of the data, and the packages (``tests/test_layout.py``: which may impo
     exchange/    a request and its response, the interface of listeners, parts of HTTP
     config/      typed settings: file, environment, flags, checks
     telemetry/   metrics, traces, access log, log formats
-    state/       data that outlives a request: calls whose results have not arrived
+    state/       data that outlives a request: waiting calls, events of streams; in memory or Redis
     recording/   the cassette format, redaction, the recorder
     faults/      fault injection: rules, plans, changes of the bytes
     upstream/    requests to one upstream or one of several: choice, failover, errors, connections
