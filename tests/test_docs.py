@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.exchange.errors import STATUS
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -29,7 +30,7 @@ PROSE = sorted(
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _CODE = re.compile(r"```\w+\n(.*?)```", re.DOTALL)
-_TABLES = ("server", "upstream", "lifecycle", "recording", "streams")
+_TABLES = ("server", "upstream", "lifecycle", "recording", "streams", "page", "traces", "approvals")
 # Metaphors, and words that have a plain one: see CONTRIBUTING.md.
 _UNPLAIN = (
     r"blot(s|ted)? out|in clear|whoever|\btold\b|\btells? of\b|\bours\b|\bof ours\b|\bsuffers?\b"
@@ -87,7 +88,7 @@ def test_the_table_of_sizes_has_the_imports_of_today() -> None:
 @pytest.mark.parametrize("page", PROSE, ids=str)
 def test_every_setting_exists(page: Path) -> None:
     known = msgspec.to_builtins(Settings())
-    named = re.findall(rf"`({'|'.join(_TABLES)})\.(?!py`)(\w+)", _read(page))
+    named = re.findall(rf"`({'|'.join(_TABLES)})\.(?!py`|html\b)(\w+)", _read(page))
     assert [f"{table}.{key}" for table, key in named if key not in known[table]] == []
 
 
@@ -95,6 +96,16 @@ def test_every_dialect_is_described() -> None:
     text = _read(DOCS / "dialects.md")
     assert [name for name in DIALECTS if f"| `{name}` |" not in text] == []
     assert [name for name in DIALECTS if f"### `{name}`" not in text] == []
+
+
+def test_every_error_is_described() -> None:
+    text = _read(DOCS / "operating.md")
+    rows = (f"| `{code}` | {status} |" for code, status in STATUS.items())
+    assert [row for row in rows if row not in text] == []
+
+
+def test_every_page_is_in_the_readme() -> None:
+    assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name})" not in README] == []
 
 
 def test_the_readme_is_short() -> None:
