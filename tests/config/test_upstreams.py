@@ -294,4 +294,4 @@ def test_check_config_and_routes_say_where_each_name_leads(
         assert cli.main(["routes", model, "--config", str(file)]) == 0
         assert capsys.readouterr().out.splitlines() == [line]
     assert cli.main(["routes", "zzz", "--config", str(file)]) == 1
-    assert "the list of local could not be had" in capsys.readouterr().err
+    assert "the list of local could not be read" in capsys.readouterr().err

@@ -69,7 +69,7 @@ async def test_an_upstream_that_never_listed_is_no_404(start_proxy: StartProxy) 
         assert await listed(url) == ["x"]
         error = (await complete(url, "z")).json()["error"]
         assert error["code"] == "upstream_unreachable"
-        assert "the list of b could not be had" in error["message"]
+        assert "the list of b could not be read" in error["message"]
         assert (await complete(url, "x")).status == 200
 
 

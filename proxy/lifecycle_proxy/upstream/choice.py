@@ -118,7 +118,7 @@ class RouteTable:
         Args:
             facts: of a request that no other rule decides.
             lists: the names that each upstream lists.
-            missing: upstreams whose list could not be had.
+            missing: upstreams whose list could not be read.
 
         Raises:
             ProxyError: ``model_not_found``; ``upstream_unreachable`` if a list is missing, since
@@ -131,7 +131,7 @@ class RouteTable:
         text = f"no upstream has the model {_shown(model)}"
         if missing:
             whose = ", ".join(missing)
-            text = f"{text} as far as is known: the list of {whose} could not be had"
+            text = f"{text} as far as is known: the list of {whose} could not be read"
             raise ProxyError("upstream_unreachable", text, "model")
         raise ProxyError("model_not_found", f"{text}; {self.known(model, lists)}", "model")
 
