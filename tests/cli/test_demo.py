@@ -253,6 +253,14 @@ async def test_with_keys_tls_and_an_open_address(
     assert "one of server.api_keys" in said
 
 
+@pytest.mark.parametrize(
+    ("listen", "named"), [("127.0.0.1:1", True), ("0.0.0.0:1", False)], ids=["own", "open"]
+)
+def test_the_live_page_is_named_where_there_is_one(listen: str, *, named: bool) -> None:
+    said = demo._invitation(f"http://{listen}", _loaded(server__listen=listen).settings)
+    assert ("live page    http://127.0.0.1:1/-/" in said) == named
+
+
 async def test_an_open_address_without_keys_is_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

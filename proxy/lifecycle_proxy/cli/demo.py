@@ -24,6 +24,7 @@ from lifecycle_proxy.cli import demo_agent
 from lifecycle_proxy.cli.demo_client import allow, events, reachable
 from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
 from lifecycle_proxy.config import model as config
+from lifecycle_proxy.config.page import is_on
 from lifecycle_proxy.exchange.errors import ProxyError
 
 _END_S: Final = 1.0
@@ -34,7 +35,7 @@ _NEXT: Final = """
 The demo stays up: open one of these, and ask anything. Ctrl-C ends it.
 The model is called "demo"; {key}.
 
-  Open WebUI   Admin Settings > Connections > OpenAI API
+{page}  Open WebUI   Admin Settings > Connections > OpenAI API
                URL  {base}/v1
   LobeChat     Settings > AI Service Provider > New API
                API proxy URL  {base}/v1
@@ -176,7 +177,10 @@ def _invitation(url: str, settings: config.Settings) -> str:
     started = sys.argv[0]  # in a clone the command is not on the PATH
     command = started if started.endswith("/lifecycle-proxy") else "lifecycle-proxy"
     port = urlsplit(url).port
-    return _NEXT.format(key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command)
+    page = f"  live page    {base}/-/\n" if is_on(settings) else ""
+    return _NEXT.format(
+        key=key, sdk_key=sdk_key, base=base, curl=curl, port=port, command=command, page=page
+    )
 
 
 def _socket(url: str) -> str:
