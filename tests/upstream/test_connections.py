@@ -1,6 +1,7 @@
 """Connections to an upstream: how many, which are used again, and what ends them."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -8,6 +9,7 @@ from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.collect import collect
 from lifecycle_proxy.upstream.errors import map_failure
+from lifecycle_proxy.upstream.http1.byte_stream import PART_BYTES
 from lifecycle_proxy.upstream.http1.connection import HttpConnection
 from lifecycle_proxy.upstream.http1.dialer import Dialer, DialTarget
 from lifecycle_proxy.upstream.http1.failures import TransportError
@@ -147,6 +149,62 @@ async def test_all_connections_are_closed_with_the_pool(
     assert before - ConnectionPool.open_connections() == 2
     for wire in upstream.wires:
         await wire.left()
+
+
+@pytest.mark.parametrize("size", [PART_BYTES - 40, 3 * PART_BYTES, 1 << 20])
+@pytest.mark.parametrize("behind", [0, 100, 2 * PART_BYTES])
+async def test_what_stands_behind_a_large_read_reaches_nobody(
+    make_pool: MakePool, upstream: Upstream, size: int, behind: int
+) -> None:
+    body = random.Random(size).randbytes(size)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.send(head + body + b"HTTP/1.1 200 OK\r\n\r\nof another".ljust(behind)[:behind])
+
+    upstream.script = script
+    pool = make_pool()
+    for _ in range(3):
+        assert await used(await pool.acquire()) == body
+    if behind:
+        await until(lambda: all(wire.gone.is_set() for wire in upstream.wires))
+
+
+async def test_a_large_read_is_taken_in_order_while_a_client_is_behind(
+    make_pool: MakePool, upstream: Upstream
+) -> None:
+    pieces = [random.Random(number).randbytes(5_000) for number in range(200)]
+
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.stream(*pieces, b"")
+
+    upstream.script = script
+    response = await asked(await make_pool().acquire())
+    await asyncio.sleep(0.05)  # more has come than is kept
+    taken, ended = Slow(response), asyncio.Event()
+    taken.on_end = ended.set
+    response.attach(taken)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert b"".join(taken.pieces) == b"".join(pieces)
+
+
+class Slow:
+    """A sink that pauses after each read, and goes on in a later turn."""
+
+    def __init__(self, response: HttpResponse) -> None:
+        self.pieces: list[bytes] = []
+        self.on_end: Callable[[], None] = lambda: None
+        self._response = response
+
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        self.pieces.append(data)
+        self._response.pause()
+        asyncio.get_running_loop().call_later(0.001, self._response.resume)
+
+    def ended(self, failure: ProxyError | None) -> None:
+        assert failure is None
+        self.on_end()
 
 
 async def test_a_response_that_nobody_wants_closes_its_connection(

@@ -3,32 +3,30 @@
 import asyncio
 from typing import Final, cast
 
-# At most so much is taken at once. Event loops read up to 256 KiB, and what that can hold takes
-# four times as long as anybody should wait for: 2,000 calls that all have to be announced.
-READ_BYTES: Final = 1 << 16
+# At most so much is looked at in one turn of the loop. Loops read up to 256 KiB, and what that can
+# hold takes longer than others should wait: 2,000 calls that all have to be announced.
+PART_BYTES: Final = 1 << 16
 
 
-class ByteStream(asyncio.BufferedProtocol):
+class ByteStream(asyncio.Protocol):
     """A connection's transport. Implements ``Upgraded``.
 
     Args:
         loop: the running one.
-        buffer: for reads. It may be shared by all connections of the loop: what is read is taken
-            out before anybody else reads.
     """
 
     __slots__ = (
-        *("_buffer", "_is_lost", "_is_paused", "_is_write_paused", "_loop", "_room", "_transport"),
+        *("_is_lost", "_is_paused", "_is_write_paused", "_loop", "_rest", "_room", "_transport"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._buffer = buffer
         self._transport: asyncio.Transport | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_lost = False
         self._is_paused = False
         self._is_write_paused = False
+        self._rest = b""  # of a large read, while its parts are taken
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -73,18 +71,48 @@ class ByteStream(asyncio.BufferedProtocol):
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+    def take(self, data: bytes) -> None:
+        """A read, or a part of one."""
+
+    def take_in_parts(self, data: bytes) -> None:
+        """Take a large read. Others have their turn between its parts."""
+        was_waiting = bool(self._rest)
+        self._rest += data
+        if was_waiting:
+            return
+        if not self._is_paused:
+            self.transport.pause_reading()
+        self._take_part()
+
+    def _take_part(self) -> None:
+        part, self._rest = self._rest[:PART_BYTES], self._rest[PART_BYTES:]
+        if part:
+            self.take(part)
+        if self._rest:
+            self._loop.call_soon(self._take_part)
+        elif part and not self._is_paused and self.is_usable:
+            self.transport.resume_reading()
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether more has come than was taken."""
+        return bool(self._rest)
+
+    def drop_rest(self) -> bytes:
+        """What has come and was not taken; it will not be."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def pause(self) -> None:
         """Read no more until ``resume``."""
         if not self._is_paused and self.is_usable:
             self._is_paused = True
-            self.transport.pause_reading()
+            if not self._rest:
+                self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read on, if reading is paused."""
         if self._is_paused:
             self._is_paused = False
-            if self.is_usable:
+            if self.is_usable and not self._rest:
                 self.transport.resume_reading()

@@ -12,7 +12,7 @@ from typing import Final
 from lifecycle_proxy.exchange.errors import ProxyError, cause_of
 from lifecycle_proxy.exchange.ports import OnInterim
 from lifecycle_proxy.upstream import errors
-from lifecycle_proxy.upstream.http1.byte_stream import ByteStream
+from lifecycle_proxy.upstream.http1.byte_stream import PART_BYTES, ByteStream
 from lifecycle_proxy.upstream.http1.chunks import whole_chunk
 from lifecycle_proxy.upstream.http1.failures import (
     DisconnectedError,
@@ -41,7 +41,6 @@ class HttpConnection(ByteStream):
 
     Args:
         loop: the running one.
-        buffer: see ``ByteStream``.
 
     Attributes:
         idle_since: when it became idle, on the loop's clock.
@@ -49,12 +48,12 @@ class HttpConnection(ByteStream):
     """
 
     __slots__ = (
-        *("_arrived", "_direct", "_is_tunnel", "_on_interim", "_parser", "_response", "_sent_at"),
-        *("_timer", "_upload", "_was_used", "idle_since", "on_free"),
+        *("_arrived", "_direct", "_is_tunnel", "_on_interim", "_parser", "_response"),
+        *("_sent_at", "_timer", "_upload", "_was_used", "idle_since", "on_free"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
-        super().__init__(loop, buffer)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self.on_free: Callable[[HttpConnection, bool], None] | None = None
         self.idle_since = 0.0
         self._parser: ResponseParser | None = None  # of the response that is expected
@@ -133,11 +132,16 @@ class HttpConnection(ByteStream):
 
     # --- what comes -------------------------------------------------------------------------------
 
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+    def data_received(self, data: bytes) -> None:
         if self._direct is not None and (chunk := whole_chunk(data)):
             self._direct(chunk, data)
-        elif self._parser is None:  # nobody has asked for anything
+        elif len(data) <= PART_BYTES and not self._rest:
+            self.take(data)
+        else:
+            self.take_in_parts(data)
+
+    def take(self, data: bytes) -> None:
+        if self._parser is None:  # nobody has asked for anything
             self.close()
         else:
             for event in self._parser.receive_data(data):
@@ -197,7 +201,7 @@ class HttpConnection(ByteStream):
         self, response: HttpResponse, failure: ProxyError | None, *, keeps: bool = False
     ) -> None:
         """The body has ended."""
-        keeps = keeps and self._upload is None and self.is_usable
+        keeps = keeps and self._upload is None and not self.has_rest and self.is_usable
         self._forget()
         if keeps:
             self._was_used = True
@@ -229,6 +233,7 @@ class HttpConnection(ByteStream):
 
     def _drop(self) -> None:
         """Close, and tell the pool."""
+        self.drop_rest()
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.cancel()
@@ -252,6 +257,8 @@ class HttpConnection(ByteStream):
 
     def _lose(self, reset: Exception | None) -> None:
         """The upstream has closed the connection, or it was reset."""
+        if rest := self.drop_rest():
+            self.take(rest)
         parser, response = self._parser, self._response
         if parser is None:
             self._drop()

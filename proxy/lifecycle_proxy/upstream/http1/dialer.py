@@ -12,7 +12,6 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from lifecycle_proxy.exchange.ports import UpstreamRequest
-from lifecycle_proxy.upstream.http1.byte_stream import READ_BYTES
 from lifecycle_proxy.upstream.http1.connection import HttpConnection
 from lifecycle_proxy.upstream.http1.failures import ConnectFailedError, ConnectTimedOutError
 from lifecycle_proxy.upstream.http1.request import RequestWriter
@@ -67,7 +66,6 @@ class Dialer:
         self._dns_s = dns_s
         self._addresses: list[aiohappyeyeballs.AddrInfoType] = []
         self._resolved_at = float("-inf")
-        self._buffer = memoryview(bytearray(READ_BYTES))  # of all connections
 
     async def dial(self) -> HttpConnection:
         """Connect.
@@ -91,7 +89,7 @@ class Dialer:
     async def _connect(self) -> HttpConnection:
         origin, socket_path, tls, server_name, proxy = self._target
         loop = asyncio.get_running_loop()
-        connection = HttpConnection(loop, self._buffer)
+        connection = HttpConnection(loop)
         name = server_name or (origin.host or "").rstrip(".")
         if socket_path:
             await loop.create_unix_connection(lambda: connection, socket_path)
@@ -103,7 +101,7 @@ class Dialer:
         elif tls is None:
             await self._to_proxy(proxy, connection)
         else:
-            tunnel = HttpConnection(loop, self._buffer)
+            tunnel = HttpConnection(loop)
             await self._to_proxy(proxy, tunnel)
             try:
                 await self._open_tunnel(tunnel, origin, proxy)
