@@ -3,8 +3,6 @@
 
 # By its tag. This pins it by its digest:
 #   sed -i "s|^ARG BASE=.*|ARG BASE=python:3.13-slim@$(docker buildx imagetools inspect python:3.13-slim --format '{{.Manifest.Digest}}')|" Dockerfile
-ARG BASE=.*|ARG BASE=python:3.13-slim@$(docker buildx imagetools inspect python:3.13-slim \
-#     --format '{{.Manifest.Digest}}')|" Dockerfile
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build

@@ -158,3 +158,15 @@ def _unplain(module: Path) -> Iterator[str]:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_docstrings_and_comments_are_plain(module: Path) -> None:
     assert list(_unplain(module)) == []
+
+
+def test_each_line_of_the_dockerfile_is_an_instruction() -> None:
+    """No engine reads it here."""
+    lines = [line for line in _read(ROOT / "Dockerfile").splitlines() if line[:1] not in ("#", "")]
+    begun = [line for line, before in zip(lines, ["", *lines], strict=False) if before[-1:] != "\\"]
+    known = "ARG FROM WORKDIR ENV COPY RUN USER EXPOSE HEALTHCHECK ENTRYPOINT CMD LABEL STOPSIGNAL"
+    for line in begun:
+        word, _, rest = line.partition(" ")
+        assert word in known.split(), line
+        assert word != "ARG" or re.fullmatch(r"[A-Z]+=[\w.:@-]+", rest), line
+    assert begun[0].startswith("ARG BASE=")
