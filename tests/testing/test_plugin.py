@@ -25,6 +25,8 @@ from tests.recording.build import agent, frame, write
 
 # Imported here, once: the runs below forget what they import.
 assert all((fixtures, aiohttp, openai, uvloop))
+# Its transport is imported with its first client, whose errors would be another import's later on.
+openai.AsyncOpenAI(base_url="http://127.0.0.1:1/v1", api_key="none")
 
 pytest_plugins = ["pytester"]
 
