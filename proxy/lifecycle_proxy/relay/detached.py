@@ -3,19 +3,16 @@
 It passes the same stages as one that a client reads, so what listeners get of it is the same.
 """
 
-import asyncio
-import logging
 import time
 
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
+from lifecycle_proxy.relay.receiver import BodyReceiver
 
-log = logging.getLogger("proxy.relay")
 
-
-class DetachedStream:
+class DetachedStream(BodyReceiver):
     """One response without a client. It is the sink of the upstream's body.
 
     Args:
@@ -28,12 +25,10 @@ class DetachedStream:
     def __init__(
         self, exchange: Exchange, upstream: UpstreamResponse, start: bytes, body: Body
     ) -> None:
+        super().__init__(upstream, body)
         self.last_read = self.last_write = time.monotonic()
         self._exchange = exchange
-        self._upstream = upstream
         self._start = start
-        self._body = body
-        self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
 
     async def run(self) -> None:
         """Read until the end, whatever the end."""
@@ -49,7 +44,7 @@ class DetachedStream:
                 self._upstream.attach(self)
             failure = await self._finished
         finally:
-            self._upstream.detach()
+            self._detach()
             self._upstream.close()
         self._end(failure)
 
@@ -77,35 +72,11 @@ class DetachedStream:
         """See ``Watched``. Nobody waits for a sign of life."""
         self.last_write = now
 
-    def fail(self, failure: ProxyError) -> None:
-        """See ``Watched``."""
-        self._upstream.detach()
-        if not self._finished.done():
-            self._finished.set_result(failure)
-
     # --- what comes from the upstream -----------------------------------------------------------
 
-    def data_received(self, data: bytes, framed: bytes = b"") -> None:
-        """See ``BodySink``."""
+    def _forward(self, data: bytes, framed: bytes) -> None:
         exchange, self.last_read = self._exchange, time.monotonic()
         exchange.chunks += 1
-        try:
-            out = self._body.feed(data, self.last_read)
-            if exchange.listeners.follow_bytes:
-                added, now = self._body.added, self.last_read
-                exchange.listeners.on_chunk(exchange, data, out, added, now)
-        except ProxyError as failure:
-            self.fail(failure)
-        except Exception as bug:
-            self.fail(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
-            log.exception("a bug in the proxy")
-
-    def ended(self, failure: ProxyError | None) -> None:
-        """See ``BodySink``."""
-        try:
-            if failure is None:
-                self._body.check_end()
-        except ProxyError as truncated:
-            failure = truncated
-        if not self._finished.done():
-            self._finished.set_result(failure)
+        out = self._body.feed(data, self.last_read)
+        if exchange.listeners.follow_bytes:
+            exchange.listeners.on_chunk(exchange, data, out, self._body.added, self.last_read)

@@ -6,7 +6,6 @@ When to give up is decided in the watchdog. How it ends: see ``exchange.ends``.
 """
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 
@@ -19,11 +18,10 @@ from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
 from lifecycle_proxy.relay.client import AbsentClient, ClientWriter
 from lifecycle_proxy.relay.keeping import Keeper, may_outlast, wanted
+from lifecycle_proxy.relay.receiver import BodyReceiver
 
-log = logging.getLogger("proxy.relay")
 
-
-class Relay:
+class Relay(BodyReceiver):
     """One response on its way to one client. It is the sink of the upstream's body.
 
     Args:
@@ -45,21 +43,19 @@ class Relay:
         *,
         keeper: Keeper | None = None,
     ) -> None:
+        super().__init__(upstream, body)
         self.last_read = self.last_write = time.monotonic()
         self._request = request
-        self._upstream = upstream
         self._start = start
         self._response = response
         self._client: ClientWriter | AbsentClient = ClientWriter(request, response)
         self._keeper = keeper
         self._has_begun = False
-        self._body = body
         self._feed = body.feed
         self._exchange = request[EXCHANGE]
         self._listeners = self._exchange.listeners
         self._received_bytes = 0
         self._catching_up: asyncio.Task[None] | None = None
-        self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
 
     async def run(self) -> web.StreamResponse:
         """Relay until the end, whatever the end.
@@ -146,30 +142,7 @@ class Relay:
             self._write_own(comment, ((0, len(comment)),))
             self.last_write = now
 
-    def fail(self, failure: ProxyError) -> None:
-        """End as broken."""
-        self._finish(failure)
-
     # --- what comes from the upstream -----------------------------------------------------------
-
-    def data_received(self, data: bytes, framed: bytes = b"") -> None:
-        """See ``BodySink``."""
-        try:
-            self._forward(data, framed)
-        except ProxyError as failure:
-            self._finish(failure)
-        except Exception as bug:
-            self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
-            log.exception("a bug in the proxy")
-
-    def ended(self, failure: ProxyError | None) -> None:
-        """See ``BodySink``."""
-        try:
-            if failure is None:
-                self._body.check_end()
-        except ProxyError as truncated:
-            failure = truncated
-        self._finish(failure)
 
     def _forward(self, data: bytes, framed: bytes) -> None:
         client = self._client
@@ -203,14 +176,8 @@ class Relay:
             if not self._finished.done():
                 self._upstream.resume()
 
-    def _finish(self, failure: ProxyError | None) -> None:
-        """The upstream has nothing more to say, or is not to be heard any more."""
-        self._detach()
-        if not self._finished.done():
-            self._finished.set_result(failure)
-
     def _detach(self) -> None:
-        self._upstream.detach()
+        super()._detach()
         if self._catching_up is not None:
             self._catching_up.cancel()
             self._catching_up = None

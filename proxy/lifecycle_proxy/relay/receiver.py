@@ -1,0 +1,59 @@
+"""What takes a response's body, and whose failures end the response and nothing else."""
+
+import asyncio
+import logging
+
+from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.ports import UpstreamResponse
+from lifecycle_proxy.relay.body import Body
+
+log = logging.getLogger("proxy.relay")
+
+
+class BodyReceiver:
+    """The sink of one upstream's body: a ``BodySink``.
+
+    Args:
+        upstream: the response; nobody is attached to it.
+        body: what becomes of the bytes.
+    """
+
+    def __init__(self, upstream: UpstreamResponse, body: Body) -> None:
+        self._upstream = upstream
+        self._body = body
+        self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
+
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        """See ``BodySink``."""
+        try:
+            self._forward(data, framed)
+        except ProxyError as failure:
+            self._finish(failure)
+        except Exception as bug:
+            self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
+            log.exception("a bug in the proxy")
+
+    def ended(self, failure: ProxyError | None) -> None:
+        """See ``BodySink``."""
+        try:
+            if failure is None:
+                self._body.check_end()
+        except ProxyError as truncated:
+            failure = truncated
+        self._finish(failure)
+
+    def fail(self, failure: ProxyError) -> None:
+        """End as broken."""
+        self._finish(failure)
+
+    def _forward(self, data: bytes, framed: bytes) -> None:
+        """What one read is for. May raise ``ProxyError``."""
+
+    def _finish(self, failure: ProxyError | None) -> None:
+        """The upstream has nothing more to say, or is not to be heard any more."""
+        self._detach()
+        if not self._finished.done():
+            self._finished.set_result(failure)
+
+    def _detach(self) -> None:
+        self._upstream.detach()
