@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import urlsplit
 
@@ -349,6 +350,14 @@ async def ask(
     async with Client(url, tls) as client:
         await client.send(method, target, *lines, body=body)
         return await (await client.head(bodiless=method == "HEAD")).read()
+
+
+@asynccontextmanager
+async def chatting(url: str, *lines: str, seen: bytes = b"", **more: Any) -> AsyncIterator[Answer]:
+    """A chat stream on a connection of its own that has begun, read as far as ``seen``."""
+    async with Client(url) as client:
+        answer = await client.chat(*lines, **more)
+        yield await answer.until(seen) if seen else answer
 
 
 async def chat(url: str, *lines: str, **more: Any) -> Answer:

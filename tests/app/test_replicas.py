@@ -23,6 +23,7 @@ from tests.fakes import (
     Upstream,
     Wire,
     ask,
+    chatting,
     lifecycle,
     text,
     tool_call,
@@ -132,10 +133,8 @@ async def test_a_stream_is_read_on_another_replica(
     await redis_server.start()
     (_, one), (_, two) = started(stack, upstream, redis_server.url)
     steps = Stepwise(upstream)
-    async with Client(one) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(one, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         reading = [asyncio.create_task(events(two, stream_id)) for _ in range(3)]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in reading)
@@ -161,10 +160,8 @@ async def test_a_replica_that_is_killed_loses_its_streams_and_says_so(
     await redis_server.start()
     (process, one), (_, two) = started(stack, upstream, redis_server.url)
     Stepwise(upstream)
-    async with Client(one) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(one, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         await asyncio.sleep(0.3)
         process.kill()
         lost = await events(two, stream_id)
@@ -180,10 +177,8 @@ async def test_redis_is_killed_while_a_stream_runs(
     await redis_server.start()
     (_, one), (_, two) = started(stack, upstream, redis_server.url)
     steps = Stepwise(upstream)
-    async with Client(one) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(one, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         await events_begin(two, stream_id)
         redis_server.kill()
         refused = await ask(two, "GET", f"/-/streams/{stream_id}/events", KEY)
@@ -285,10 +280,8 @@ async def test_a_stream_is_read_whichever_worker_is_asked(
 ) -> None:
     _, url = workers
     steps = Stepwise(upstream)
-    async with Client(url) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(url, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         reading = [asyncio.create_task(events(url, stream_id)) for _ in range(8)]
         await asyncio.sleep(0.2)
         steps.go_on.set()
@@ -335,10 +328,8 @@ async def test_a_killed_store_is_replaced_and_chats_go_on(
     process, url = workers
     (killed,) = stores(process)
     steps = Stepwise(upstream)
-    async with Client(url) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(url, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         os.kill(killed, signal.SIGKILL)
         steps.go_on.set()
         assert (await chat_.read()).end == "clean"
@@ -373,10 +364,8 @@ async def test_a_killed_workers_stream_ends_for_its_readers(
 ) -> None:
     process, url = workers
     Stepwise(upstream)
-    async with Client(url) as client:
-        chat_ = await client.chat(KEY)
+    async with chatting(url, KEY, seen=b"one") as chat_:
         stream_id = chat_.headers["X-Stream-Id"]
-        await chat_.until(b"one")
         await events_begin(url, stream_id)
         for pid in children(process) - stores(process):
             os.kill(pid, signal.SIGKILL)

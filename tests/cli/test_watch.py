@@ -9,7 +9,7 @@ from lifecycle_proxy.cli import watch as command
 from lifecycle_proxy.inspect.terminal import Paper
 from lifecycle_proxy.inspect.watching import WatchLines
 
-from tests.fakes import DONE, Request, Upstream, Wire, chat, delta, event, text, tool_call
+from tests.fakes import DONE, Request, Script, Upstream, Wire, chat, delta, event, text, tool_call
 
 _ID = "my-stream-1"
 _CHOOSES = f"X-Event-Stream-Id: {_ID}"
@@ -138,7 +138,100 @@ def test_wrong_usage(
 
 async def test_nobody_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert await command.watch("http://127.0.0.1:9/-/streams/x/events", "", wait_s=0) == 1
-    assert "cannot be read: is the proxy at http://127.0.0.1:9?" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "cannot be read: is the proxy at http://127.0.0.1:9?" in err
+    assert err.count("connecting anew: cannot connect to 127.0.0.1:9: Connection refused") == 5
+
+
+async def nothing(_: Request, wire: Wire) -> None:
+    wire.close()
+
+
+async def reset(_: Request, wire: Wire) -> None:
+    wire.reset()
+
+
+async def garbage(_: Request, wire: Wire) -> None:
+    await wire.send(b"SSH-2.0-OpenSSH_9\r\n\r\n")
+    wire.close()
+
+
+async def cut(_: Request, wire: Wire) -> None:
+    await wire.stream(b": connected\n\n")
+    wire.close()
+
+
+async def busy(_: Request, wire: Wire) -> None:
+    body = b'{"error":{"message":"try again"}}'
+    await wire.answer(body, "503 Service Unavailable")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (nothing, "the connection was closed without a response"),
+        (reset, "the connection broke: Connection reset by peer"),
+        (garbage, "what answers is not HTTP"),
+        (cut, "the connection broke"),
+        (busy, "try again (status 503)"),
+    ],
+)
+async def test_why_it_connects_anew(
+    upstream: Upstream, capsys: pytest.CaptureFixture[str], script: Script, words: str
+) -> None:
+    upstream.script = script
+    assert await command.watch(f"{upstream.origin}/-/streams/x/events", "", wait_s=0) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines[:5]] == [f"connecting anew: {words}"] * 5
+
+
+async def test_other_words(
+    upstream: Upstream, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: Request, wire: Wire) -> None:
+        await wire.stream(b": connected\n\n")
+        await wire.left()
+
+    upstream.script = silent
+    monkeypatch.setattr(command, "_SILENCE_S", 0.05)
+    for url, words in (
+        (f"{upstream.origin}/x", "nothing came for 0 s"),
+        ("http://x.invalid/x", "no address is known for the name x.invalid"),
+    ):
+        assert await command.watch(url, "", wait_s=0) == 1
+        assert capsys.readouterr().err.count(f"connecting anew: {words}") == 5
+
+
+async def test_tls_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await command.watch(f"https://127.0.0.1:{port}/x", "", wait_s=0) == 1
+    words = "connecting anew: TLS with 127.0.0.1 failed: the handshake failed"
+    assert capsys.readouterr().err.count(words) == 5
+
+
+async def test_it_waits_for_a_stream_that_does_not_begin(
+    upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However often the proxy ends the connection."""
+    asked = 0
+
+    async def script(_: Request, wire: Wire) -> None:
+        nonlocal asked
+        asked += 1
+        closed = b'event: closed\ndata: {"reason":"not_begun","message":"not yet"}\n\n'
+        done = b'event: stream.done\ndata: {"status":"completed","seq":2}\n\n'
+        await wire.stream(closed if asked < 9 else done, b"")
+
+    upstream.script = script
+    out = io.StringIO()
+    assert await command.watch(f"{upstream.origin}/x", "", stream=out, wait_s=0) == 0
+    assert "stream.done" in out.getvalue()
+    assert capsys.readouterr().err.count("connecting anew: not yet") == 8
 
 
 async def test_a_connection_that_breaks_is_made_anew(
@@ -166,7 +259,7 @@ async def test_a_connection_that_breaks_is_made_anew(
     assert await command.watch(url, "", stream=out, wait_s=0) == 0
     assert cursors == [None, "1"]
     assert kinds(out.getvalue()) == ["usage", "usage", "stream.done"]
-    assert "not completed" in capsys.readouterr().err
+    assert "connecting anew: the connection broke" in capsys.readouterr().err
 
 
 async def test_odd_events_harm_nothing(upstream: Upstream) -> None:

@@ -97,6 +97,19 @@ def test_what_is_shown(store: str, shown: str) -> None:
     assert without_secrets(store) == shown
 
 
+@pytest.mark.parametrize("key", ["resume_s", "text", "arguments", "compat_paths"])
+def test_what_needs_streams_that_are_kept(tmp_path: Path, key: str) -> None:
+    value = "60" if key == "resume_s" else "true"
+    file = tmp_path / "config.toml"
+    file.write_text(f"[streams]\nmax_streams = 0\n{key} = {value}\n")
+    done = run("check-config", str(file))
+    assert done.returncode == 2
+    why = f"streams.{key}: needs streams that are kept: max_streams is 0"
+    assert f"{why}; set max_streams (10000 is the default), or leave {key} out" in done.stderr
+    file.write_text(f"[streams]\nmax_streams = 1\n{key} = {value}\n")
+    assert run("check-config", str(file)).returncode == 0
+
+
 def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[streams]\nstore = "redis://redis.example"\n')

@@ -405,6 +405,29 @@ async def test_the_chat_by_its_url(upstream: Upstream, start_proxy: StartProxy) 
     assert (stranger.status, stranger.json()["error"]["code"]) == (404, "not_found")
 
 
+async def test_a_head_that_is_not_utf_8(upstream: Upstream, start_proxy: StartProxy) -> None:
+    """Byte for byte, as the first client has got it; names of other servers, too."""
+    odd = b"\xa0v\x85 \xc3\xa9 \xff".decode("latin-1")
+    lines = (f"X-Odd: {odd}", "X-Twice: 1", "X-Twice: 2", "Server: its own")
+
+    async def script(request: Request, wire: Wire) -> None:
+        kind = ("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
+        await wire.head(f"200 {odd}", *kind, *lines)
+        for piece in PIECES:
+            await wire.chunk(piece)
+
+    upstream.script = script
+    proxy = await start_proxy(RESUMES)
+    first, again = await chat(proxy, KEY), await chat(proxy, KEY)
+    assert len(upstream.requests) == 1
+    assert (first.reason, again.reason) == (odd, odd)
+    for line in lines:
+        assert f"\r\n{line}\r\n" in first.raw.decode("latin-1")
+    left = {"X-Lifecycle-Resumed", "Date"}
+    head = [(name, value) for name, value in again.headers.items() if name not in left]
+    assert head == [(name, value) for name, value in first.headers.items() if name not in left]
+
+
 async def test_a_chosen_id_and_a_key(upstream: Upstream, start_proxy: StartProxy) -> None:
     """The retry has the same id, which is in use by its own stream."""
     steps = Steps(upstream)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.vocabularies import VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
@@ -15,7 +16,7 @@ from lifecycle_proxy.handlers.stream_reader import StreamReader
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.handlers.stream_tokens import StreamTokens
-from lifecycle_proxy.state.event_log import EventLog, LogWriter
+from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.stream_records import (
     BytesHead,
@@ -27,12 +28,13 @@ from lifecycle_proxy.state.stream_records import (
 )
 from lifecycle_proxy.telemetry.metrics import Metrics
 
-from tests.fakes import Client, ask
+from tests.fakes import Answer, Client, ask
 from tests.handlers.test_streams import parsed, types
+from tests.state.replicas import DONE, begun
 
 _ID = "my-stream-1"
+_KEY = StreamKey(ANONYMOUS, _ID)
 _EVENTS = f"/-/streams/{_ID}/events"
-_DONE = {"status": "completed", "durationMs": 1, "calls": 0}
 _LARGE = {"text": "x" * 60_000, "kind": "text", "choice": 0}
 
 
@@ -75,24 +77,25 @@ async def serving(log: EventLog, **limits: Any) -> AsyncIterator[tuple[str, Metr
         await runner.cleanup()
 
 
-async def begun(log: MemoryEventLog, *, is_resumable: bool = False) -> LogWriter:
-    """A stream of somebody without a key."""
-    writer = await log.create(StreamKey(ANONYMOUS, _ID), is_resumable=is_resumable)
-    assert writer is not None
-    return writer
+def closed(answer: Answer) -> str:
+    """Why a reader's connection has ended before the stream."""
+    (number, kind, data) = parsed(answer.body)[-1]
+    assert (number, kind, data["streamId"]) == (None, "closed", _ID)
+    assert data["message"]
+    return str(data["reason"])
 
 
 async def test_a_reader_that_never_reads_is_left() -> None:
     log = MemoryEventLog()
     async with serving(log, stall_s=0.2) as (url, _):
-        writer = await begun(log)
+        writer = await begun(log, _KEY)
         async with Client(url) as client:
             await client.send("GET", _EVENTS)
             client.wire.transport.pause_reading()
             for _ in range(200):
                 writer.append("text", _LARGE)  # waits for nobody
                 await asyncio.sleep(0)
-            writer.append("stream.done", _DONE)
+            writer.append("stream.done", DONE)
             await asyncio.sleep(1)
             client.wire.transport.resume_reading()
             answer = await (await client.head()).read()
@@ -104,7 +107,7 @@ async def test_a_reader_that_never_reads_is_left() -> None:
 async def test_a_slow_reader_falls_behind_and_gets_a_gap() -> None:
     log = MemoryEventLog(LogLimits(events=20, bytes=10 << 20))
     async with serving(log) as (url, metrics):
-        writer = await begun(log)
+        writer = await begun(log, _KEY)
         async with Client(url) as client:
             await client.send("GET", _EVENTS)
             answer = await client.head()
@@ -114,7 +117,7 @@ async def test_a_slow_reader_falls_behind_and_gets_a_gap() -> None:
             for _ in range(300):
                 writer.append("text", _LARGE)
                 await asyncio.sleep(0.001)
-            writer.append("stream.done", _DONE)
+            writer.append("stream.done", DONE)
             client.wire.transport.resume_reading()
             await answer.read()
         assert answer.end == "clean"
@@ -134,7 +137,15 @@ async def test_an_early_reader_does_not_wait_for_ever() -> None:
     async with serving(log, early_s=0.05) as (url, _):
         answer = await ask(url, "GET", _EVENTS)
         assert (answer.status, answer.end) == (200, "clean")
-        assert types(answer.body) == []
+        assert closed(answer) == "not_begun"
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+async def test_each_vocabulary_says_that_a_stream_has_not_begun(name: str) -> None:
+    async with serving(MemoryEventLog(), early_s=0.05) as (url, _):
+        answer = await ask(url, "GET", f"{_EVENTS}?dialect={name}")
+        assert (answer.status, answer.end) == (200, "clean")
+        assert b"no request with this id has begun" in answer.body
 
 
 async def test_nobody_waits_for_a_stream_while_the_process_ends() -> None:
@@ -153,7 +164,7 @@ async def test_who_waits_for_a_stream_ends_with_the_process() -> None:
         await answer.until(b": connected")
         drain.set()
         await answer.read()
-        assert answer.end == "clean"
+        assert (answer.end, closed(answer)) == ("clean", "draining")
         assert b"keep-alive" not in answer.body
 
 
@@ -165,7 +176,8 @@ async def test_too_many_early_readers_are_sent_away() -> None:
     ]
     async with serving(log) as (url, _):
         answer = await ask(url, "GET", _EVENTS)
-        assert (answer.status, answer.end, types(answer.body)) == (200, "clean", [])
+        assert (answer.status, answer.end) == (200, "clean")
+        assert closed(answer) == "too_many_readers"
     for one in others:
         one.cancel()
     await asyncio.wait(others)
@@ -187,23 +199,38 @@ async def test_a_log_that_cannot_be_asked() -> None:
 async def test_a_stream_that_is_forgotten_ends_for_its_readers() -> None:
     log = MemoryEventLog()
     async with serving(log) as (url, _), Client(url) as client:
-        writer = await begun(log)
+        writer = await begun(log, _KEY)
         await client.send("GET", _EVENTS)
         answer = await client.head()
         writer.append("stream.started", {})
         await answer.until(b"stream.started")
         writer.discard()
         await answer.read()
-        assert answer.end == "clean"
+        assert (answer.end, closed(answer)) == ("clean", "stream_expired")
+
+
+async def test_a_log_that_fails_while_it_is_read() -> None:
+    class Failing(MemoryEventLog):
+        async def read(self, key: StreamKey, after: int, wait_s: float) -> Page:
+            if after:
+                raise LogUnavailableError
+            return await super().read(key, after, wait_s)
+
+    log = Failing()
+    async with serving(log) as (url, _):
+        (await begun(log, _KEY)).append("stream.started", {})
+        answer = await ask(url, "GET", _EVENTS)
+        assert types(answer.body) == ["stream.started", "closed"]
+        assert (answer.end, closed(answer)) == ("clean", "streams_unavailable")
 
 
 @pytest.mark.parametrize("end", ["eof", "cut"])
 async def test_a_chat_that_is_given_again_ends_as_it_did(end: Any) -> None:
     log = MemoryEventLog()
     async with serving(log) as (url, _):
-        writer = await begun(log, is_resumable=True)
-        head = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
-        writer.begin_bytes(BytesHead(200, (*head, ("X-Own", "1"))))
+        writer = await begun(log, _KEY, is_resumable=True)
+        head = ((b"Content-Type", b"text/event-stream"), (b"Transfer-Encoding", b"chunked"))
+        writer.begin_bytes(BytesHead(200, (*head, (b"X-Own", b"1"))))
         writer.write(b"data: 1\n\n")
         writer.end_bytes(end)
         answer = await ask(url, "GET", f"/-/streams/{_ID}/chat")
@@ -218,6 +245,6 @@ async def test_ten_thousand_streams_at_once() -> None:
     assert len(log) == 10_000
     for writer in writers[:100]:
         assert writer is not None
-        writer.append("stream.done", _DONE)
+        writer.append("stream.done", DONE)
     assert await log.create(StreamKey("o", "next")) is not None  # in the place of one that ended
     assert len(log) == 10_000

@@ -23,6 +23,7 @@ from tests.fakes import (
     Wire,
     ask,
     chat,
+    chatting,
     delta,
     event,
     text,
@@ -126,8 +127,7 @@ async def test_the_events_of_a_stream_that_has_ended(upstream: Upstream, proxy: 
 
 async def test_a_reader_beside_a_running_stream(upstream: Upstream, proxy: str) -> None:
     go = in_steps(upstream)
-    async with Client(proxy) as client:
-        answer = await client.chat()
+    async with chatting(proxy) as answer:
         async with reading(proxy, answer.headers["X-Stream-Url"]) as told:
             await told.until(b"tool.running")
             go.set()
@@ -172,13 +172,13 @@ async def test_behind_the_end_nothing_comes(upstream: Upstream, proxy: str, curs
 
 async def test_a_cursor_that_no_event_has_yet(upstream: Upstream, proxy: str) -> None:
     go = in_steps(upstream)
-    async with Client(proxy) as client:
-        answer = await client.chat()
-        await answer.until(b"running")
-        async with reading(proxy, answer.headers["X-Stream-Url"], "Last-Event-ID: 77") as told:
-            await told.until(b"tool.running")
-            go.set()
-            await told.read()
+    async with (
+        chatting(proxy, seen=b"running") as answer,
+        reading(proxy, answer.headers["X-Stream-Url"], "Last-Event-ID: 77") as told,
+    ):
+        await told.until(b"tool.running")
+        go.set()
+        await told.read()
     (number, first, data), *rest = parsed(told.body)
     assert (number, first, data["requested"]) == (None, "reset", 77)
     assert [number for number, _, _ in rest] == [1, 2, 3, 4]
@@ -271,11 +271,12 @@ async def test_a_batch_waits_for_no_tool(upstream: Upstream, proxy: str) -> None
         await wire.stream(text("c"), DONE, b"")
 
     upstream.script = script
-    async with Client(proxy) as client:
-        answer = await client.chat("X-Lifecycle-Text: 1")
-        async with reading(proxy, answer.headers["X-Stream-Url"]) as told:
-            await told.until(b'"text":"ab"')
-            go.set()
+    async with (
+        chatting(proxy, "X-Lifecycle-Text: 1") as answer,
+        reading(proxy, answer.headers["X-Stream-Url"]) as told,
+    ):
+        await told.until(b'"text":"ab"')
+        go.set()
 
 
 @pytest.mark.parametrize(
@@ -366,9 +367,8 @@ async def test_a_stream_that_broke(upstream: Upstream, proxy: str) -> None:
 
 async def test_a_client_that_left(upstream: Upstream, proxy: str) -> None:
     in_steps(upstream)
-    async with Client(proxy) as client:
-        answer = await client.chat()
-        await answer.until(b"running")
+    async with chatting(proxy, seen=b"running") as answer:
+        pass
     async with reading(proxy, answer.headers["X-Stream-Url"]) as told:
         await told.read()
     done = parsed(told.body)[-1][2]
@@ -423,8 +423,7 @@ async def test_two_users_may_choose_the_same_id(upstream: Upstream, proxy: str) 
 
 async def test_an_id_in_use(upstream: Upstream, proxy: str) -> None:
     go = in_steps(upstream)
-    async with Client(proxy) as client:
-        answer = await client.chat(CHOOSES)
+    async with chatting(proxy, CHOOSES) as answer:
         again = await chat(proxy, CHOOSES)
         assert again.status == 409
         error = again.json()["error"]
@@ -433,6 +432,41 @@ async def test_an_id_in_use(upstream: Upstream, proxy: str) -> None:
         await answer.read()
     assert len(upstream.requests) == 1
     assert (await chat(proxy, CHOOSES)).status == 200
+
+
+@pytest.mark.parametrize(("cursor", "missing"), [(0, None), (3, 4), (4, 5), (5, None), (7, None)])
+async def test_a_cursor_of_an_earlier_stream_of_the_same_id(
+    upstream: Upstream, proxy: str, cursor: int, missing: int | None
+) -> None:
+    """It belongs to no event of the later one: what is missing is told, and nothing else is."""
+    upstream.script = agent
+    for _ in range(2):
+        await chat(proxy, CHOOSES, "X-Lifecycle-Text: off")
+    told = parsed((await read(proxy, CHOSEN, f"Last-Event-ID: {cursor}")).body)
+    numbers = [number for number, _, _ in told if number]
+    assert numbers == list(range(max(cursor + 1, 6), 11))
+    gaps = [data for number, kind, data in told if kind == "gap"]
+    assert [gap["requested"] for gap in gaps] == ([] if missing is None else [missing])
+    assert [kind for number, kind, _ in told if number == 6] in ([], ["stream.started"])
+    status = (await ask(proxy, "GET", f"/-/streams/{CHOSEN}")).json()
+    assert (status["firstSeq"], status["lastSeq"]) == (6, 10)
+
+
+async def test_a_reader_that_is_behind_when_its_id_is_chosen_again(
+    upstream: Upstream, proxy: str
+) -> None:
+    upstream.script = agent
+    await chat(proxy, CHOOSES, "X-Lifecycle-Text: off")
+    go = in_steps(upstream)
+    async with chatting(proxy, CHOOSES, "X-Lifecycle-Text: off") as answer:
+        async with reading(proxy, events_of(CHOSEN), "Last-Event-ID: 2") as told:
+            await told.until(b"tool.running")
+            go.set()
+            await told.read()
+        await answer.read()
+    (number, kind, gap), *rest = parsed(told.body)
+    assert (number, kind, gap["requested"], gap["firstAvailable"]) == (None, "gap", 3, 6)
+    assert [number for number, _, _ in rest] == [6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -551,9 +585,7 @@ def test_a_token_s_time() -> None:
 
 async def test_the_status_of_a_stream(upstream: Upstream, proxy: str) -> None:
     go = in_steps(upstream)
-    async with Client(proxy) as client:
-        answer = await client.chat()
-        await answer.until(b"running")
+    async with chatting(proxy, seen=b"running") as answer:
         target = f"/-/streams/{answer.headers['X-Stream-Id']}"
         status = (await ask(proxy, "GET", target)).json()
         assert (status["status"], status["firstSeq"], status["lastSeq"]) == ("running", 1, 2)
@@ -612,8 +644,7 @@ async def test_more_streams_than_there_is_room_for(
 ) -> None:
     go = in_steps(upstream)
     proxy = await start_proxy({"streams.max_streams": 1})
-    async with Client(proxy) as client:
-        answer = await client.chat()
+    async with chatting(proxy) as answer:
         async with Client(proxy) as other:
             more = await other.chat()
             assert (more.status, "X-Stream-Url" in more.headers) == (200, False)

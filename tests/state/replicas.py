@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from lifecycle_proxy.state import redis_link
-from lifecycle_proxy.state.event_log import LogWriter
+from lifecycle_proxy.state.event_log import EventLog, LogWriter
 from lifecycle_proxy.state.health import StoreHealth
 from lifecycle_proxy.state.log_delta import StreamMirror
 from lifecycle_proxy.state.log_table import LogTable
@@ -15,6 +16,7 @@ from lifecycle_proxy.state.redis_link import RedisLink
 from lifecycle_proxy.state.redis_log import RedisLog
 from lifecycle_proxy.state.shared_event_log import SharedEventLog
 from lifecycle_proxy.state.stream_records import (
+    BytesHead,
     BytesPage,
     Claim,
     LogLimits,
@@ -25,6 +27,10 @@ from lifecycle_proxy.state.stream_records import (
 from lifecycle_proxy.state.wire import WireLink
 from lifecycle_proxy.state.wire_server import StoreServer
 from lifecycle_proxy.state.wire_tables import WireLog
+
+KEY: Final = StreamKey("o", "st_1")
+DONE: Final = {"status": "completed", "durationMs": 1, "calls": 0}
+HEAD: Final = BytesHead(200, ((b"Content-Type", b"text/event-stream"), (b"X", b"\xff")), b"\xa0")
 
 
 class LogReplica:
@@ -84,6 +90,13 @@ async def store_process(folder: Path) -> AsyncIterator[str]:
     await server.start(str(path))
     yield f"unix:{path}"
     await server.close()
+
+
+async def begun(log: EventLog, key: StreamKey = KEY, *, is_resumable: bool = False) -> LogWriter:
+    """The writer of a stream that has begun."""
+    writer = await log.create(key, is_resumable=is_resumable)
+    assert writer is not None
+    return writer
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -10,7 +10,6 @@ from lifecycle_proxy.state.log_delta import StreamMirror
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.received_streams import ReceivedStreams
 from lifecycle_proxy.state.stream_records import (
-    BytesHead,
     LogLimits,
     StreamExpiredError,
     StreamKey,
@@ -18,25 +17,20 @@ from lifecycle_proxy.state.stream_records import (
 
 from tests.curve import assert_linear
 from tests.redis_server import RedisServer, redis_server
-from tests.state.replicas import LogReplica, sent
+from tests.state.replicas import DONE, HEAD, LogReplica, begun, sent
 
 __all__ = ("redis_server",)
 
-_DONE = {"status": "completed", "durationMs": 1, "calls": 0}
-_HEAD = BytesHead(200, ())
 
-
-async def begun(log: EventLog, owner: str, number: int, *, resumable: bool = False) -> LogWriter:
-    writer = await log.create(StreamKey(owner, f"st_{number}"), is_resumable=resumable)
-    assert writer is not None
-    return writer
+async def of(log: EventLog, owner: str, number: int, *, resumable: bool = False) -> LogWriter:
+    return await begun(log, StreamKey(owner, f"st_{number}"), is_resumable=resumable)
 
 
 async def ended(log: EventLog, owner: str, number: int, size: int = 0) -> None:
-    writer = await begun(log, owner, number)
+    writer = await of(log, owner, number)
     if size:
         writer.append("text", {"text": "x" * size})
-    writer.append("stream.done", _DONE)
+    writer.append("stream.done", DONE)
 
 
 async def kept(log: EventLog, owner: str, numbers: range) -> list[int]:
@@ -113,7 +107,7 @@ async def test_a_stream_that_grows_pushes_out_its_owner_s_only() -> None:
     log = MemoryEventLog(LogLimits(total_bytes=100_000))
     await ended(log, "quiet", 0, 5_000)
     await ended(log, "loud", 0, 5_000)
-    writer = await begun(log, "loud", 1)
+    writer = await of(log, "loud", 1)
     for _ in range(100):
         writer.append("text", {"text": "x" * 5_000})
     assert await kept(log, "quiet", range(1)) == [0]
@@ -124,7 +118,7 @@ async def test_a_stream_that_grows_pushes_out_its_owner_s_only() -> None:
 
 async def test_streams_that_go_on_lose_their_oldest_events_to_others() -> None:
     log = MemoryEventLog(LogLimits(total_bytes=100_000))
-    loud = [await begun(log, "loud", number) for number in range(3)]
+    loud = [await of(log, "loud", number) for number in range(3)]
     for writer in loud:
         for _ in range(6):
             writer.append("text", {"text": "x" * 5_000})
@@ -139,15 +133,15 @@ async def test_streams_that_go_on_lose_their_oldest_events_to_others() -> None:
 
 async def test_bytes_to_resume_are_shared_likewise() -> None:
     log = MemoryEventLog(LogLimits(resume_total_bytes=100))
-    quiet = [await begun(log, "quiet", number, resumable=True) for number in range(2)]
+    quiet = [await of(log, "quiet", number, resumable=True) for number in range(2)]
     for writer in quiet:
         writer.write(b"x" * 10)
-        writer.append("stream.done", _DONE)
-    loud = [await begun(log, "loud", number, resumable=True) for number in range(5)]
+        writer.append("stream.done", DONE)
+    loud = [await of(log, "loud", number, resumable=True) for number in range(5)]
     for writer in loud:
         writer.write(b"x" * 20)
     assert [writer.keeps_bytes for writer in loud] == [True] * 4 + [False]
-    third = await begun(log, "quiet", 2, resumable=True)
+    third = await of(log, "quiet", 2, resumable=True)
     third.write(b"x" * 5)
     assert [writer.keeps_bytes for writer in loud] == [False] + [True] * 3 + [False]
     assert (await log.read_bytes(loud[0].key, 0, 0)).end == "given_up"
@@ -169,10 +163,10 @@ async def test_what_left_is_not_counted_any_more() -> None:
             await ended(log, "a", number)
         log.sweep()
     for number in range(8):
-        (await begun(log, "b", number)).discard()
+        (await of(log, "b", number)).discard()
     for number in range(2):
-        await begun(log, "a", number)
-        await begun(log, "b", number)
+        await of(log, "a", number)
+        await of(log, "b", number)
     assert len(log) == 4
 
 
@@ -184,11 +178,11 @@ async def test_the_store_of_several_processes_shares_likewise(tmp_path: Path) ->
     worker = object()
 
     async def push(owner: str, number: int) -> None:
-        writer = await begun(own, owner, number, resumable=True)
-        writer.begin_bytes(_HEAD)
+        writer = await of(own, owner, number, resumable=True)
+        writer.begin_bytes(HEAD)
         writer.write(b"x" * 10)
         writer.end_bytes("eof")
-        writer.append("stream.done", _DONE)
+        writer.append("stream.done", DONE)
         stream = own.maybe_stream(writer.key)
         assert stream is not None
         await streams.push(worker, [StreamMirror(stream).delta()])

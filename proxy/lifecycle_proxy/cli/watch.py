@@ -26,6 +26,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _TRIES: Final = 5  # in a row, without an event
 _WAIT_S: Final = 2.0
+_CONNECT_S: Final = 10.0
 _SILENCE_S: Final = 60.0  # a comment comes every 10 s
 _MAX_EVENT_BYTES: Final = 8 << 20
 _MESSAGE_LENGTH: Final = 300
@@ -103,6 +104,10 @@ class _RefusedError(Exception):
     """The proxy does not give the stream, and will not."""
 
 
+class _BusyError(Exception):
+    """The stream cannot be read now."""
+
+
 class _Event(NamedTuple):
     number: int
     type: str
@@ -128,25 +133,28 @@ async def watch(
     width = shutil.get_terminal_size((100, 24)).columns
     lines = WatchLines(Paper(width, wants_colour(out.isatty(), os.environ)))
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_SILENCE_S)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
     tries = 0
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         while tries < _TRIES:
+            why = "the connection ended before the stream"
             try:
                 async for event in _events(session, url, after):
                     tries, after = 0, event.number or after
+                    if event.type == "closed":
+                        why = str(event.data.get("message"))
+                        continue
                     for line in lines.of(event.type, event.data):
                         print(line, file=out, flush=True)
                     if event.type == FINAL_TYPE:
                         return 0 if event.data.get("status") == "completed" else _FAILED
-                why = "the connection ended before the stream"
             except _RefusedError as refused:
                 print(f"lifecycle-proxy: {printable(str(refused))}", file=sys.stderr)
                 return _USAGE
-            except (aiohttp.ClientError, TimeoutError) as failure:
-                why = str(failure) or type(failure).__name__
+            except (aiohttp.ClientError, TimeoutError, _BusyError) as failure:
+                why = _words(failure)
             tries += 1
-            print(lines.note(f"{why}; connecting anew"), file=sys.stderr, flush=True)
+            print(lines.note(f"connecting anew: {why}"), file=sys.stderr, flush=True)
             await asyncio.sleep(wait_s)
     parts = urlsplit(url)
     at = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -160,13 +168,14 @@ async def _events(session: aiohttp.ClientSession, url: str, after: int) -> Async
 
     Raises:
         _RefusedError: there is nothing to read there.
+        _BusyError: it cannot be read now.
     """
     headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(after)} if after else {})}
     async with session.get(url, headers=headers) as response:
         if response.status == 204:
             raise _RefusedError("the stream has ended, and nothing came behind that event")
         if response.status in (503, 502, 504):
-            raise aiohttp.ClientConnectionError(f"status {response.status}")
+            raise _BusyError(f"{_message(await response.read())} (status {response.status})")
         if response.status != 200 or response.content_type != "text/event-stream":
             raise _RefusedError(f"{_message(await response.read())} (status {response.status})")
         parser = sse.Parser(_MAX_EVENT_BYTES)
@@ -174,6 +183,38 @@ async def _events(session: aiohttp.ClientSession, url: str, after: int) -> Async
             for event in parser.feed(data):
                 if event.data and (found := _maybe_event(event)) is not None:
                     yield found
+
+
+def _words(failure: Exception) -> str:
+    """Why there is no connection, or no more of it."""
+    match failure:
+        case _BusyError():
+            return str(failure)
+        case aiohttp.ConnectionTimeoutError():
+            return f"nobody took the connection in {_CONNECT_S:.0f} s"
+        case TimeoutError():
+            return f"nothing came for {_SILENCE_S:.0f} s"
+        case aiohttp.ClientConnectorDNSError():
+            return f"no address is known for the name {failure.host}"
+        case aiohttp.ClientSSLError():
+            certificate = getattr(failure, "certificate_error", None)
+            reason = getattr(certificate, "verify_message", "") or "the handshake failed"
+            return f"TLS with {failure.host} failed: {reason}"
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {failure.host}:{failure.port}: {_reason(failure.os_error)}"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed without a response"
+        case OSError():
+            return f"the connection broke: {_reason(failure)}"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke"
+        case _:
+            return "what answers is not HTTP"
+
+
+def _reason(failure: OSError) -> str:
+    """The system's words; asyncio puts others around them."""
+    return os.strerror(failure.errno) if failure.errno else "the system says no more"
 
 
 def _maybe_event(event: sse.Event) -> _Event | None:

@@ -65,6 +65,11 @@ def problems(settings: "Settings") -> Found:
 def _streams(own: "StreamSettings") -> Found:
     if own.token_key and not own.token_key.startswith("env:") and len(own.token_key) < _KEY_LENGTH:
         yield "streams.token_key", f"must have at least {_KEY_LENGTH} characters: it signs URLs"
+    if not own.max_streams:
+        for key in ("resume_s", "text", "arguments", "compat_paths"):
+            if getattr(own, key):
+                cure = f"set max_streams (10000 is the default), or leave {key} out"
+                yield f"streams.{key}", f"needs streams that are kept: max_streams is 0; {cure}"
 
 
 def warnings(settings: "Settings") -> Iterator[Warned]:

@@ -40,6 +40,10 @@ EventType = Literal[
 # How a stream ended.
 DoneStatus = Literal["completed", "failed", "cancelled", "incomplete"]
 FINAL_TYPE: Final = "stream.done"
+# Why a reader's connection ends before its stream does.
+ClosedReason = Literal[
+    "not_begun", "too_many_readers", "draining", "stream_expired", "streams_unavailable"
+]
 
 
 class StreamEvent(NamedTuple):

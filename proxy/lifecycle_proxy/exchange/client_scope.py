@@ -18,6 +18,16 @@ _SESSIONS: Final = (
 )
 
 
+def hashed(text: str, data: bytes = b"") -> str:
+    """SHA-256, hexadecimal: of fixed length and plain characters, and no credential is kept.
+
+    Args:
+        text: of headers, which may hold any bytes.
+        data: behind it.
+    """
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape") + data).hexdigest()
+
+
 class Scope(NamedTuple):
     """Whose calls a request may speak of.
 
@@ -38,8 +48,7 @@ def scope_of(headers: Mapping[str, str]) -> str:
 def tenant_of(headers: Mapping[str, str]) -> str:
     """What is the same for all requests with the same credential; "" without one. A hash."""
     parts = [headers.get(name, "").strip() for name in CREDENTIALS]
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest() if any(parts) else ""
+    return hashed("\0".join(parts)) if any(parts) else ""
 
 
 def maybe_scope(headers: Mapping[str, str]) -> Scope | None:
@@ -63,8 +72,7 @@ def owner_of(headers: Mapping[str, str]) -> str:
 
 
 def _owner(keys: Iterable[str]) -> str:
-    text = "\0".join(sorted(keys)).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()
+    return hashed("\0".join(sorted(keys)))
 
 
 def maybe_session(headers: Mapping[str, str]) -> str:
@@ -78,5 +86,4 @@ ANONYMOUS: Final = _owner(())
 
 def _scope(headers: Mapping[str, str]) -> Scope:
     parts = [headers.get(name, "").strip() for name in (*CREDENTIALS, *_SESSIONS)]
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return Scope(hashlib.sha256(text).hexdigest(), any(parts[len(CREDENTIALS) :]))
+    return Scope(hashed("\0".join(parts)), any(parts[len(CREDENTIALS) :]))

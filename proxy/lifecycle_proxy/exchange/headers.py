@@ -102,3 +102,8 @@ def raw(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
         for name, value in headers
     )
+
+
+def encoded(text: str) -> bytes:
+    """A name, a value or a reason as it came."""
+    return text.encode("utf-8", "surrogateescape")

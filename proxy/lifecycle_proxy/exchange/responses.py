@@ -1,6 +1,6 @@
 """The status lines and headers of responses to clients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -99,6 +99,22 @@ def early_head(request: web.Request) -> web.StreamResponse:
     """Status 200 and the headers of a stream, sent before the upstream has responded."""
     own = _own(request, None)
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
+
+
+def kept_head(
+    status: int, reason: bytes, kept: Iterable[tuple[bytes, bytes]]
+) -> web.StreamResponse:
+    """A head that another client has got before.
+
+    Args:
+        status: the code.
+        reason: of the status line.
+        kept: headers that do not belong to the connection.
+    """
+    own, text = CIMultiDict(headers.raw(kept)), reason.decode("utf-8", "surrogateescape")
+    response = ForwardedResponse(status=status, reason=text, headers=own)
+    response[_UNSAID] = tuple(name for name in _ADDED if name not in own)
+    return response
 
 
 def own_stream(headers: Mapping[str, str]) -> web.StreamResponse:

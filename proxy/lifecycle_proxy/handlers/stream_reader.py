@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.core.stream_events import ClosedReason
 from lifecycle_proxy.core.vocabularies import VOCABULARIES, Vocabulary
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -33,6 +34,13 @@ _KEEP_ALIVE_S: Final = 10.0
 _EARLY_S: Final = 60.0
 # A reader that takes nothing for so long is gone.
 _STALL_S: Final = 60.0
+_CLOSED: Final[dict[ClosedReason, str]] = {
+    "not_begun": "no request with this id has begun so far; connect again to go on waiting",
+    "too_many_readers": "too many readers wait for streams that have not begun; try again",
+    "draining": "the proxy is shutting down; connect again, perhaps to another replica",
+    "stream_expired": "the stream is not kept any more",
+    "streams_unavailable": "what is kept of streams cannot be read at the moment; try again",
+}
 
 
 class StreamReader:
@@ -98,9 +106,9 @@ class StreamReader:
                 reading = _Reading(request, response, vocabulary, self._stall_s)
                 await response.prepare(request)
                 await reading.write(vocabulary.begin())
-                if page is not None or await self._begins(key, reading):
-                    await self._follow(key, cursor, reading)
-                await response.write_eof()
+                why = None if page is not None else await self._maybe_no_beginning(key, reading)
+                why = why or await self._followed(key, cursor, reading)
+                await reading.end(why)
         finally:
             self._metrics.reader_left()
         return response
@@ -122,20 +130,23 @@ class StreamReader:
                 self._metrics.unavailable()
             raise refusal(failure) from None
 
-    async def _begins(self, key: StreamKey, reading: "_Reading") -> bool:
-        """Wait for a stream that has not begun."""
-        left_s = self._early_s
-        while left_s > 0 and not self._is_ending.is_set():
+    async def _maybe_no_beginning(self, key: StreamKey, reading: "_Reading") -> ClosedReason | None:
+        """Wait for a stream that has not begun; None if it begins."""
+        loop, left_s = asyncio.get_running_loop(), self._early_s
+        while not self._is_ending.is_set():
             wait_s = min(self._keep_alive_s, left_s)
-            started = asyncio.get_running_loop().time()
+            started = loop.time()
             if await self._begins_within(key, wait_s):
-                return True
-            waited_s = asyncio.get_running_loop().time() - started
-            if waited_s < wait_s / 2:
-                return False  # there are too many who wait
+                return None
             left_s -= wait_s
+            if self._is_ending.is_set():
+                break
+            if loop.time() - started < wait_s / 2:
+                return "too_many_readers"
+            if left_s <= 0:
+                return "not_begun"
             await reading.keep_alive()
-        return False
+        return "draining"
 
     async def _begins_within(self, key: StreamKey, wait_s: float) -> bool:
         """Whether a stream begins in time, and before the process ends."""
@@ -148,37 +159,51 @@ class StreamReader:
             beginning.cancel()
             end.cancel()
 
+    async def _followed(
+        self, key: StreamKey, cursor: int, reading: "_Reading"
+    ) -> ClosedReason | None:
+        """Write what is behind the cursor, until the end of the stream, or of its being kept.
+
+        Returns:
+            Why the reader cannot get all; None if it has.
+        """
+        try:
+            await self._follow(key, cursor, reading)
+        except (StreamUnknownError, StreamExpiredError):
+            return "stream_expired"
+        except LogUnavailableError:
+            return "streams_unavailable"
+        return None
+
     async def _follow(self, key: StreamKey, cursor: int, reading: "_Reading") -> None:
-        """Write what is behind the cursor, until the end of the stream, or of its being kept."""
         vocabulary = reading.vocabulary
-        with suppress(StreamUnknownError, StreamExpiredError, LogUnavailableError):
-            if cursor and vocabulary.needs_history:
-                await self._learn(key, cursor, vocabulary)
-            while True:
-                page = await self._log.read(key, cursor, self._keep_alive_s)
-                if cursor > page.last:  # of another stream that had this id, or of none
-                    await reading.write(vocabulary.reset(cursor))
-                    cursor = 0
-                    continue
-                if cursor + 1 < page.first:
-                    self._metrics.gap()
-                    await reading.write(vocabulary.gap(cursor + 1, page.first, page.open_calls))
-                    cursor = page.first - 1
-                if page.events:
-                    await reading.write(b"".join(map(vocabulary.render, page.events)))
-                    cursor = page.events[-1].seq
-                if page.is_done and cursor >= page.last:
-                    await reading.write(vocabulary.done())
-                    return
-                if not page.events:
-                    await reading.keep_alive()
+        if cursor and vocabulary.needs_history:
+            await self._learn(key, cursor, vocabulary)
+        while True:
+            page = await self._log.read(key, cursor, self._keep_alive_s)
+            if cursor > page.last:  # of no event there is
+                await reading.write(vocabulary.reset(cursor))
+                cursor = 0
+                continue
+            cursor = cursor or page.before
+            if cursor + 1 < page.first:
+                self._metrics.gap()
+                await reading.write(vocabulary.gap(cursor + 1, page.first, page.open_calls))
+                cursor = page.first - 1
+            if page.events:
+                await reading.write(b"".join(map(vocabulary.render, page.events)))
+                cursor = page.events[-1].seq
+            if page.is_done and cursor >= page.last:
+                return
+            if not page.events:
+                await reading.keep_alive()
 
     async def _learn(self, key: StreamKey, cursor: int, vocabulary: Vocabulary) -> None:
         """Let a vocabulary know what its reader knows."""
         after = 0
         while after < cursor:
             page = await self._log.read(key, after, 0)
-            if after + 1 < page.first:
+            if max(after, page.before) + 1 < page.first:
                 vocabulary.gap(after + 1, page.first, page.open_calls)
             for event in page.events:
                 if event.seq <= cursor:
@@ -202,6 +227,20 @@ class _Reading:
         self._request = request
         self._response = response
         self._stall_s = stall_s
+
+    async def end(self, why: ClosedReason | None) -> None:
+        """End the response.
+
+        Args:
+            why: it ends before the stream; None where that has ended.
+
+        Raises:
+            ConnectionError: the reader is gone.
+        """
+        vocabulary = self.vocabulary
+        last = vocabulary.done() if why is None else vocabulary.closed(why, _CLOSED[why])
+        await self.write(last)
+        await self._response.write_eof()
 
     async def keep_alive(self) -> None:
         """Show that the connection stands.
@@ -233,10 +272,9 @@ def refusal(failure: Exception) -> ProxyError:
     """What a reader of a stream gets that cannot be read."""
     match failure:
         case StreamExpiredError():
-            return ProxyError("stream_expired", "the stream is not kept any more")
+            return ProxyError("stream_expired", _CLOSED["stream_expired"])
         case LogUnavailableError():
-            message = "what is kept of streams cannot be read at the moment; try again"
-            return ProxyError("streams_unavailable", message)
+            return ProxyError("streams_unavailable", _CLOSED["streams_unavailable"])
         case _:
             message = "there is no such stream, or it was begun with another key"
             return ProxyError("not_found", message)

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import HttpVersion11, web
 
+from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.connection import break_connection
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
 from lifecycle_proxy.exchange.model import EXCHANGE
@@ -22,7 +23,7 @@ RESUMED: Final = "X-Lifecycle-Resumed"
 _WAIT_S: Final = 5.0
 _STALL_S: Final = 60.0
 # They belong to the connection, or are made anew.
-_OWN: Final = HOP_BY_HOP | {"content-length", "date", "server"}
+_OWN: Final = {name.encode() for name in (*HOP_BY_HOP, "content-length", "date")}
 _GONE: Final = (StreamUnknownError, StreamExpiredError, LogUnavailableError)
 
 
@@ -64,13 +65,14 @@ class StreamReplay:
     ) -> web.StreamResponse:
         assert page.head is not None
         exchange = request[EXCHANGE]
-        response = web.StreamResponse(status=page.head.status, headers={RESUMED: "true"})
-        for name, value in page.head.headers:
-            if name.lower() not in _OWN:
-                response.headers.add(name, value)
+        kept = [one for one in page.head.headers if one[0].lower() not in _OWN]
+        head = (*kept, (RESUMED.encode(), b"true"))
+        response = responses.kept_head(page.head.status, page.head.reason, head)
         exchange.stream, exchange.first_byte = True, exchange.started
         try:
-            await response.prepare(request)
+            writer = await response.prepare(request)
+            if writer is not None:
+                writer.send_headers()
             while True:
                 if page.data:
                     await self._write(request, response, page.data)

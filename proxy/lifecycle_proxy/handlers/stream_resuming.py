@@ -9,7 +9,6 @@ OpenAI's SDKs): who asks the same question twice may well want two answers.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.exchange.client_scope import owner_of, scope_of
+from lifecycle_proxy.exchange.client_scope import hashed, owner_of, scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import EXCHANGE
@@ -186,15 +185,10 @@ def _name(request: web.Request, what: str) -> str:
     One key may be shared by many users, and a backend may know its users by their cookies.
     """
     headers = request.headers
-    return _hash("\0".join((scope_of(headers), *headers.getall("Cookie", ()), what)))
+    return hashed("\0".join((scope_of(headers), *headers.getall("Cookie", ()), what)))
 
 
 def _fingerprint(request: web.Request, body: bytes) -> str:
     """A hash of what is asked for, and in which form it is wanted."""
     exchange = request[EXCHANGE]
-    return _hash(f"{exchange.method}\0{exchange.target}\0{exchange.dialect}\0", body)
-
-
-def _hash(text: str, data: bytes = b"") -> str:
-    """Of fixed length, and plain characters: headers are of any, and stores take only some."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape") + data).hexdigest()
+    return hashed(f"{exchange.method}\0{exchange.target}\0{exchange.dialect}\0", body)

@@ -8,6 +8,9 @@ Readers pull: ``read`` gives what is kept behind a cursor and waits if that is n
 queue for a reader, so one that is slow costs nobody anything: it falls behind, and gets a gap in
 the place of what is not kept any more by then.
 
+An id that its client chose may be chosen again, once its stream has ended. Its numbers go on then:
+a cursor is of one event for ever, and a reader of the earlier stream gets a gap, not silence.
+
 A stream belongs to the credential of the request that began it: its hash is half of the stream's
 key. Nobody can name a stream of another one, not even by an id that both have chosen.
 

@@ -18,6 +18,7 @@ _MOST_EVENTS: Final = 50
 _MOST_BYTES: Final = 1 << 16
 _event: Final = msgspec.json.Decoder(tuple[float, EventType, int, msgspec.Raw]).decode
 _head: Final = msgspec.json.Decoder(BytesHead).decode
+_json_of_head: Final = msgspec.json.Encoder().encode  # bytes are base64
 
 
 class LogDelta(NamedTuple):
@@ -36,6 +37,7 @@ class LogDelta(NamedTuple):
         head: JSON: of the response, empty if there is none yet.
         end: of the body, once ``data`` is all of it.
         size: of all that is kept, in bytes.
+        before: as in ``Page``.
     """
 
     key: StreamKey
@@ -52,6 +54,7 @@ class LogDelta(NamedTuple):
     head: bytes
     end: BytesEnd
     size: int
+    before: int = 0
 
 
 class StreamMirror:
@@ -95,9 +98,10 @@ class StreamMirror:
             _json(events.done) if is_over else b"",
             self._offset,
             data,
-            b"" if kept.head is None else _json(list(kept.head)),
+            b"" if kept.head is None else _json_of_head(kept.head),
             kept.end if has_all else "",
             events.size + len(kept),
+            events.before,
         )
 
     def sent(self, delta: LogDelta) -> bool:
@@ -163,12 +167,17 @@ def decoded_head(value: bytes) -> BytesHead:
 
 
 def lost_events(
-    events: list[tuple[int, KeptEvent]], open_before: list[Fields], started: float, now: float
+    events: list[tuple[int, KeptEvent]],
+    last: int,
+    open_before: list[Fields],
+    started: float,
+    now: float,
 ) -> list[tuple[int, KeptEvent]]:
     """The end of a stream whose process is gone.
 
     Args:
         events: all that are kept of it, each with its number.
+        last: the number of the newest one.
         open_before: data of calls that were open in front of them.
         started: when the stream began, in seconds of Unix time.
         now: Unix time, in seconds.
@@ -181,7 +190,7 @@ def lost_events(
         follow(open_, event)
         calls += event.type == "tool.running"
         began.update((call, event.at) for call in open_.keys() - before)
-    seq = events[-1][0] if events else 0
+    seq = last
     result: list[tuple[int, KeptEvent]] = []
     for call, running in open_.items():
         seq += 1

@@ -42,8 +42,12 @@ class LogTable(LogReader, Protocol):
         """
         ...
 
-    def start(self, key: StreamKey) -> "asyncio.Future[bool]":
-        """Begin a stream with an id that others may use; False while one of them does."""
+    def start(self, key: StreamKey) -> "asyncio.Future[int | None]":
+        """Begin a stream with an id that others may use. This process uses it no longer.
+
+        Returns:
+            The number of the last event that the id has had; None while another process uses it.
+        """
         ...
 
     def discard(self, key: StreamKey) -> None:

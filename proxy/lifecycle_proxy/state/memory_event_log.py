@@ -64,7 +64,7 @@ class MemoryEventLog:
         self._streams: dict[StreamKey, MemoryStream] = {}
         # In the order of their deadlines: all are kept for the same time.
         self._ended: OrderedDict[StreamKey, float] = OrderedDict()
-        self._gone: OrderedDict[StreamKey, None] = OrderedDict()
+        self._gone: OrderedDict[StreamKey, int] = OrderedDict()  # with their last numbers
         self._expected = ExpectedStreams(self._streams)
         self._claims = MemoryClaims(clock)
         self._shares = LogShares(self.limits)
@@ -75,21 +75,40 @@ class MemoryEventLog:
     # --- writing --------------------------------------------------------------------------------
 
     async def create(
-        self, key: StreamKey, *, is_chosen: bool = False, is_resumable: bool = False
+        self,
+        key: StreamKey,
+        *,
+        is_chosen: bool = False,
+        is_resumable: bool = False,
+        before: int = 0,
     ) -> LogWriter | None:
-        """See ``EventLog``."""
+        """See ``EventLog``.
+
+        Args:
+            key: as there.
+            is_chosen: as there.
+            is_resumable: as there.
+            before: the number of the last event of this id, if others know of more.
+        """
         old = self._streams.get(key)
         if old is not None and not old.is_done:
             raise StreamInUseError
         if old is not None:
+            before = max(before, old.last)
             self.forget(old)
         elif not self._has_room(key.owner):
             return None
-        self._gone.pop(key, None)
-        stream = self._streams[key] = MemoryStream(self, key, is_resumable=is_resumable)
+        before = max(before, self._gone.pop(key, 0))
+        stream = MemoryStream(self, key, is_resumable=is_resumable, before=before)
+        self._streams[key] = stream
         self._shares.count(stream, "streams", 1)
         self._expected.begun(key)
         return stream
+
+    def last_number(self, key: StreamKey) -> int:
+        """The number of the last event that an id has had; 0 where none is known."""
+        stream = self._streams.get(key)
+        return self._gone.get(key, 0) if stream is None else stream.last
 
     def make_room(self, stream: MemoryStream) -> None:
         """Keep the bounds after a stream has grown."""
@@ -166,8 +185,9 @@ class MemoryEventLog:
         return True
 
     def _evict(self, key: StreamKey) -> None:
+        last = self.last_number(key)
         self.forget(self._streams[key])
-        self._gone[key] = None
+        self._gone[key] = last
         if len(self._gone) > _MAX_GONE:
             self._gone.popitem(last=False)
 

@@ -38,15 +38,19 @@ class KeptEvent(NamedTuple):
 
 
 class KeptEvents:
-    """The events of one stream, numbered from 1.
+    """The events of one stream, numbered densely.
 
     Args:
         count: called with the bytes that come and go.
+        before: the number of the last event of earlier streams of this id.
     """
 
-    __slots__ = ("_changed", "_count", "_dropped", "_entries", "_open", "done", "last", "size")
+    __slots__ = (
+        *("_changed", "_count", "_dropped", "_entries", "_open"),
+        *("before", "done", "last", "size"),
+    )
 
-    def __init__(self, count: _Count) -> None:
+    def __init__(self, count: _Count, before: int = 0) -> None:
         self._count = count
         self._entries: list[KeptEvent] = []
         self._dropped = 0  # of the entries, at their beginning
@@ -54,7 +58,7 @@ class KeptEvents:
         self._open: dict[tuple[str, int], Fields] = {}
         self._changed: asyncio.Event | None = None  # once somebody waits
         self.size = 0
-        self.last = 0
+        self.before = self.last = before
         self.done: Fields | None = None
 
     def __len__(self) -> int:
@@ -143,8 +147,8 @@ class KeptEvents:
             size += entry.size
             if len(events) >= _PAGE_EVENTS or size >= _PAGE_BYTES:
                 break
-        is_done = self.done is not None
-        return Page(tuple(events), first, self.last, is_done, tuple(self._open.values()))
+        is_done, open_calls = self.done is not None, tuple(self._open.values())
+        return Page(tuple(events), first, self.last, is_done, open_calls, self.before)
 
     def open_calls(self) -> tuple[Fields, ...]:
         """Data of the calls that have not ended."""

@@ -36,15 +36,17 @@ class MemoryStream:
         log: of all streams.
         key: of this one.
         is_resumable: its bytes are wanted.
+        before: the number of the last event of earlier streams of this id.
     """
 
     __slots__ = (
-        *("_aside", "_events", "_is_kept", "_key", "_length", "_log"),
+        *("_aside", "_before", "_events", "_is_kept", "_key", "_length", "_log"),
         *("is_done", "kept", "read_at", "readers", "started_at"),
     )
 
-    def __init__(self, log: _Log, key: StreamKey, *, is_resumable: bool) -> None:
+    def __init__(self, log: _Log, key: StreamKey, *, is_resumable: bool, before: int = 0) -> None:
         self._log = log
+        self._before = before
         self._key = key
         self._is_kept = True
         self._aside: list[tuple[EventType, EventData, float, int]] = []
@@ -65,7 +67,8 @@ class MemoryStream:
         """All events that are kept."""
         events = self._events
         if events is None:
-            events = self._events = KeptEvents(partial(self._log.count, self, "events"))
+            count = partial(self._log.count, self, "events")
+            events = self._events = KeptEvents(count, self._before)
         if self._aside:
             aside, self._aside, self._length = self._aside, [], 0
             for type_, data, at, offset in aside:
@@ -74,6 +77,12 @@ class MemoryStream:
                 events.append(type_, data, at, offset)
             self._log.make_room(self)
         return events
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event."""
+        made = self._before if self._events is None else self._events.last
+        return made + len(self._aside)
 
     @property
     def keeps_bytes(self) -> bool:

@@ -34,18 +34,19 @@ class ReceivedStreams:
         """
         return [await self._add(writer, delta) for delta in deltas]
 
-    def start(self, writer: object, key: StreamKey) -> bool:
+    def start(self, writer: object, key: StreamKey) -> int | None:
         """See ``LogTable``.
 
         Args:
             writer: the process.
             key: of the stream.
         """
-        if key in self._writers:
-            return False
+        if self._writers.get(key, writer) is not writer:
+            return None
+        last = self._log.last_number(key)
         self.discard(key)
         self._writers[key] = writer
-        return True
+        return last
 
     def discard(self, key: StreamKey) -> None:
         """See ``LogTable``."""
@@ -71,7 +72,7 @@ class ReceivedStreams:
         stream = self._log.maybe_stream(delta.key)
         was_known = stream is not None
         if stream is None and delta.is_first and not delta.offset:
-            await self._log.create(delta.key, is_resumable=delta.is_resumable)
+            await self._log.create(delta.key, is_resumable=delta.is_resumable, before=delta.before)
             stream = self._log.maybe_stream(delta.key)
             if stream is not None:
                 stream.started_at = delta.started_at
@@ -106,7 +107,7 @@ class ReceivedStreams:
     def _end(self, stream: MemoryStream) -> None:
         events = stream.events
         kept, before = events.behind(0, len(events)), list(events.open_before())
-        for seq, event in lost_events(kept, before, stream.started_at, time.time()):
+        for seq, event in lost_events(kept, events.last, before, stream.started_at, time.time()):
             events.accept(seq, event)
         stream.kept.finish("cut")
         self._log.ended(stream)

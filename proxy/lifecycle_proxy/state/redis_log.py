@@ -95,14 +95,14 @@ class RedisLog:
             commands, lambda replies: [replies[first] == 0 for first in at], stream.NOT_NEW
         )
 
-    def start(self, key: StreamKey) -> "asyncio.Future[bool]":
+    def start(self, key: StreamKey) -> "asyncio.Future[int | None]":
         """See ``LogTable``."""
         keys = StreamKeys.of(self._prefix, key)
-        names = (keys.use, *keys[:3])
+        names = (keys.use, keys.gone, *keys[:3])
         time_ms = round(stream.LIVE_S * 1000)
         arguments = (self._producer, self._leases, time_ms)
         command = ("EVAL", scripts.START, len(names), *names, *arguments)
-        return self._link.submit([command], lambda replies: bool(replies[0]))
+        return self._link.submit([command], lambda replies: stream.maybe_number(replies[0]))
 
     def discard(self, key: StreamKey) -> None:
         """See ``LogTable``."""
@@ -243,7 +243,7 @@ class RedisLog:
         state, kept, _ = await self._whole(keys)
         if state.done is not None:
             return True
-        end = lost_events(kept, state.open, state.started, time.time())
+        end = lost_events(kept, state.last, state.open, state.started, time.time())
         last, (_, done) = end[-1][0], end[-1]
         arguments: list[str | bytes | int] = [f"0-{kept[-1][0]}" if kept else "", last, done.data]
         arguments.append(round(self._keep_s * 1000))

@@ -23,15 +23,20 @@ if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
 return redis.call('APPEND', KEYS[1], ARGV[2])
 """
 
-# KEYS: who uses an id; the stream's own keys. ARGV: our process, the key of leases in front of its
-# name, the time of a use in milliseconds. Returns whether the id is free: it is, too, where the
-# process that used it is gone.
+# KEYS: who uses an id; that there was a stream; the stream's own keys, its state first. ARGV: our
+# process, the key of leases in front of its name, the time of a use in milliseconds. Returns the
+# number of the last event that the id has had, -1 while another process uses it: not where that is
+# gone. Our own stream has ended, though that may not be written here yet.
 START: Final = """
 local user = redis.call('GET', KEYS[1])
-if user and redis.call('EXISTS', ARGV[2] .. user) == 1 then return 0 end
+if user and user ~= ARGV[1] and redis.call('EXISTS', ARGV[2] .. user) == 1 then return -1 end
+local state, last = redis.call('HMGET', KEYS[3], 'last', 'lost'), 0
+for _, number in ipairs({state[1] or 0, state[2] or 0, redis.call('GET', KEYS[2]) or 0}) do
+  last = math.max(last, tonumber(number) or 0)
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-redis.call('DEL', unpack(KEYS, 2))
-return 1
+redis.call('DEL', unpack(KEYS, 3))
+return last
 """
 
 # KEYS: events, state, use. ARGV: the id of the newest event, "" for none; the new number of the

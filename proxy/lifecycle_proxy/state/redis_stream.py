@@ -1,12 +1,12 @@
 """The keys of one stream in Redis, the commands that write it, and what its replies say.
 
 ======== ====== ==================================================================================
-``state``  hash  ``last``, ``first``, ``started``, ``producer``, ``resumable``, ``open``, ``head``,
-                 ``end``, ``done``; ``lost`` where a reader had to end it
+``state``  hash  ``last``, ``first``, ``before``, ``started``, ``producer``, ``resumable``,
+                 ``open``, ``head``, ``end``, ``done``; ``lost`` where a reader had to end it
 ``events`` stream each with its number n as id ``0-n``; one that is sent twice is refused
 ``bytes``  string what the client was written
 ``use``    string which process uses an id that its client has chosen
-``gone``   string that there was such a stream
+``gone``   string that there was such a stream: the number of its last event
 ``read``   string that its bytes were read: the time it has left says when
 ======== ====== ==================================================================================
 
@@ -32,7 +32,10 @@ from lifecycle_proxy.state.stream_records import (
 )
 
 NOT_NEW: Final = "equal or smaller"  # of an event that is there already
-_FIELDS: Final = ("last", "done", "lost", "open", "producer", "started", "resumable", "head", "end")
+_FIELDS: Final = (
+    *("last", "done", "lost", "open", "producer", "started"),
+    *("resumable", "head", "end", "before"),
+)
 _PAGE_EVENTS: Final = 100
 _MAX_ID: Final = "0-18446744073709551615"
 LIVE_S: Final = 900.0  # how long one is kept that nobody hears of
@@ -74,6 +77,7 @@ class StreamState(NamedTuple):
     is_resumable: bool
     head: bytes
     end: str
+    before: int
 
 
 def written(keys: StreamKeys, delta: LogDelta, producer: str, keep_s: float) -> list[Command]:
@@ -89,7 +93,8 @@ def written(keys: StreamKeys, delta: LogDelta, producer: str, keep_s: float) -> 
         keep_s: how long it is kept behind its end, in seconds.
     """
     resumable = int(delta.is_resumable)
-    fields = ("first", delta.first, "started", repr(delta.started_at), "producer", producer)
+    numbers = ("first", delta.first, "before", delta.before)
+    fields = (*numbers, "started", repr(delta.started_at), "producer", producer)
     commands: list[Command] = [
         ("HSET", keys.state, "last", delta.last),
         ("HSET", keys.state, *fields, "resumable", resumable, "open", delta.open),
@@ -113,7 +118,7 @@ def written(keys: StreamKeys, delta: LogDelta, producer: str, keep_s: float) -> 
     else:
         commands.append(("PEXPIRE", keys.use, round(ttl_s * 1000)))
     commands += [("PEXPIRE", key, round(ttl_s * 1000)) for key in keys[:3]]
-    commands.append(("SET", keys.gone, "", "PX", round((ttl_s + _GONE_S) * 1000)))
+    commands.append(("SET", keys.gone, delta.last, "PX", round((ttl_s + _GONE_S) * 1000)))
     commands.append(("PUBLISH", keys.news, ""))
     return commands
 
@@ -167,7 +172,7 @@ def maybe_state(reply: Any) -> StreamState | None:
     Raises:
         ValueError: it makes no sense.
     """
-    last, done, lost, open_, producer, started, resumable, head, end = reply
+    last, done, lost, open_, producer, started, resumable, head, end, before = reply
     if last is None:
         return None
     return StreamState(
@@ -179,6 +184,7 @@ def maybe_state(reply: Any) -> StreamState | None:
         resumable == b"1",
         head or b"",
         (end or b"").decode(),
+        int(before or 0),
     )
 
 
@@ -198,6 +204,17 @@ def found(replies: list[Any]) -> StreamState:
     return state
 
 
+def maybe_number(reply: Any) -> int | None:
+    """The number of the last event of an id; None where one uses it.
+
+    Raises:
+        TypeError: it makes no sense.
+    """
+    if type(reply) is not int:
+        raise TypeError("not a number")
+    return None if reply < 0 else reply
+
+
 def missing(is_gone: bool) -> Exception:
     """Why there is no state."""
     return StreamExpiredError() if is_gone else StreamUnknownError()
@@ -214,7 +231,7 @@ def page(state: StreamState, replies: list[Any]) -> Page:
     first = oldest[0][0] if oldest else state.last + 1
     events = tuple(as_event(seq, event) for seq, event in found)
     last = max(state.last, events[-1].seq) if events else state.last
-    return Page(events, first, last, state.done is not None, tuple(state.open))
+    return Page(events, first, last, state.done is not None, tuple(state.open), state.before)
 
 
 def entries(reply: Any) -> list[tuple[int, KeptEvent]]:

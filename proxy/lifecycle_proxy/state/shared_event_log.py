@@ -65,14 +65,17 @@ class SharedEventLog:
         if there is not None and there.events.done is None:
             raise StreamInUseError
         self._mirrors.pop(key, None)
-        is_clear = True
+        is_clear, before = True, 0
         if is_chosen:
             try:
-                if not await self._table.start(key):
-                    raise StreamInUseError
+                last = await self._table.start(key)
             except StoreError:
                 is_clear = False  # what is there of an earlier stream must go first
-        writer = await self._own.create(key, is_chosen=is_chosen, is_resumable=is_resumable)
+            else:
+                if last is None:
+                    raise StreamInUseError
+                before = last
+        writer = await self._own.create(key, is_resumable=is_resumable, before=before)
         stream = self._own.maybe_stream(key)
         if writer is None or stream is None:
             return None

@@ -17,6 +17,7 @@ from lifecycle_proxy.core.stream_fields import usage_fields
 from lifecycle_proxy.core.texts import TextReader
 from lifecycle_proxy.exchange.ends import ENDS, Ended, SideEnd
 from lifecycle_proxy.exchange.failover import Failover
+from lifecycle_proxy.exchange.headers import encoded
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.state.event_log import LogWriter
 from lifecycle_proxy.state.stream_records import BytesHead
@@ -148,7 +149,8 @@ class FollowedStreamLog(StreamLog):
         self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers
     ) -> None:
         if side == "client":
-            self._writer.begin_bytes(BytesHead(status, headers))
+            kept = tuple((encoded(name), encoded(value)) for name, value in headers)
+            self._writer.begin_bytes(BytesHead(status, kept, encoded(reason)))
 
     def on_chunk(
         self, exchange: Exchange, read: bytes, written: bytes, added: Added, now: float

@@ -74,6 +74,8 @@ class Page(NamedTuple):
         is_done: the stream has ended: nothing comes behind ``last``.
         open_calls: data of the ``tool.running`` events in front of ``first`` whose calls had not
             ended by then: what a reader has to know that begins at ``first``.
+        before: the number of the last event of earlier streams of this id, which are not kept; 0
+            where there was none.
     """
 
     events: tuple[StreamEvent, ...]
@@ -81,6 +83,7 @@ class Page(NamedTuple):
     last: int
     is_done: bool
     open_calls: tuple[Fields, ...] = ()
+    before: int = 0
 
 
 class StreamStatus(NamedTuple):
@@ -106,10 +109,11 @@ class StreamStatus(NamedTuple):
 
 
 class BytesHead(NamedTuple):
-    """The head of a response that can be resumed."""
+    """The head of a response that can be resumed: bytes, which need not be UTF-8."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[bytes, bytes], ...]
+    reason: bytes = b"OK"
 
 
 class BytesPage(NamedTuple):

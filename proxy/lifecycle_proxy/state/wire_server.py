@@ -164,7 +164,7 @@ class WorkerConnection:
     async def _push(self, deltas: list[Any]) -> list[bool]:
         return await self._streams.push(self, msgspec.convert(deltas, list[LogDelta]))
 
-    async def _start(self, key: list[str]) -> bool:
+    async def _start(self, key: list[str]) -> int | None:
         return self._streams.start(self, StreamKey(*key))
 
     async def _discard(self, key: list[str]) -> None:

@@ -59,9 +59,10 @@ class WireLog:
         """See ``LogTable``."""
         return self._link.submit("push", [list(deltas)], list[bool])
 
-    def start(self, key: StreamKey) -> "asyncio.Future[bool]":
+    def start(self, key: StreamKey) -> "asyncio.Future[int | None]":
         """See ``LogTable``."""
-        return self._link.submit("start", [key], bool)
+        kind: Any = int | None
+        return self._link.submit("start", [key], kind)
 
     def discard(self, key: StreamKey) -> None:
         """See ``LogTable``."""

@@ -71,7 +71,10 @@ def _ends() -> st.SearchStrategy[Data]:
         {"outcome": st.just("failed"), "isError": st.just(True)},
         optional={"result": _TEXT, "reason": st.just("length")},
     )
-    return st.one_of(good, bad)
+    unknown = st.fixed_dictionaries(
+        {"outcome": st.just("unknown")}, optional={"result": _TEXT, "hosted": st.just(True)}
+    )
+    return st.one_of(good, bad, unknown)
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,18 @@ class Plan:
         cursor: the number of the event that it knows already; beyond the end is of no stream.
         lost: events that are not kept any more by the time that it would get them.
         silences: numbers of events in front of which nothing came for a while.
+        is_closed: its connection ends before the stream.
     """
 
     cursor: int = 0
     lost: frozenset[int] = field(default_factory=frozenset)
     silences: frozenset[int] = field(default_factory=frozenset)
+    is_closed: bool = False
 
 
 def plans() -> st.SearchStrategy[Plan]:
     numbers = st.frozensets(st.integers(1, 16), max_size=5)
-    return st.builds(Plan, st.sampled_from([0, 0, 1, 3, 6, 99]), numbers, numbers)
+    return st.builds(Plan, st.sampled_from([0, 0, 1, 3, 6, 99]), numbers, numbers, st.booleans())
 
 
 def read(name: str, events: Sequence[StreamEvent], plan: Plan) -> bytes:
@@ -115,6 +120,8 @@ def read(name: str, events: Sequence[StreamEvent], plan: Plan) -> bytes:
             pieces.append(vocabulary.gap(at + 1, first, open_calls(events[: first - 1])))
         pieces.append(vocabulary.render(events[first - 1]))
         at = first
+    if plan.is_closed and events[-1].type != "stream.done":
+        pieces.append(vocabulary.closed("streams_unavailable", "it cannot be read now"))
     if events[-1].type == "stream.done":
         pieces.append(vocabulary.done())
     return b"".join(pieces)

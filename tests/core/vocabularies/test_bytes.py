@@ -233,10 +233,54 @@ def test_two_choices_with_a_call_of_one_id() -> None:
 
 
 def test_a_call_that_ended_in_a_gap() -> None:
-    for name, end in (("vercel-ui", b"tool-output-available"), ("ag-ui", b"TOOL_CALL_END")):
+    for name, end in (("vercel-ui", b"tool-input-available"), ("ag-ui", b"TOOL_CALL_END")):
         own = made(name)
         own.render(of(1, "tool.running", **_CALL))
-        assert end in own.gap(3, 7, [])
+        own.render(of(2, "tool.running", **_HOSTED))
+        written = own.gap(3, 7, [])
+        assert written.count(end) == 2
+        assert written.count(b"tool-output-available") == (name == "vercel-ui")  # the hosted one's
+
+
+@pytest.mark.parametrize(
+    ("more", "is_told"),
+    [
+        ({"outcome": "unknown"}, False),
+        ({"outcome": "unknown", "hosted": True}, True),
+        ({"outcome": "unknown", "result": "x"}, True),
+        ({"outcome": "ok"}, True),
+        ({"outcome": "cut", "isError": True}, True),
+    ],
+)
+def test_a_call_that_the_client_runs_has_no_result_when_it_is_written(
+    more: Data, is_told: bool
+) -> None:
+    """An empty one would say that the tool gave nothing."""
+    for name, end in (("vercel-ui", b"tool-output"), ("ag-ui", b"TOOL_CALL_RESULT")):
+        own = made(name)
+        own.render(of(1, "tool.running", **_CALL))
+        written = own.render(of(2, "tool.completed", **_CALL, **more))
+        assert (end in written) is is_told
+        assert b"tool-input-available" in written or b"TOOL_CALL_END" in written
+        assert own.render(of(3, "tool.running", **_CALL))
+
+
+CLOSED: Final = {
+    "hermes": b'event: closed\ndata: {"reason":"not_begun","message":"why","streamId":"st_1"}\n\n',
+    "kilroy": b'data: {"id":"80000001","ts":"1970-01-01T00:00:00Z","run_id":"st_1","node_id":"",'
+    b'"backend":"api","event":"closed","reason":"not_begun","message":"why"}\n\n',
+    "rdev": b'event: output\ndata: {"type":"stderr","content":"why"}\n\n',
+    "agentlang": b'event: closed\ndata: {"reason":"not_begun","message":"why"}\n\n',
+    "ag-ui": b'data: {"type":"RUN_ERROR","message":"why","code":"not_begun"}\n\n',
+    "vercel-ui": b'data: {"type":"error","errorText":"why"}\n\n',
+    "openai-responses": b'event: error\ndata: {"type":"error","sequence_number":0,'
+    b'"code":"not_begun","message":"why","param":null}\n\n',
+}
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_a_connection_that_ends_before_the_stream(name: str) -> None:
+    assert made(name).closed("not_begun", "why") == CLOSED[name]
 
 
 def test_arguments_in_pieces_are_the_input() -> None:

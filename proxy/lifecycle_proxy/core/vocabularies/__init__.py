@@ -11,6 +11,7 @@ What a reader gets, in this order::
     render(event), ...            for each event behind the cursor; may be b""
     keep_alive(at)                in between, in times of silence
     done()                        once, behind stream.done: then the response ends
+    closed()                      instead of that, where the response ends before the stream
 
 A reader that goes on behind event N (``Last-Event-ID``) gets a new instance. Where
 ``needs_history`` is set it is given the events up to N first, as far as they are kept, and what it
@@ -23,7 +24,7 @@ A new one is one module, one row in ``VOCABULARIES`` and one in the table of
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.ag_ui import AgUi
 from lifecycle_proxy.core.vocabularies.agentlang import Agentlang
 from lifecycle_proxy.core.vocabularies.hermes import Hermes
@@ -79,6 +80,15 @@ class Vocabulary(Protocol):
 
         Args:
             at: now, in seconds of Unix time.
+        """
+        ...
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """The last bytes, where the response ends before the stream has, or before it has begun.
+
+        Args:
+            reason: why, for programs.
+            message: the same for people.
         """
         ...
 

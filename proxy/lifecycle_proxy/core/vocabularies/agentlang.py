@@ -8,7 +8,7 @@ progress has them from here, too (``relay.progress``); there ``result`` is the w
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, assert_never
 
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, named, result_of
 
 _Fields = Mapping[str, Any]
@@ -138,6 +138,10 @@ class Agentlang:
 
     def keep_alive(self, at: float) -> bytes:
         return KEEP_ALIVE
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """See ``Vocabulary``."""
+        return named("closed", {"reason": reason, "message": message})
 
     def done(self) -> bytes:
         return b""

@@ -34,6 +34,17 @@ def unnamed(**data: Any) -> bytes:
     return b"data: %b\n\n" % dumps(data)
 
 
+def is_known(data: Mapping[str, Any]) -> bool:
+    """Whether anything is known of what came of a call.
+
+    Not where its client runs it: then the end of its being written is all that the stream has.
+
+    Args:
+        data: of ``tool.completed``.
+    """
+    return data.get("outcome") != "unknown" or bool(data.get("hosted")) or "result" in data
+
+
 def result_of(data: Mapping[str, Any]) -> str:
     """What came of a call, in words.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from lifecycle_proxy.core.dialects.fields import dumps
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, KEEP_ALIVE, named
 
 # Browsers reconnect after so long. A comment shows that the connection stands.
@@ -42,6 +42,10 @@ class Hermes:
 
     def keep_alive(self, at: float) -> bytes:
         return KEEP_ALIVE
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """See ``Vocabulary``."""
+        return self._own("closed", {"reason": reason, "message": message})
 
     def done(self) -> bytes:
         return b""

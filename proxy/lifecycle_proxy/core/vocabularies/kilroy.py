@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, assert_never
 
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, KEEP_ALIVE, named, unnamed
 
 _Fields = Mapping[str, Any]
@@ -78,6 +78,11 @@ class Kilroy:
             event_count=self._events,
             since_last_output_s=int(at - self._latest_at),
         )
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """See ``Vocabulary``. An event of the proxy's own; ``done`` does not come."""
+        number, why = _HEARTBEAT + self._heartbeats + 1, {"reason": reason, "message": message}
+        return self._frame(number, self._latest_at, event="closed", **why)
 
     def done(self) -> bytes:
         return named("done", {})

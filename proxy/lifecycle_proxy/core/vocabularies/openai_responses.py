@@ -9,7 +9,7 @@ their texts 1 MiB: no reader costs more.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, assert_never
 
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, KEEP_ALIVE, named, result_of
 from lifecycle_proxy.core.vocabularies.response_items import CallItem, Kept, TextItem
 from lifecycle_proxy.core.vocabularies.shown_parts import (
@@ -94,6 +94,10 @@ class OpenAiResponses:
 
     def keep_alive(self, at: float) -> bytes:
         return KEEP_ALIVE
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """See ``Vocabulary``."""
+        return self._event("error", code=reason, message=message, param=None)
 
     def done(self) -> bytes:
         return b""

@@ -7,7 +7,7 @@ The exit code is 0 or 1.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, assert_never
 
-from lifecycle_proxy.core.stream_events import StreamEvent
+from lifecycle_proxy.core.stream_events import ClosedReason, StreamEvent
 from lifecycle_proxy.core.vocabularies.frames import EVENT_STREAM, KEEP_ALIVE, named, result_of
 
 _Fields = Mapping[str, Any]
@@ -58,6 +58,10 @@ class Rdev:
 
     def keep_alive(self, at: float) -> bytes:
         return KEEP_ALIVE
+
+    def closed(self, reason: ClosedReason, message: str) -> bytes:
+        """See ``Vocabulary``. The command may go on: it has no exit code."""
+        return _output("stderr", message)
 
     def done(self) -> bytes:
         return b""

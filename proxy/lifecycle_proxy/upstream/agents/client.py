@@ -5,7 +5,6 @@ written by ``core.agents``; the pipeline then observes it as any backend's.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from lifecycle_proxy.core.agents import conversation
 from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.exchange import request_body
-from lifecycle_proxy.exchange.client_scope import ANONYMOUS, maybe_session, owner_of
+from lifecycle_proxy.exchange.client_scope import ANONYMOUS, hashed, maybe_session, owner_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest
@@ -147,7 +146,7 @@ class AgentUpstream:
             owner = f"{owner} {asked_by.address}"
         user = body.get("user")
         name = maybe_session(asked_by.headers) or (user if isinstance(user, str) else "")
-        return hashlib.sha256(f"{owner}\0{name}".encode("utf-8", "surrogateescape")).hexdigest()
+        return hashed(f"{owner}\0{name}")
 
     def _cwd(self, headers: Mapping[str, str]) -> str:
         """The working directory: the settings', or one that the request names below a root."""
