@@ -2,9 +2,9 @@
 
     python bench/routing.py
 
-Each proxy is a process of its own; client and backend are in this one. They take turns, so that
-what else runs on the machine is the same for all. ``name`` also replaces the name of the model in
-the body. Linux only.
+Each proxy is a process of its own; client and backend are in this one. They take turns in many
+short rounds, so that what else runs on the machine is the same for all; the last column is the
+median of the rounds' ratios. ``name`` also replaces the name of the model in the body. Linux only.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from running import Running, command, listening
@@ -66,9 +67,9 @@ async def ask(port: int, body: bytes, count: int) -> None:
 
 async def measured(running: Running, body: bytes, count: int) -> float:
     """Processor time of the proxy for each request, in microseconds."""
-    before = running.cpu_s
+    before = running.run_ns
     await asyncio.gather(*(ask(running.port, body, count // 4) for _ in range(4)))
-    return (running.cpu_s - before) / count * 1e6
+    return (running.run_ns - before) / count / 1e3
 
 
 async def run(rounds: int, count: int) -> None:
@@ -93,14 +94,19 @@ async def run(rounds: int, count: int) -> None:
                 ("json", b"", count),
                 ("stream", b',"stream":true', count // 8),
             ):
-                best = dict.fromkeys(lanes, float("inf"))
-                for _ in range(rounds):
-                    for name, (running, model) in lanes.items():
+                spent: dict[str, list[float]] = {name: [] for name in lanes}
+                for turn in range(rounds + 1):
+                    order = [*lanes] if turn % 2 else [*reversed(lanes)]
+                    for name in order:
+                        running, model = lanes[name]
                         body = b'{"model":"%b",%b%b}' % (model, prompt, more)
-                        best[name] = min(best[name], await measured(running, body, number))
-                first = best["one upstream"]
-                for name, spent in best.items():
-                    print(f"{kind:7} {name:14} {spent:8.0f} us  {spent / first:6.3f}")
+                        spent[name].append(await measured(running, body, number))
+                first = spent["one upstream"][1:]  # the first round warms up
+                for name, each in spent.items():
+                    ratio = median(a / b for a, b in zip(each[1:], first, strict=True))
+                    print(
+                        f"{kind:7} {name:14} {median(each[1:]):8.0f} us  {ratio:6.3f}", flush=True
+                    )
 
 
 def _written(folder: str, text: str) -> Path:
@@ -112,8 +118,8 @@ def _written(folder: str, text: str) -> Path:
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description="What routing costs.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=4000, help="JSON requests in a round")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--count", type=int, default=400, help="JSON requests in a round")
     asked = parser.parse_args()
     asyncio.run(run(asked.rounds, asked.count))
     return 0

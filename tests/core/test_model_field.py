@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lifecycle_proxy.core.model_field import _WINDOW, replaced, spans
+from lifecycle_proxy.core.model_field import _WINDOW, model_spans, replaced, spans
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 VALUES = st.recursive(
@@ -59,6 +59,7 @@ def test_only_the_values_of_model_change(
     data, members = given
     found = spans(data)
     assert found is not None
+    assert model_spans(data) == found
     assert len(found) == sum(key == "model" for key, _ in members)
     new = replaced(data, found, name)
     wanted = [(key, name if key == "model" else value) for key, value in members]
@@ -96,6 +97,28 @@ def _pairs(members: list[tuple[str, Any]]) -> Any:
 )
 def test_where_the_values_are(data: bytes, found: list[bytes]) -> None:
     assert values(data) == found
+    assert model_spans(data) == spans(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model":"a","x":{"y":"b"}}',
+        b' {\n"model" : "a" , "x":[{}]}',
+        b'{"x":{"y":"b"},"model":"a"}\n',
+        b'{"x":{"model":"b"}}',
+        b'{"x":{"model":"b"},"y":1}',
+        b'{"x":{"model":"b"},"model":"a"}',
+        b'{"x":"model","model":"a"}',
+        b'{"x":"\\"model\\":1}","model":"a","y":2}',
+        b'{"model":"a","\\u006dodel":"b"}',
+        b'{"x":"say \\"model\\"","y":["model"]}',
+        b'{"model":"%b"}' % (b"a" * 600),
+    ],
+)
+def test_the_short_way_finds_the_same(data: bytes) -> None:
+    assert json.loads(data)
+    assert model_spans(data) == spans(data)
 
 
 @pytest.mark.parametrize(

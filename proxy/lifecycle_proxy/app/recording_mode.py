@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import ConfigError, Mode, Recording, Settings
-from lifecycle_proxy.exchange import headers, request_body
+from lifecycle_proxy.exchange import headers, streamed_body
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
@@ -125,7 +125,7 @@ class RecordingMode:
         mode = self._mode_of(request)
         if self._played is None or self._mode == "replay" or mode != "new_episodes":
             return data
-        return await request_body.whole(data)
+        return await streamed_body.whole(data)
 
     async def maybe_replay(
         self, request: web.Request, wanted: UpstreamRequest

@@ -46,6 +46,8 @@ class UpstreamRequest(NamedTuple):
         on_interim: called for each interim response but 100 (RFC 9110 section 15.2). It must not
             raise.
         asked_by: the client; None where the proxy itself asks.
+        model_at: where the name of the model stands in the body of a form, as (start, stop); None
+            where it has none, and for JSON.
     """
 
     method: str
@@ -54,6 +56,7 @@ class UpstreamRequest(NamedTuple):
     body: RequestBody
     on_interim: OnInterim | None = None
     asked_by: AskedBy | None = None
+    model_at: tuple[int, int] | None = None
 
 
 class BodySink(Protocol):

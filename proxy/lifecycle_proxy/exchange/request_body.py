@@ -11,7 +11,6 @@ from aiohttp import web
 from lifecycle_proxy.core.complexity import MAX_VALUES, count_values, is_too_complex
 from lifecycle_proxy.core.history import may_hold_own_output, without_own_output
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
-from lifecycle_proxy.exchange.model import Exchange
 
 # Larger bodies are forwarded without being read: memory stays bounded and nothing has to wait for
 # their end. A conversation with a few pictures is smaller.
@@ -175,47 +174,6 @@ async def small_or_streamed(request: web.Request) -> bytes | AsyncIterator[bytes
         return request.content.iter_any()
     pieces = [piece async for piece in request.content.iter_any()]
     return b"".join(pieces)
-
-
-async def followed(body: AsyncIterator[bytes], exchange: Exchange) -> AsyncIterator[bytes]:
-    """A body on its way to the upstream; listeners get its pieces.
-
-    Args:
-        body: its pieces.
-        exchange: whose body it is.
-    """
-    async for piece in body:
-        if piece:  # an empty one would be the end
-            exchange.listeners.on_request_body(exchange, piece)
-        yield piece
-    exchange.listeners.on_request_body(exchange, b"")
-
-
-async def whole(body: _Data, most: int = _LOOK_BYTES) -> _Data:
-    """A streamed body whole, if it is of ordinary size; else as it comes.
-
-    Args:
-        body: perhaps streamed.
-        most: the largest that is ordinary, in bytes.
-    """
-    if body is None or isinstance(body, bytes):
-        return body
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in body:
-        pieces.append(piece)
-        size += len(piece)
-        if size > most:
-            return _rejoined(pieces, body)
-    return b"".join(pieces)
-
-
-async def _rejoined(pieces: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    pieces.reverse()
-    while pieces:
-        yield pieces.pop()
-    async for piece in rest:
-        yield piece
 
 
 def tools_in(tail: bytearray) -> frozenset[str] | None:

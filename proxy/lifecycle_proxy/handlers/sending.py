@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from aiohttp import web
 from multidict import CIMultiDict
 
-from lifecycle_proxy.exchange import headers, request_body, responses
+from lifecycle_proxy.exchange import headers, responses, streamed_body
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import (
@@ -165,7 +165,7 @@ class Sender:
         if listeners.follow_bytes:
             body = wanted.body
             if not (body is None or isinstance(body, bytes)):
-                wanted = wanted._replace(body=request_body.followed(body, exchange))
+                wanted = wanted._replace(body=streamed_body.followed(body, exchange))
             changed = body if isinstance(body, bytes) and rewritten else None
             target = upstream.target(wanted.path)
             listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)

@@ -6,6 +6,7 @@ each; the oldest are forgotten first.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 _PER_TENANT: Final = 2_000
@@ -57,6 +58,19 @@ class MadeIds:
         """
         own = self._tenants.get(tenant)
         return "" if own is None else own.get(made, "")
+
+    async def find(self, tenant: str, ids: Sequence[str]) -> str:
+        """The name of the upstream that made one of these; "" if that is not known.
+
+        Args:
+            tenant: a hash of the credential.
+            ids: perhaps made; the first that is known counts.
+        """
+        return next(filter(None, (self.maybe(tenant, one) for one in ids)), "")
+
+    def __bool__(self) -> bool:
+        """Whether any may be known."""
+        return self._size > 0
 
     def __len__(self) -> int:
         return self._size

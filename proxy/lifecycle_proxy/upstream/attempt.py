@@ -3,6 +3,7 @@
 import email.utils
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from multidict import CIMultiDict
@@ -11,13 +12,15 @@ from lifecycle_proxy.config.targets import Target
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
-from lifecycle_proxy.upstream.member import Member
+from lifecycle_proxy.upstream.member import Member, renamed
 from lifecycle_proxy.upstream.pool import UpstreamPool
 from lifecycle_proxy.upstream.pooled_response import PooledResponse
 
 _LIMITED: Final = (429, 503)  # with Retry-After: nothing is wrong with the upstream
 _NEXT: Final = frozenset((429, 500, 502, 503, 504, 529))
-_NOTHING_MADE: Final = ("chat", "messages")
+
+
+Made = Callable[[str, str], None]
 
 
 class Failed(NamedTuple):
@@ -60,8 +63,10 @@ class Asker:
         exchange: the request's.
         model: as the request names it; "" without one.
         conversation: see ``UpstreamPool.in_order``.
-        made: called with an upstream's name and an id that it made.
+        made: called with an upstream's name and an id that it made; None to look for none.
     """
+
+    __slots__ = ("_conversation", "_exchange", "_made", "_model", "_pool")
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class Asker:
         exchange: Exchange,
         model: str,
         conversation: bytes,
-        made: Callable[[str, str], None] | None,
+        made: Made | None,
     ) -> None:
         self._pool = pool
         self._exchange = exchange
@@ -98,9 +103,11 @@ class Asker:
         self._exchange.upstream = target.upstream
         if not is_last:
             request = request._replace(headers=CIMultiDict(request.headers))
-        sent = await member.adapted(request, new_name)
-        if new_name and self._pool.is_public:
-            sent.headers["Accept-Encoding"] = "identity"  # its name is replaced in the answer
+        sent = member.adapted(request)
+        if new_name:
+            sent = await renamed(sent, new_name)
+            if self._pool.is_public:
+                sent.headers["Accept-Encoding"] = "identity"  # its name is replaced in the answer
         health = member.health
         member.open_requests += 1
         health.asked()
@@ -128,11 +135,12 @@ class Asker:
     ) -> UpstreamResponse | Failed:
         """An answer, or a failure. Either way it is open until it is closed."""
         status = response.status
-        pooled = self._pooled(member, response, new_name)
+        pooled = PooledResponse(response, member)
+        self._follow(pooled, member, new_name)
         if status not in _NEXT:
             member.health.succeeded()
             return pooled
-        wait_s = maybe_wait_s(response.headers.get("Retry-After", ""))
+        wait_s = maybe_wait_s(pooled.headers.get("Retry-After", ""))
         text = f"it answered with status {status}"
         if status == 429 or (status in _LIMITED and wait_s is not None):
             member.health.limited(self._pool.clock(), wait_s or 0.0, text)
@@ -141,28 +149,15 @@ class Asker:
         reason = "rate_limit" if status == 429 else "server_error"
         return Failed(reason, None, pooled, wait_s)
 
-    def _pooled(self, member: Member, response: UpstreamResponse, new_name: str) -> PooledResponse:
-        before = member.health.failures
-
-        def ended(failure: ProxyError | None) -> None:
-            member.open_requests -= 1
-            if failure is not None:
-                member.failed(failure.message, before)
-
-        def made(one: str) -> None:
-            if self._made is not None:
-                self._made(member.name, one)
-
-        is_plain = "Content-Encoding" not in response.headers
-        is_renamed = self._pool.is_public and bool(new_name) and is_plain
-        makes = self._exchange.method == "POST" and self._exchange.route not in _NOTHING_MADE
-        return PooledResponse(
-            response,
-            member.name,
-            ended,
-            made if makes and is_plain and response.status < 300 else None,
-            (new_name, self._model) if is_renamed else None,
-        )
+    def _follow(self, pooled: PooledResponse, member: Member, new_name: str) -> None:
+        """Look for what is to be noted or replaced in an answer's body."""
+        is_renamed = bool(new_name) and self._pool.is_public
+        if (self._made is None and not is_renamed) or "Content-Encoding" in pooled.headers:
+            return
+        if self._made is not None and pooled.status < 300:
+            pooled.note_ids(partial(self._made, member.name))
+        if is_renamed:
+            pooled.rename(new_name, self._model)
 
 
 def maybe_wait_s(retry_after: str) -> float | None:

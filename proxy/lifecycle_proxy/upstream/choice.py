@@ -48,16 +48,34 @@ class RequestFacts(NamedTuple):
     made_by: str = ""
 
 
-class RouteChoice(NamedTuple):
+class RouteChoice:
     """Where a request goes.
 
-    Attributes:
+    Args:
         groups: targets in order of preference; those of one group are equal.
         why: the rule, for people.
+
+    Attributes:
+        only: the target, if there is no other.
+        has_equals: some targets are equal, so the conversation counts.
     """
 
-    groups: Groups
-    why: str
+    __slots__ = ("groups", "has_equals", "only", "why")
+
+    def __init__(self, groups: Groups, why: str) -> None:
+        self.groups = groups
+        self.why = why
+        self.has_equals = any(len(group) > 1 for group in groups)
+        is_one = len(groups) == 1 and not self.has_equals
+        self.only: Target | None = groups[0][0] if is_one else None
+
+    def renames(self, model: str | None) -> bool:
+        """Whether a target knows the model by another name than the request.
+
+        Args:
+            model: as the request names it; None without one.
+        """
+        return any(target.model not in ("", model) for group in self.groups for target in group)
 
 
 class RouteTable:
@@ -102,13 +120,17 @@ class RouteTable:
             if facts.made_by:
                 return RouteChoice(_one(facts.made_by, ""), f"{facts.made_by} made this id")
             return RouteChoice(_one(self.names[0], ""), "no model is named: the first upstream")
-        choice = self._by_model(model) if len(model) <= _LONGEST_NAME else self._chosen(model)
+        choice = self.maybe_by_model(model)
         if choice is not None and facts.made_by:
             # Nobody else knows the id.
             kept = tuple(t for group in choice.groups for t in group if t.upstream == facts.made_by)
             if kept:
                 return RouteChoice((kept,), f"{facts.made_by} made this id")
         return choice
+
+    def maybe_by_model(self, model: str) -> RouteChoice | None:
+        """The decision where a request says nothing but its model; None where the lists decide."""
+        return self._by_model(model) if len(model) <= _LONGEST_NAME else self._chosen(model)
 
     def by_lists(
         self, facts: RequestFacts, lists: Lists, missing: Sequence[str] = ()

@@ -17,7 +17,7 @@ from lifecycle_proxy.exchange.failover import Failover
 from lifecycle_proxy.exchange.media_type import is_event_stream
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
-from lifecycle_proxy.upstream.attempt import Asker, Failed
+from lifecycle_proxy.upstream.attempt import Asker, Failed, Made
 from lifecycle_proxy.upstream.choice import RouteChoice
 from lifecycle_proxy.upstream.continued_response import ContinuedResponse
 from lifecycle_proxy.upstream.pool import UpstreamPool
@@ -34,8 +34,10 @@ class RoutedUpstream:
         choice: the targets.
         model: as the request names it; "" without one.
         conversation: see ``UpstreamPool.in_order``.
-        made: called with an upstream's name and an id that it made.
+        made: see ``Asker``.
     """
+
+    __slots__ = ("_asker", "_exchange", "_pool", "_targets")
 
     def __init__(
         self,
@@ -45,11 +47,11 @@ class RoutedUpstream:
         *,
         model: str,
         conversation: bytes = b"",
-        made: Callable[[str, str], None] | None = None,
+        made: Made | None = None,
     ) -> None:
         self._pool = pool
         self._exchange = exchange
-        if conversation and all(len(group) == 1 for group in choice.groups):
+        if not choice.has_equals:
             conversation = b""  # nothing depends on it
         self._asker = Asker(pool, exchange, model, conversation, made)
         self._targets = pool.in_order(choice, conversation)
@@ -62,11 +64,12 @@ class RoutedUpstream:
         self, request: UpstreamRequest, on_retry: Callable[[], None]
     ) -> UpstreamResponse:
         """See ``UpstreamClient``. The last error is raised, or returned if it is a response."""
-        waiting = list(self._targets)
+        waiting = self._targets
         is_whole = request.body is None or isinstance(request.body, bytes)
         if len(waiting) == 1 or not is_whole:  # nobody is left, or it can be sent once only
             outcome = await self._asker.ask(waiting[0], request, on_retry, is_last=True)
             return outcome.last() if isinstance(outcome, Failed) else outcome
+        waiting = list(waiting)
         later: list[tuple[float, Target]] = []
         again: set[Target] = set()
         until: float | None = None

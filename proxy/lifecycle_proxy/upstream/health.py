@@ -47,9 +47,11 @@ class Health:
 
     def succeeded(self) -> None:
         """It has answered."""
+        self._is_tried = False
+        if not (self.failures or self._limited_until):
+            return  # it was well
         self.failures, self._aside_s, self._aside_until = 0, 0.0, 0.0
         self._limited_until = 0.0
-        self._is_tried = False
 
     def failed(self, now: float, error: str, before: int = 0) -> None:
         """It could not be reached, or answered that it cannot, or broke an answer off.

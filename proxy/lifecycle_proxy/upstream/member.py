@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from multidict import CIMultiDict
@@ -67,6 +67,17 @@ class Member:
         """Whose list it is: with the clients' own keys, each may have another."""
         return tenant if self.passes else ""
 
+    def over(self, failure: ProxyError | None, before: int) -> None:
+        """An answer is complete, given up, or broke off.
+
+        Args:
+            failure: what broke it off.
+            before: see ``Health``.
+        """
+        self.open_requests -= 1
+        if failure is not None:
+            self.failed(failure.message, before)
+
     def failed(self, error: str, before: int = 0) -> None:
         """It could not be reached, or answered that it cannot, or broke an answer off.
 
@@ -97,31 +108,18 @@ class Member:
         self._authorize(sent, "/v1/models")
         return await self.list.get(sent, self.tenant(tenant), fresh_s=fresh_s)
 
-    async def adapted(self, request: UpstreamRequest, model: str) -> UpstreamRequest:
-        """A request as this upstream is to get it.
+    def adapted(self, request: UpstreamRequest) -> UpstreamRequest:
+        """A request with this upstream's key, or the client's.
 
         Args:
             request: the client's; its headers are changed.
-            model: the new name of the model; "" leaves it as it is.
-
-        Raises:
-            ProxyError: ``bad_request``: the name cannot be replaced in this body.
         """
-        path, headers, body = request.path, request.headers, request.body
+        path = request.path
         if not self.passes and "?" in path:
             path = without_credentials(path)
-        self._authorize(headers, path)
-        if not model and path is request.path:
-            return request
-        if model and isinstance(body, bytes):
-            if len(body) > _THREAD_BYTES:
-                body = await asyncio.to_thread(_renamed, body, model)
-            else:
-                body = _renamed(body, model)
-            headers.popall("Content-Length", None)
-        elif model:
-            path = routes.with_model(path, model)
-        return request._replace(path=path, body=body)
+            request = request._replace(path=path)
+        self._authorize(request.headers, path)
+        return request
 
     def _authorize(self, headers: CIMultiDict[str], path: str) -> None:
         """Only this upstream's key, or the client's if this upstream is to have it."""
@@ -151,9 +149,57 @@ class Member:
         }
 
 
+async def renamed(request: UpstreamRequest, model: str) -> UpstreamRequest:
+    """A request with another name of its model.
+
+    Args:
+        request: the client's; its headers are changed.
+        model: the new name.
+
+    Raises:
+        ProxyError: ``bad_request``: the name cannot be replaced in this body.
+    """
+    body = request.body
+    if request.model_at is not None:
+        return _renamed_form(request, model, *request.model_at)
+    if not isinstance(body, bytes):
+        return request._replace(path=routes.with_model(request.path, model))
+    if len(body) > _THREAD_BYTES:
+        body = await asyncio.to_thread(_renamed, body, model)
+    else:
+        body = _renamed(body, model)
+    request.headers.popall("Content-Length", None)
+    return request._replace(body=body)
+
+
 def _renamed(body: bytes, model: str) -> bytes:
-    found = model_field.spans(body)
+    found = model_field.model_spans(body)
     if found is None:
         text = "the body is too complex to replace the name of its model; name the upstream's own"
         raise ProxyError("bad_request", text, "model")
     return model_field.replaced(body, found, model)
+
+
+def _renamed_form(request: UpstreamRequest, model: str, start: int, stop: int) -> UpstreamRequest:
+    value, body, headers = model.encode(), request.body, request.headers
+    if isinstance(body, bytes):
+        headers.popall("Content-Length", None)
+        return request._replace(body=b"".join((body[:start], value, body[stop:])))
+    if "Content-Length" in headers:
+        length = int(headers["Content-Length"]) + len(value) - (stop - start)
+        headers["Content-Length"] = str(length)
+    assert body is not None, "the name stands in it"
+    return request._replace(body=_spliced(body, value, start, stop))
+
+
+async def _spliced(
+    body: AsyncIterator[bytes], value: bytes, start: int, stop: int
+) -> AsyncIterator[bytes]:
+    """A body with another value in one place. The place comes within one piece."""
+    at = 0
+    async for piece in body:
+        if at <= start < at + len(piece):
+            yield piece[: start - at] + value + piece[stop - at :]
+        else:
+            yield piece
+        at += len(piece)

@@ -79,8 +79,7 @@ class UpstreamPool:
     ) -> UpstreamResponse:
         """See ``UpstreamClient``. The first upstream is asked."""
         request = request._replace(headers=CIMultiDict(request.headers))
-        own = await self._first.adapted(request, "")
-        return await self._first.client.open(own, on_retry)
+        return await self._first.client.open(self._first.adapted(request), on_retry)
 
     def target(self, path: str) -> str:
         """See ``UpstreamClient``."""
@@ -168,8 +167,8 @@ class UpstreamPool:
             choice: the groups.
             conversation: what is the same for all requests of one; empty if that is not known.
         """
-        if len(choice.groups) == 1 and len(choice.groups[0]) == 1:
-            return list(choice.groups[0])
+        if choice.only is not None:
+            return [choice.only]
         now = self.clock()
         well: list[Target] = []
         aside: list[Target] = []

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import BodySink, UpstreamResponse
+from lifecycle_proxy.upstream.member import Member
 
-HEADER: Final = "X-Lifecycle-Upstream"
+HEADER: Final = istr("X-Lifecycle-Upstream")
 _LOOK_BYTES: Final = 1 << 12
 _ID: Final = re.compile(rb'"id"\s*+:\s*+"([\x21\x23-\x5b\x5d-\x7e]{1,512})"')
 
@@ -25,31 +26,44 @@ class PooledResponse:
 
     Args:
         inner: of the upstream.
-        name: of the upstream.
-        ended: called once, when nothing is open any more; with what broke the body off, if it did.
-        made: called with the id that the body begins with, if it does; None to look for none.
-        names: the model's name at the upstream, and the public one to put in its place.
+        member: the upstream; it hears once when nothing is open any more, and what broke the body
+            off, if anything did.
     """
 
-    def __init__(
-        self,
-        inner: UpstreamResponse,
-        name: str,
-        ended: Callable[[ProxyError | None], None],
-        made: Callable[[str], None] | None,
-        names: tuple[str, str] | None,
-    ) -> None:
+    __slots__ = (
+        *("_before", "_inner", "_made", "_member", "_own", "_renamer"),
+        *("headers", "reason", "status"),
+    )
+
+    def __init__(self, inner: UpstreamResponse, member: Member) -> None:
         self.status = inner.status
         self.reason = inner.reason
         self._inner = inner
-        self._ended: Callable[[ProxyError | None], None] | None = ended
+        self._member: Member | None = member
+        self._before = member.health.failures
+        self._made: Callable[[str], None] | None = None
+        self._renamer: _Renamer | None = None
+        self._own = CIMultiDict(inner.raw_headers)
+        self._own[HEADER] = member.name
+        self.headers = CIMultiDictProxy(self._own)
+
+    def note_ids(self, made: Callable[[str], None]) -> None:
+        """Look for the id that the body begins with.
+
+        Args:
+            made: called with it, if there is one.
+        """
         self._made = made
-        self._renamer = None if names is None else _Renamer(*names)
-        own = CIMultiDict(inner.headers)
-        own[HEADER] = name
-        if names is not None:
-            own.popall("Content-Length", None)
-        self.headers = CIMultiDictProxy(own)
+
+    def rename(self, old: str, new: str) -> None:
+        """Replace the model's name in the body.
+
+        Args:
+            old: its name at the upstream.
+            new: the public one.
+        """
+        self._renamer = _Renamer(old, new)
+        self._own.popall("Content-Length", None)
 
     @property
     def raw_headers(self) -> Headers:
@@ -91,9 +105,9 @@ class PooledResponse:
         Args:
             failure: what broke it off.
         """
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(failure)
+        member, self._member = self._member, None
+        if member is not None:
+            member.over(failure, self._before)
 
 
 class _Watched:

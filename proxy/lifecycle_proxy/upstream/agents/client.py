@@ -17,7 +17,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.agents import conversation
 from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.dialects.fields import dumps
-from lifecycle_proxy.exchange import request_body
+from lifecycle_proxy.exchange import streamed_body
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, hashed, maybe_session, owner_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -176,7 +176,7 @@ async def _body(request: UpstreamRequest) -> Mapping[str, Any]:
     Raises:
         ProxyError: ``bad_request`` or ``request_too_large``.
     """
-    body = await request_body.whole(request.body, _MAX_BODY)
+    body = await streamed_body.whole(request.body, _MAX_BODY)
     if body is not None and not (isinstance(body, bytes) and len(body) <= _MAX_BODY):
         text = f"an agent is given no request of more than {_MAX_BODY >> 20} MiB"
         raise ProxyError("request_too_large", text)

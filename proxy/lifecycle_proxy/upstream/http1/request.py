@@ -61,7 +61,7 @@ class RequestWriter:
         Raises:
             ValueError: a header holds a line end.
         """
-        method, _, headers, body, on_interim, _ = request
+        method, _, headers, body, on_interim, _, _ = request
         lines = [f"{method} {self._prefix}{target} HTTP/1.1"]
         if "Host" not in headers:
             lines.append(f"Host: {self._host}")
