@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -81,8 +82,16 @@ class BrowserPage:
         await self.call("Emulation.setEmulatedMedia", features=[scheme_is])
 
     async def key(self, name: str) -> None:
+        # Only with its text does Enter press a button.
+        more = {"text": "\r", "windowsVirtualKeyCode": 13} if name == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+            await self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, **more)
+
+    async def choose(self, selector: str, file: Path) -> None:
+        """A file, in an input for files."""
+        root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
+        node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
+        await self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
     async def picture(self) -> bytes:
         """A PNG of what is to be seen."""

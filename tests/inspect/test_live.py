@@ -1,6 +1,7 @@
 """The rows of the live page: what is kept of exchanges, and who is shown them."""
 
 import time
+from typing import Any
 
 import orjson
 from lifecycle_proxy.core.events import Outcome, ToolCompleted, ToolRunning
@@ -21,11 +22,11 @@ def an_exchange(name: str, model: str = "m") -> Exchange:
 
 
 def seen(live: LiveExchanges, owner: str | None = None) -> list[str]:
-    line = live.changes(owner, 0, set())[1]
+    line = live.changes(owner, 0, {})[1]
     return [row["i"] for row in orjson.loads(line)["rows"]] if line else []
 
 
-def test_each_owner_sees_their_own() -> None:
+async def test_each_owner_sees_their_own() -> None:
     live = exchanges()
     for name, owner in (("a", "alice"), ("b", "bob")):
         exchange = an_exchange(name)
@@ -33,13 +34,12 @@ def test_each_owner_sees_their_own() -> None:
         live.tapes.tape(f"ex_{name}", 0.0)
     assert (seen(live, "alice"), seen(live, "bob"), seen(live, "eve")) == (["ex_a"], ["ex_b"], [])
     assert seen(live) == ["ex_a", "ex_b"]
-    assert live.find("bob", "ex_a") is None
-    assert live.find("alice", "ex_a") is not None
-    assert [one for one, _ in live.without_words("bob", 9)] == ["ex_b"]
+    assert await live.whole("bob", "ex_a", "cassette") is None
+    assert await live.whole("alice", "ex_a", "cassette")
 
 
 def test_ten_thousand_are_bounded() -> None:
-    live, known = exchanges(keep=5), set[str]()
+    live, known = exchanges(keep=5), dict[str, int]()
     for number in range(10_000):
         exchange = an_exchange(str(number))
         live.follow(exchange, "")
@@ -64,7 +64,7 @@ def test_long_and_odd_names_are_cut() -> None:
     live.follow(exchange, "")
     running = ToolRunning(LONG, 0, LONG, LONG, "*")
     live.on_lifecycle(exchange, (running,) * 500)
-    assert len(live.changes(None, 0, set())[1]) < 300_000
+    assert len(live.changes(None, 0, {})[1]) < 300_000
 
 
 def test_the_bars_of_tools() -> None:
@@ -77,7 +77,7 @@ def test_the_bars_of_tools() -> None:
     ends = (("a", Outcome.OK, None), ("b", Outcome.FAILED, None), ("x", Outcome.OK, "inferred"))
     for name, outcome, reason in ends:
         live.on_lifecycle(exchange, (ToolCompleted(name, 0, name, "", "*", outcome, 3000, reason),))
-    [row] = orjson.loads(live.changes(None, 0, set())[1])["rows"]
+    [row] = orjson.loads(live.changes(None, 0, {})[1])["rows"]
     bars = {name: (stop is not None, how) for name, _, _, stop, how in row["k"]}
     assert bars == {
         "a": (True, ""),
@@ -89,14 +89,100 @@ def test_the_bars_of_tools() -> None:
     assert round(stop - start) == 3000
 
 
-def test_what_was_asked_is_shown_once_it_is_known() -> None:
-    live, known = exchanges(), set[str]()
+def test_a_bar_ends_however_many_there_are() -> None:
+    live = exchanges()
     exchange = an_exchange("a")
     live.follow(exchange, "")
+    names = [str(number) for number in range(300)]
+    live.on_lifecycle(exchange, [ToolRunning(name, 0, name, name, "*") for name in names])
+    ends = [ToolCompleted(name, 0, name, "", "*", Outcome.OK, 3, None) for name in names]
+    live.on_lifecycle(exchange, ends)
+    [row] = orjson.loads(live.changes(None, 0, {})[1])["rows"]
+    assert len(row["k"]) == 200
+    assert all(stop is not None for _, _, _, stop, _ in row["k"])
+
+
+# --- the marks of a lane --------------------------------------------------------------------------
+
+THINK = b'data: {"choices":[{"delta":{"reasoning_content":"Hm"}}]}\n\n'
+TEXT = b'data: {"choices":[{"delta":{"content":"Yes","reasoning_content":""}}]}\n\n'
+QUOTED = b'data: {"choices":[{"delta":{"content":"\\"reasoning\\":\\"x\\""}}]}\n\n'
+
+
+def chunk(exchange: Exchange, data: bytes, at_ms: int) -> None:
+    exchange.chunks += 1
+    exchange.listeners.on_chunk(exchange, data, data, (), exchange.started + at_ms / 1000)
+
+
+def marks(live: LiveExchanges, seen: int, known: dict[str, int]) -> tuple[int, list[Any]]:
+    version, line = live.changes(None, seen, known)
+    [row] = orjson.loads(line)["rows"]
+    return version, row["l"]
+
+
+def test_gaps_reasoning_and_heartbeats_are_marked_while_a_page_is_open() -> None:
+    live, known = exchanges(), dict[str, int]()
+    early, exchange = an_exchange("early"), an_exchange("a")
+    live.follow(early, "")
+    live.watch(1)
+    live.follow(exchange, "")
+    for at, data in ((500, THINK), (600, THINK), (800, QUOTED), (1100, TEXT)):
+        chunk(early, data, at)
+    row = next(
+        r for r in orjson.loads(live.changes(None, 0, {})[1])["rows"] if r["i"] == "ex_early"
+    )
+    assert row["l"] == [0, [["think", 500, 600], ["gap", 800, 1100]]]
+    live.on_end(early)
+    version, _ = live.changes(None, 0, known)
+    chunk(exchange, THINK, 100)
+    version, sent = marks(live, version, known)
+    assert sent == [0, [["think", 100, 100]]]
+    chunk(exchange, THINK, 200)
+    exchange.listeners.on_write(exchange, b": keep-alive\n\n", ((0, 14),))
+    exchange.listeners.on_write(exchange, b"data: x\n\n", ((0, 9),))
+    version, [start, later] = marks(live, version, known)
+    assert (start, later[0]) == (0, ["think", 100, 200])  # the last one has grown
+    assert [kind for kind, _, _ in later] == ["think", "beat"]
+    chunk(exchange, THINK, 300)
+    version, [start, later] = marks(live, version, known)
+    assert (start, later[-1]) == (1, ["think", 300, 300])
+
+
+def test_marks_are_bounded() -> None:
+    live = exchanges()
+    exchange = an_exchange("a")
+    live.watch(1)
+    live.follow(exchange, "")
+    for at in range(1000):
+        chunk(exchange, THINK if at % 2 else TEXT, at * 300)
+    assert len(marks(live, 0, {})[1][1]) == 200
+
+
+def test_without_a_page_nothing_follows_chunks() -> None:
+    live = exchanges()
+    exchange = an_exchange("a")
+    live.follow(exchange, "")
+    assert not exchange.listeners.follow_bytes
+    live.watch(1)
+    assert exchange.listeners.follow_bytes
+    live.watch(-1)
+    other = an_exchange("b")
+    live.follow(other, "")
+    assert not other.listeners.follow_bytes
+
+
+# --- what was asked -------------------------------------------------------------------------------
+
+
+async def test_what_was_asked_is_shown_once_it_is_known() -> None:
+    live, known = exchanges(), dict[str, int]()
+    exchange = an_exchange("a")
+    live.follow(exchange, "")
+    recorder = live.tapes.tape("ex_a", 0.0)
+    recorder.on_request(exchange)
     version, _ = live.changes(None, 0, known)
     live.on_end(exchange)
-    live.note_words("ex_a", "why?")
-    live.note_words("ex_a", "other")
-    live.note_words("ex_gone", "x")
+    await live.find_words(None)
     [row] = orjson.loads(live.changes(None, version, known)[1])["rows"]
-    assert (row["w"], row["d"] is None) == ("why?", False)
+    assert row["d"] is not None
+    assert isinstance(row["w"], str)

@@ -289,6 +289,143 @@ async def test_the_page(upstream: Upstream, proxy: str, tmp_path: Path) -> None:
 
 
 @needs_chromium
+async def test_a_stream_is_ended_by_the_keyboard_once_that_is_confirmed(
+    upstream: Upstream, proxy: str
+) -> None:
+    gate = asyncio.Event()
+    plays(upstream, gate)
+    proxy = proxy.replace("localhost", "127.0.0.1")
+    async with a_page(f"{proxy}/-/") as page, Client(proxy) as client:
+        answer = await client.chat(messages=USER)
+        await answer.until(b"running")
+        await page.until("document.querySelectorAll('#rows tr').length === 1")
+        await page.run("document.querySelector('#rows tr').focus()")
+        await page.key("Enter")
+        await page.until("!document.getElementById('end').hidden")
+        await page.run("document.getElementById('end').focus()")
+        await page.key("Enter")
+        assert await page.run("document.activeElement.id") == "keep"
+        await page.key("Enter")
+        assert await page.run("document.getElementById('sure').hidden") is True
+        assert await page.run("document.activeElement.id") == "end"
+        await page.key("Enter")
+        await page.run("document.getElementById('end-now').focus()")
+        await page.key("Enter")
+        await answer.read()
+        assert b'"stopped"' in answer.body
+        await page.until(
+            "document.querySelector('#rows td:nth-child(6)').textContent === 'stopped'"
+        )
+        await page.until("document.getElementById('end').hidden")
+        assert errors(page) == []
+
+
+@needs_chromium
+async def test_a_recording_is_opened_in_the_page_and_left_again(
+    upstream: Upstream, proxy: str, tmp_path: Path
+) -> None:
+    plays(upstream)
+    write(tmp_path / "one.jsonl", agent("aa-1"), agent("bb-2"))
+    proxy = proxy.replace("localhost", "127.0.0.1")
+    async with a_page(f"{proxy}/-/") as page:
+        await page.until("document.getElementById('summary').textContent.startsWith('0 open')")
+        await chat(proxy, messages=USER)
+        await page.until("document.querySelectorAll('#rows tr').length === 1")
+        await page.choose("#file", tmp_path / "one.jsonl")
+        await page.until("document.querySelectorAll('#list tr').length === 2")
+        await page.until("document.querySelectorAll('#frames tr').length === 70")
+        assert await page.run("document.getElementById('live').hidden") is True
+        await page.run("document.querySelectorAll('#list tr')[1].click()")
+        assert await page.run("location.hash") == "#bb-2"
+        await page.run("document.getElementById('back').click()")
+        assert await page.run("document.getElementById('live').hidden") is False
+        assert await page.run("document.getElementById('exchange').hidden") is True
+        (tmp_path / "bad.jsonl").write_text("<script>document.title='acted'</script>")
+        await page.choose("#file", tmp_path / "bad.jsonl")
+        await page.until("document.getElementById('connection').textContent.includes('cassette')")
+        assert await page.run("document.title") == "lifecycle-proxy"
+        assert [said for said in errors(page) if "400" not in said] == []
+
+
+@needs_chromium
+async def test_an_address_leads_to_its_exchange_and_the_page_says_that_it_connects(
+    upstream: Upstream, proxy: str
+) -> None:
+    plays(upstream)
+    proxy = proxy.replace("localhost", "127.0.0.1")
+    async with Client(proxy) as watcher:
+        feed = await follow(watcher)
+        for number in range(3):
+            await chat(proxy, model=f"m{number}", messages=USER)
+        rows = await feed.until(3, e="done")
+        wanted = next(row["i"] for row in rows if row["m"] == "m1")
+        async with a_page(f"{proxy}/-/#{wanted}") as page:
+            await page.until("document.querySelectorAll('#frames tr').length > 5")
+            assert wanted in await page.run("document.getElementById('facts').textContent")
+            await page.run("location.hash = '#ex_nothing'")
+            await page.until(
+                "document.getElementById('acts-note').textContent.includes('not kept')"
+            )
+            await page.run("location.hash = '#%E0%A4%A'")  # no address of anything
+            states = await page.run(
+                "(async () => { const seen = []; const real = fetch; let go;"
+                "const held = new Promise(done => { go = done; });"
+                "window.fetch = async (...all) => { await held; return real(...all); };"
+                "const {showLive} = await import('/-/view/live.js');"
+                "const text = () => document.getElementById('connection').textContent;"
+                "showLive(); seen.push(text()); seen.push(document.getElementById('none').hidden);"
+                "go(); return seen; })()"
+            )
+            assert states == ["connecting …", True]
+            await page.until("document.getElementById('connection').textContent === ''")
+
+
+@needs_chromium
+async def test_filters_by_field_and_rows_that_stay_where_they_are_read(
+    upstream: Upstream, proxy: str
+) -> None:
+    plays(upstream)
+    proxy = proxy.replace("localhost", "127.0.0.1")
+    shown = "[...document.querySelectorAll('#rows td:nth-child(3)')].map(one => one.textContent)"
+    async with a_page(f"{proxy}/-/") as page:
+        for number in range(30):
+            await chat(proxy, model=f"m{number}", messages=USER)
+        await page.until("document.querySelectorAll('#rows tr').length === 30")
+        for filter_, found in (
+            ("model:m7", ["m7"]),
+            ("tool:ls model:m1", [f"m{n}" for n in (*range(19, 9, -1), 1)]),
+            ("tool:cat", []),
+            ("state:done question:rain m29", ["m29"]),
+            ("toString:x", []),
+        ):
+            await page.run(
+                f"document.getElementById('filter').value = {json.dumps(filter_)};"
+                "document.getElementById('filter').dispatchEvent(new Event('input'))"
+            )
+            await page.until(
+                f"JSON.stringify({shown}) === '{json.dumps(found)}'.replaceAll(' ', '')"
+            )
+        await page.run(
+            "document.getElementById('filter').value = '';"
+            "document.getElementById('filter').dispatchEvent(new Event('input'))"
+        )
+        await page.until("document.querySelectorAll('#rows tr').length === 30")
+        await page.run("document.getElementById('rows').closest('.scroll').scrollTop = 200")
+        await chat(proxy, model="new", messages=USER)
+        await page.until("document.getElementById('summary').textContent.includes('1 new above')")
+        assert (await page.run(shown))[0] == "m29"
+        await page.run("document.getElementById('rows').closest('.scroll').scrollTop = 0")
+        await page.until(f"{shown}[0] === 'new'")
+        # The focus goes along with its exchange.
+        await page.run("document.querySelectorAll('#rows tr')[2].focus()")
+        before = await page.run("document.activeElement.dataset.i")
+        await chat(proxy, model="newer", messages=USER)
+        await page.until(f"{shown}[0] === 'newer'")
+        assert await page.run("document.activeElement.dataset.i") == before
+        assert errors(page) == []
+
+
+@needs_chromium
 async def test_it_asks_for_a_key(upstream: Upstream, start_proxy: StartProxy) -> None:
     plays(upstream)
     url = (await start_proxy({"server.api_keys": KEYS})).replace("localhost", "127.0.0.1")

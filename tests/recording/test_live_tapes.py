@@ -46,6 +46,25 @@ def test_it_is_what_a_recording_would_be() -> None:
         assert exchange.client.is_whole
 
 
+def test_what_has_come_is_shown_while_it_goes_on_but_no_part_of_a_secret() -> None:
+    tapes = LiveTapes(Redaction(), 5)
+    tape, exchange = tapes.tape("ex_a", 0.0), an_exchange()
+    pieces = [b'data: {"n": %d}\n\n' % number for number in range(100)]
+    fill(tape, pieces, is_over=False)
+    [half] = cassette.parse(found(tapes).lines())
+    shown = half.client.body
+    assert b"".join(pieces).startswith(shown)
+    assert shown.count(b"\n\n") > 50
+    for piece in (SECRET[:9], SECRET[9:20], SECRET[20:], "\n\n"):
+        tape.on_chunk(exchange, piece.encode(), piece.encode(), (), 1.0)
+        [half] = cassette.parse(found(tapes).lines())
+        assert SECRET[:6].encode() not in half.client.body
+    tape.on_end(exchange)
+    [whole] = cassette.parse(found(tapes).lines())
+    assert whole.client.is_whole
+    assert whole.client.body.startswith(b"".join(pieces) + b"[redacted:")
+
+
 def test_it_can_be_looked_at_while_it_goes_on() -> None:
     tapes = LiveTapes(Redaction(), 5)
     tape, exchange = tapes.tape("ex_a", 0.0), an_exchange()

@@ -113,7 +113,17 @@ class TestTraffic:
 
     @pytest.mark.parametrize(
         "ended",
-        ["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""],
+        [
+            "done",
+            "eof",
+            "upstream_error",
+            "client_gone",
+            "timeout",
+            "drained",
+            "stopped",
+            "refused",
+            "",
+        ],
     )
     def test_ends(self, ended: str) -> None:
         metrics, label = told(an_exchange(ended=ended)), ended or "unknown"

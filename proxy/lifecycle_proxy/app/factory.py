@@ -121,7 +121,9 @@ class ProxyApp(Service):
         await self._front.upstream.start()
         self._front.start()
         # Ended in the opposite order: the log has a last word for its store.
-        works = (_count(self._metrics, self._event_log), self._event_log.run())
+        works = [_count(self._metrics, self._event_log), self._event_log.run()]
+        if self._lasting.live is not None:
+            works += self._lasting.live.works(self._shared.link)
         for work in (*self._shared.works(), *works):
             parts.push_async_callback(cancelled, asyncio.create_task(work))
         await self._shared.ready()

@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 from lifecycle_proxy.app.lasting import Lasting
 from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
-from lifecycle_proxy.exchange.model import Handler, Listener
+from lifecycle_proxy.exchange.errors import stopped
+from lifecycle_proxy.exchange.model import Exchange, Handler, Listener
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations
@@ -49,6 +51,7 @@ class Front:
         if upstream is None:
             upstream = lasting.recording_mode.upstream(settings, lasting.agent)
         self.upstream = upstream
+        self._shown_upstream = settings.shown_upstream
         self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
         access_log = AccessLog(all_of_them=settings.server.access_log)
         listeners: list[Listener] = [metrics, access_log]
@@ -87,8 +90,21 @@ class Front:
             return None
         lasting.live.tapes.redaction = redaction_of(settings)
         has_keys = bool(settings.server.api_keys)
-        self.forward = lasting.live.followed(self.forward, has_keys=has_keys)
-        return lasting.live.page(lambda: self.gateway.draining, has_keys=has_keys)
+        self.forward = lasting.live.followed(self.forward, self._stop, has_keys=has_keys)
+        return lasting.live.page(settings, lambda: self.gateway.draining, self._upstreams)
+
+    def _upstreams(self) -> list[dict[str, Any]]:
+        """How each upstream is. Of a single one the page itself sees how it answers."""
+        if isinstance(self.upstream, UpstreamPool):
+            return self.upstream.states()
+        return [{"name": "", "url": self._shown_upstream}]
+
+    def _stop(self, exchange: Exchange) -> bool:
+        """End an exchange because a person wants it; whether that can be done."""
+        task = self.gateway.maybe_task(exchange)
+        if task is None:
+            return False
+        return self.watch.fail_of(task, stopped()) or self.gateway.refuse(task, stopped())
 
     def start(self) -> None:
         """Begin to watch streams."""

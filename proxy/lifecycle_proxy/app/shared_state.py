@@ -74,6 +74,11 @@ class SharedState:
         """What runs in the background while the proxy does, besides ``events``."""
         return [work() for work in self._works]
 
+    @property
+    def link(self) -> WireLink | None:
+        """The line to the process that workers share; None where there is none."""
+        return self._wire
+
     async def ready(self) -> None:
         """Once ``works`` run: wait for the first connection, or its failure.
 

@@ -7,6 +7,7 @@ done, eof         --              eof       eof      by what it saw  ``upstream_
 upstream_error    upstream_...    cut       cut      cut             ``upstream_error``
 timeout           ..._timeout     timeout   cut      cut             ``upstream_timeout``
 drained           draining        gone      cut      cut             ``drained``
+stopped           stopped         gone      cut      cut             ``stopped``
 client_gone       --              gone      gone     cancelled       ``client_disconnected``
 refused           any             --        eof      --              --
 ================  ==============  ========  =======  ==============  =======================
@@ -19,9 +20,11 @@ frame, a client to which only a reset shows that the end is broken.
 from typing import Final, Literal, NamedTuple
 
 # How an exchange ended: properly, at the end of all that belongs to it; properly, but an event
-# stream without its [DONE]; cut by the upstream, by the client, by a time limit or by a shutdown;
-# or answered with an error of the proxy's. "" while it goes on.
-Ended = Literal["done", "eof", "upstream_error", "client_gone", "timeout", "drained", "refused", ""]
+# stream without its [DONE]; cut by the upstream, by the client, by a time limit, by a shutdown, by
+# a person at the live page; or answered with an error of the proxy's. "" while it goes on.
+Ended = Literal[
+    "done", "eof", "upstream_error", "client_gone", "timeout", "drained", "stopped", "refused", ""
+]
 # How the bytes of a side ended: properly; by a reset; closed before all was there; by a time limit
 # of the proxy's; because the client was gone. "" where they never began, or it was not recorded.
 SideEnd = Literal["eof", "reset", "cut", "timeout", "gone", ""]
@@ -47,10 +50,15 @@ ENDS: Final[dict[Ended, EndRow]] = {
     "upstream_error": EndRow("cut", "cut", "upstream_error"),
     "timeout": EndRow("timeout", "cut", "upstream_timeout"),
     "drained": EndRow("gone", "cut", "drained"),
+    "stopped": EndRow("gone", "cut", "stopped"),
     "client_gone": EndRow("gone", "gone", "client_disconnected"),
     "refused": EndRow("", "eof", ""),
 }
-_BY_CODE: Final[dict[str, Ended]] = {"upstream_timeout": "timeout", "draining": "drained"}
+_BY_CODE: Final[dict[str, Ended]] = {
+    "upstream_timeout": "timeout",
+    "draining": "drained",
+    "stopped": "stopped",
+}
 
 
 def ended_by(code: str) -> Ended:

@@ -13,6 +13,7 @@ STATUS: Final[dict[str, int]] = {
     "invalid_token": 401,
     "host_not_allowed": 403,
     "origin_not_allowed": 403,
+    "stopped": 403,  # what SDKs do not try again
     "not_found": 404,
     "model_not_found": 404,
     "upstream_not_found": 404,
@@ -99,6 +100,11 @@ class ProxyError(Exception):
             "param": self.param,
             "code": self.code,
         }
+
+
+def stopped() -> ProxyError:
+    """A person at the live page ended the exchange."""
+    return ProxyError("stopped", "the operator of this proxy ended the request")
 
 
 def cause_of(error: BaseException | None) -> str:

@@ -4,55 +4,47 @@ The page and its files need no key: there is nothing in them. What they ask for 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from aiohttp import web
 
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.routes import PAGE_PREFIX, VIEW_PREFIX
+from lifecycle_proxy.handlers.page_guard import check_own
+
+log = logging.getLogger("proxy.handlers")
 
 _TICK_S: Final = 0.25
 _QUIET_TICKS: Final = 40  # after so many without a change an empty line keeps the connection open
 _MOST_PAGES: Final = 32
-_WORDS_AT_ONCE: Final = 20
-_Tape = Any  # what ``find`` gives is only handed back
+_MAX_RECORDING_BYTES: Final = 32 << 20
+Wish = Literal["drawn", "cassette", "stop"]  # see ``LiveExchanges.answer``
 
 
 class LiveSource(Protocol):
     """What is shown; see ``inspect.live.LiveExchanges``."""
 
-    def changes(self, owner: str | None, seen: int, known: set[str]) -> tuple[int, bytes]:
+    def changes(self, owner: str | None, seen: int, known: dict[str, int]) -> tuple[int, bytes]:
         """See ``LiveExchanges``."""
         ...
 
-    def find(self, owner: str | None, exchange_id: str) -> _Tape | None:
+    async def find_words(self, owner: str | None) -> None:
         """See ``LiveExchanges``."""
         ...
 
-    def without_words(self, owner: str | None, most: int) -> list[tuple[str, _Tape]]:
+    async def whole(self, owner: str | None, exchange_id: str, wish: Wish) -> bytes | None:
         """See ``LiveExchanges``."""
         ...
 
-    def note_words(self, exchange_id: str, words: str) -> None:
+    async def opened(self, data: bytes) -> bytes:
         """See ``LiveExchanges``."""
         ...
 
     def watch(self, change: int) -> int:
         """One page more, or one less: how many there are."""
-        ...
-
-    def drawn(self, tape: _Tape) -> bytes:
-        """An exchange as the page draws it, in a thread."""
-        ...
-
-    def cassette(self, tape: _Tape) -> bytes:
-        """An exchange as a cassette, in a thread."""
-        ...
-
-    def asked(self, tape: _Tape) -> str:
-        """What was asked, in a thread."""
         ...
 
 
@@ -64,6 +56,8 @@ class LivePage:
         files: by name: the text and its type; the page itself is ``""``.
         policy: its content security policy.
         has_keys: each key sees its own exchanges only.
+        may_end: whether streams may be ended here.
+        upstreams: how each upstream is.
         is_draining: whether the process is about to end.
     """
 
@@ -74,9 +68,14 @@ class LivePage:
         policy: str,
         *,
         has_keys: bool,
+        may_end: bool,
+        upstreams: Callable[[], list[dict[str, Any]]],
         is_draining: Callable[[], bool],
     ) -> None:
         self._source = source
+        self._may_end = may_end
+        self._upstreams = upstreams
+        self._is_opening = False
         self._files = files
         self._has_keys = has_keys
         self._is_draining = is_draining
@@ -98,16 +97,20 @@ class LivePage:
         Raises:
             ProxyError: ``method_not_allowed`` or ``not_found``.
         """
-        if request.method not in ("GET", "HEAD"):
-            raise ProxyError("method_not_allowed", f"{path[:200]} takes GET and HEAD")
         if not path.startswith(PAGE_PREFIX):
+            _check_reads(request)
             return self._file(path.removeprefix(VIEW_PREFIX) if path != "/-/" else "")
         owner = owner_of(request.headers) if self._has_keys else None
         wanted = path.removeprefix(PAGE_PREFIX)
+        if wanted == "recordings":
+            return await self._recording(request)
+        if wanted.startswith("exchanges/"):
+            return await self._exchange(request, owner, wanted.removeprefix("exchanges/"))
+        _check_reads(request)
         if wanted == "changes":
             return await self._changes(request, owner)
-        if wanted.startswith("exchanges/"):
-            return await self._exchange(owner, wanted.removeprefix("exchanges/"))
+        if wanted == "upstreams":
+            return web.json_response({"upstreams": self._upstreams()}, headers=self._headers)
         raise ProxyError("not_found", "the page has nothing there")
 
     def _file(self, name: str) -> web.Response:
@@ -118,16 +121,52 @@ class LivePage:
             body=text.encode(), content_type=kind, charset="utf-8", headers=self._headers
         )
 
-    async def _exchange(self, owner: str | None, name: str) -> web.Response:
+    async def _exchange(self, request: web.Request, owner: str | None, name: str) -> web.Response:
+        exchange_id, _, what = name.partition("/")
+        if what == "end":
+            return await self._end(request, owner, exchange_id)
+        _check_reads(request)
         exchange_id = name.removesuffix(".jsonl")
-        tape = self._source.find(owner, exchange_id)
-        if tape is None:
+        is_cassette = exchange_id != name
+        wish: Wish = "cassette" if is_cassette else "drawn"
+        body = await self._source.whole(owner, exchange_id, wish)
+        if body is None:
             raise ProxyError("not_found", "no bytes of this exchange are kept")
-        if name == exchange_id:
-            body, kind = await asyncio.to_thread(self._source.drawn, tape), "application/json"
-        else:
-            body, kind = await asyncio.to_thread(self._source.cassette, tape), "application/jsonl"
+        kind = "application/jsonl" if is_cassette else "application/json"
         return web.Response(body=body, content_type=kind, headers=self._headers)
+
+    async def _end(self, request: web.Request, owner: str | None, exchange_id: str) -> web.Response:
+        if request.method != "POST":
+            raise ProxyError("method_not_allowed", "a stream is ended with POST")
+        if not self._may_end:
+            raise ProxyError("stopped", "without server.api_keys nothing is ended from afar")
+        check_own(request)
+        body = await self._source.whole(owner, exchange_id, "stop")
+        if body is None:
+            raise ProxyError("not_found", "this exchange is not open, or cannot be ended now")
+        who = owner_of(request.headers)[:12], request.remote or "unknown"
+        log.warning("%s was ended from the live page by credential %s at %s", exchange_id, *who)
+        return web.Response(body=body, content_type="application/json", headers=self._headers)
+
+    async def _recording(self, request: web.Request) -> web.Response:
+        """A recording that the page opens, as it draws it. Nothing of it is kept."""
+        if request.method != "POST":
+            raise ProxyError("method_not_allowed", "a recording is sent with POST")
+        check_own(request)
+        if self._is_opening:
+            raise ProxyError("streams_unavailable", "another recording is being read; try again")
+        self._is_opening = True
+        try:
+            data = bytearray()
+            async for piece in request.content.iter_any():
+                data += piece
+                if len(data) > _MAX_RECORDING_BYTES:
+                    most = _MAX_RECORDING_BYTES >> 20
+                    raise ProxyError("request_too_large", f"a page opens at most {most} MiB")
+            body = await self._source.opened(bytes(data))
+        finally:
+            self._is_opening = False
+        return web.Response(body=body, content_type="application/json", headers=self._headers)
 
     async def _changes(self, request: web.Request, owner: str | None) -> web.StreamResponse:
         if self._source.watch(0) >= _MOST_PAGES:
@@ -146,10 +185,10 @@ class LivePage:
         return response
 
     async def _send(self, response: web.StreamResponse, owner: str | None) -> None:
-        seen, known, quiet = 0, set[str](), _QUIET_TICKS
+        known: dict[str, int] = {}
+        seen, quiet = 0, _QUIET_TICKS
         while not self._is_draining():
-            for one, tape in self._source.without_words(owner, _WORDS_AT_ONCE):
-                self._source.note_words(one, await asyncio.to_thread(self._source.asked, tape))
+            await self._source.find_words(owner)
             seen, line = self._source.changes(owner, seen, known)
             quiet = 0 if line else quiet + 1
             if line or quiet >= _QUIET_TICKS:
@@ -157,3 +196,13 @@ class LivePage:
                 quiet = 0
             await asyncio.sleep(_TICK_S)
         await response.write_eof()
+
+
+def _check_reads(request: web.Request) -> None:
+    """Refuse what would change something.
+
+    Raises:
+        ProxyError: ``method_not_allowed``.
+    """
+    if request.method not in ("GET", "HEAD"):
+        raise ProxyError("method_not_allowed", f"{request.path[:200]} takes GET and HEAD")

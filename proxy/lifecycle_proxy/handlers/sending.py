@@ -1,5 +1,6 @@
 """What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable
 from functools import partial
@@ -188,7 +189,7 @@ class Sender:
             stream: to look after.
             running: until its end.
         """
-        self._watchdog.add(stream)
+        self._watchdog.add(stream, asyncio.current_task())
         try:
             return await running
         finally:

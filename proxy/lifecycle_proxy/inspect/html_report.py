@@ -39,11 +39,31 @@ def page(
         max_bytes: likewise of all exchanges.
         max_frames: of one side of an exchange.
     """
-    budget = _Budget(max_bytes)
-    shown = [_exchange(one, _Budget(max_exchange_bytes, budget), max_frames) for one in exchanges]
-    data = json.dumps({"by": f"lifecycle-proxy {__version__}", "title": title, "exchanges": shown})
+    limits = (max_exchange_bytes, max_bytes, max_frames)
+    data = json.dumps(recording_of(exchanges, title, *limits))
     # json.dumps writes ASCII, so a lone surrogate does no harm.
     return view.page_of(title, data.replace("<", "\\u003c"))
+
+
+def recording_of(
+    exchanges: Sequence[RecordedExchange],
+    title: str,
+    max_exchange_bytes: int = MAX_EXCHANGE_BYTES,
+    max_bytes: int = MAX_BYTES,
+    max_frames: int = MAX_FRAMES,
+) -> Json:
+    """A recording as the page draws it.
+
+    Args:
+        exchanges: of the recording.
+        title: the name of the recording.
+        max_exchange_bytes: see ``page``.
+        max_bytes: see ``page``.
+        max_frames: see ``page``.
+    """
+    budget = _Budget(max_bytes)
+    shown = [_exchange(one, _Budget(max_exchange_bytes, budget), max_frames) for one in exchanges]
+    return {"by": f"lifecycle-proxy {__version__}", "title": title, "exchanges": shown}
 
 
 def exchange_of(exchange: RecordedExchange) -> Json:

@@ -1,81 +1,48 @@
 """The exchanges that are open, and the last ones that were: a row of each, for the live page.
 
 A row is what an exchange knows of itself; its bytes are not looked at. What a page gets of them is
-on tapes, and only while a page is open (``recording.live_tapes``).
+on tapes and in the marks of lanes, and only while a page is open (``recording.live_tapes``).
 
-Rows are seen by those with the same key as their client, where keys tell users apart.
+Rows are seen by those with the same key as their client, where keys tell users apart. Where several
+workers serve, each has those of the others, too, while one of its pages is open.
 """
 
+import asyncio
+import itertools
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, Protocol
 
 import orjson
 
-from lifecycle_proxy.core.events import LifecycleEvent, Outcome, ToolRunning
+from lifecycle_proxy.core.events import LifecycleEvent
 from lifecycle_proxy.exchange.model import Exchange, Listener
-from lifecycle_proxy.inspect import html_report
+from lifecycle_proxy.inspect import html_report, opened
+from lifecycle_proxy.inspect.live_rows import PREFIX, LiveRow, OtherRow, ToolBars, ms, short
 from lifecycle_proxy.recording import cassette, question
 from lifecycle_proxy.recording.cassette import Json
 from lifecycle_proxy.recording.live_tapes import LiveTape, LiveTapes
 
-_TEXT: Final = 200
-_MAX_TOOLS: Final = 200
 _MAX_OPEN: Final = 5000  # more are not shown
-# How the end of a call is drawn.
-_HOW: Final = {
-    Outcome.FAILED: "failed",
-    Outcome.CANCELLED: "cut",
-    Outcome.CUT: "cut",
-}
+_WORDS_AT_ONCE: Final = 20
+# What can be asked for of one exchange: as the page draws it, as a cassette, that it ends.
+Wish = Literal["drawn", "cassette", "stop"]
 
 
-class _Row:
-    """One exchange. Nothing is drawn before somebody looks.
+class OtherWorkers(Protocol):
+    """The other workers of this proxy."""
 
-    Attributes:
-        over: when it ended, on the monotonic clock; None while it is open.
-        drawn: as the page is sent it, once it is over.
-        version: of all rows, when this one changed last.
-    """
+    async def ask(self, owner: str | None, exchange_id: str, wish: Wish) -> bytes | None:
+        """See ``LiveExchanges.answer``.
 
-    __slots__ = ("chunks", "drawn", "exchange", "over", "owner", "tools", "version", "words")
-
-    def __init__(self, exchange: Exchange, owner: str) -> None:
-        self.exchange = exchange
-        self.owner = owner
-        self.over: float | None = None
-        self.drawn: Json | None = None
-        self.tools: _Tools | None = None
-        self.version = 0
-        self.chunks = 0
-        self.words: str | None = None
-
-
-class _Tools:
-    """The bars of one exchange: name, label, start, stop (None: it runs), how it ended."""
-
-    __slots__ = ("_running", "bars")
-
-    def __init__(self) -> None:
-        self.bars: list[list[Any]] = []
-        self._running: dict[tuple[str, int, int], list[Any]] = {}
-
-    def take(self, event: LifecycleEvent, now: float) -> None:
-        """Draw one event, at this time in milliseconds since the request."""
-        key = event.id, event.choice, event.repeat
-        if isinstance(event, ToolRunning):
-            bar = self._running[key] = [_text(event.tool), _text(event.label), now, None, ""]
-            self.bars.append(bar)
-            return
-        found = self._running.pop(key, None)
-        if found is None:  # it began in an earlier exchange
-            found = [_text(event.tool), _text(event.label), now - event.duration_ms, None, ""]
-            self.bars.append(found)
-        found[3] = now
-        found[4] = _HOW.get(event.outcome, "made up" if event.reason else "")
+        Args:
+            owner: who asks; None for one who may see all.
+            exchange_id: of the exchange.
+            wish: what of it.
+        """
+        ...
 
 
 class LiveExchanges(Listener):
@@ -83,6 +50,7 @@ class LiveExchanges(Listener):
 
     Attributes:
         tapes: as given.
+        others: where rows of other workers come from; None where there are none.
 
     Args:
         keep: how many finished ones.
@@ -92,31 +60,39 @@ class LiveExchanges(Listener):
     def __init__(self, keep: int, tapes: LiveTapes) -> None:
         self._keep = keep
         self.tapes = tapes
+        self.others: OtherWorkers | None = None
+        self._pages = 0
         self._version = 0
-        self._open: dict[str, _Row] = {}
-        self._over: OrderedDict[str, _Row] = OrderedDict()
+        self._open: dict[str, LiveRow] = {}
+        self._over: OrderedDict[str, LiveRow] = OrderedDict()
+        self._foreign: dict[str, OtherRow] = {}
 
-    def follow(self, exchange: Exchange, owner: str) -> None:
+    # --- what happens ---------------------------------------------------------------------------
+
+    def follow(
+        self, exchange: Exchange, owner: str, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         """Show an exchange from now on.
 
         Args:
             exchange: whose request has come.
             owner: who may see it, by a hash of the keys.
+            stop: ends it; whether it could.
         """
         if len(self._open) < _MAX_OPEN:
-            row = self._open[exchange.token] = _Row(exchange, owner)
+            row = self._open[exchange.token] = LiveRow(exchange, owner, stop)
             self._changed(row)
             exchange.listeners.add(self)
+            if self.tapes.watchers:
+                row.mark()
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         """Draw the bars of tools."""
         row = self._open.get(exchange.token)
         if row is None:
             return
-        tools = row.tools = row.tools or _Tools()
-        now = _ms(time.monotonic() - exchange.started)
-        for event in events[: _MAX_TOOLS - len(tools.bars)]:
-            tools.take(event, now)
+        tools = row.tools = row.tools or ToolBars()
+        tools.take(events, ms(time.monotonic() - exchange.started))
         self._changed(row)
 
     def on_end(self, exchange: Exchange) -> None:
@@ -124,146 +100,189 @@ class LiveExchanges(Listener):
         row = self._open.pop(exchange.token, None)
         if row is None:
             return
-        row.over = time.monotonic()
+        row.end()
         self._changed(row)
         if self._keep:
             self._over[exchange.token] = row
             if len(self._over) > self._keep:
                 self._over.popitem(last=False)
 
-    def changes(self, owner: str | None, seen: int, known: set[str]) -> tuple[int, bytes]:
+    # --- for pages ------------------------------------------------------------------------------
+
+    def watch(self, change: int) -> int:
+        """One page more, or one less: how many there are."""
+        self._pages += change
+        self.watched(from_elsewhere=False)
+        return self._pages
+
+    def watched(self, *, from_elsewhere: bool) -> None:
+        """Know whether somebody looks.
+
+        Args:
+            from_elsewhere: at a page of another worker.
+        """
+        was_watched = self.tapes.watchers > 0
+        self.tapes.watchers = self._pages + from_elsewhere
+        if self.tapes.watchers and not was_watched:
+            for row in self._open.values():
+                row.mark()
+
+    def changes(self, owner: str | None, seen: int, known: dict[str, int]) -> tuple[int, bytes]:
         """What has changed: the version, and a line for a page; b"" for nothing.
 
         Args:
             owner: who asks; None for one who may see all.
             seen: the version that the page has; 0 for none.
-            known: ids that the page has. Changed here.
+            known: ids that the page has, and how many marks of each. Changed here.
         """
-        for row in self._open.values():
-            if row.chunks != row.exchange.chunks:
-                row.chunks = row.exchange.chunks
-                self._changed(row)
+        self._notice()
+        every: tuple[LiveRow | OtherRow, ...] = (*self._rows(), *self._foreign.values())
         rows = [
-            _drawn(row)
-            for row in (*self._over.values(), *self._open.values())
-            if row.version > seen and owner in (None, row.owner)
+            _since(row, known) for row in every if row.version > seen and owner in (None, row.owner)
         ]
-        known.update(row["i"] for row in rows)
-        gone = [one for one in known if self._maybe_row(one) is None]
-        known.difference_update(gone)
+        gone = self._gone(known)
         if not (rows or gone):
             return self._version, b""
         change = {"now": time.time() * 1000, "rows": rows, "gone": gone}
         return self._version, orjson.dumps(change) + b"\n"
 
-    def find(self, owner: str | None, exchange_id: str) -> LiveTape | None:
-        """The tape of an exchange that one may see.
+    async def find_words(self, owner: str | None) -> None:
+        """Find out what was asked, where that is not known yet.
+
+        Args:
+            owner: whose exchanges; None for all.
+        """
+        for one, tape in self._without_words(owner):
+            self._note_words(one, await asyncio.to_thread(_asked, tape))
+
+    async def whole(self, owner: str | None, exchange_id: str, wish: Wish) -> bytes | None:
+        """See ``answer``. Any worker may be asked for the exchange of any other.
 
         Args:
             owner: who asks; None for one who may see all.
             exchange_id: of the exchange.
+            wish: what of it.
         """
-        row = self._maybe_row(exchange_id)
-        if row is None or owner not in (None, row.owner):
-            return None
-        return self.tapes.find(exchange_id)
+        if self.others is None or isinstance(self._maybe_row(exchange_id), LiveRow):
+            return await self.answer(owner, exchange_id, wish)
+        return await self.others.ask(owner, exchange_id, wish)
 
-    def note_words(self, exchange_id: str, words: str) -> None:
-        """Show what was asked, now that it is known.
+    async def opened(self, data: bytes) -> bytes:
+        """See ``opened.drawn``."""
+        return await opened.drawn(data)
+
+    async def answer(self, owner: str | None, exchange_id: str, wish: Wish) -> bytes | None:
+        """What somebody wants of an exchange of this process; None if it cannot or must not be had.
 
         Args:
+            owner: who asks; None for one who may see all.
             exchange_id: of the exchange.
-            words: redacted.
+            wish: what of it.
         """
         row = self._maybe_row(exchange_id)
-        if row is not None and row.words is None:
-            row.words = words
-            if row.drawn is not None:
-                row.drawn["w"] = words
+        if not isinstance(row, LiveRow) or owner not in (None, row.owner):
+            return None
+        if wish == "stop":
+            return b"{}" if row.stop() else None
+        tape = self.tapes.find(exchange_id)
+        form = _drawn if wish == "drawn" else LiveTape.lines
+        return None if tape is None else await asyncio.to_thread(form, tape)
+
+    # --- for other workers ----------------------------------------------------------------------
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether a page of this worker is open."""
+        return self._pages > 0
+
+    def report(self, seen: int, known: dict[str, int]) -> tuple[int, Json | None]:
+        """As ``changes``, of this process only, for the other ones.
+
+        Args:
+            seen: the version that they have.
+            known: ids that they have, and how many marks of each. Changed here.
+        """
+        self._notice()
+        rows = [
+            {**_since(row, known), "o": row.owner} for row in self._rows() if row.version > seen
+        ]
+        gone = self._gone(known)
+        return self._version, {"rows": rows, "gone": gone} if rows or gone else None
+
+    def take(self, worker: int, report: Json) -> None:
+        """Show what another worker reports.
+
+        Args:
+            worker: its number.
+            report: see ``report``.
+        """
+        for fresh in report["rows"]:
+            row = self._foreign.setdefault(fresh["i"], OtherRow(worker))
+            row.take(fresh)
+            self._changed(row)
+        for gone in report["gone"]:
+            self._foreign.pop(gone, None)
+
+    def forget(self, worker: int | None) -> None:
+        """Show no more of another worker; None for all of them."""
+        for one in [one for one, row in self._foreign.items() if worker in (None, row.worker)]:
+            del self._foreign[one]
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _rows(self) -> Iterator[LiveRow]:
+        yield from self._over.values()
+        yield from self._open.values()
+
+    def _notice(self) -> None:
+        """See which of the open ones have changed."""
+        for row in self._open.values():
+            if row.has_moved():
+                self._changed(row)
+
+    def _gone(self, known: dict[str, int]) -> list[str]:
+        gone = [one for one in known if self._maybe_row(one) is None]
+        for one in gone:
+            del known[one]
+        return gone
+
+    def _without_words(self, owner: str | None) -> list[tuple[str, LiveTape]]:
+        """Some rows that one may see, whose question is not known yet."""
+        wordless = (row for row in self._rows() if row.words is None and owner in (None, row.owner))
+        found = ((row.id, self.tapes.find(row.id)) for row in wordless)
+        known = ((one, tape) for one, tape in found if tape is not None)
+        return list(itertools.islice(known, _WORDS_AT_ONCE))
+
+    def _note_words(self, exchange_id: str, words: str) -> None:
+        row = self._maybe_row(exchange_id)
+        if isinstance(row, LiveRow):
+            row.say(words)
             self._changed(row)
 
-    def without_words(self, owner: str | None, most: int) -> list[tuple[str, LiveTape]]:
-        """Rows that one may see, whose question is not known yet.
-
-        Args:
-            owner: who asks; None for one who may see all.
-            most: how many.
-        """
-        found = []
-        for token, row in (*self._open.items(), *self._over.items()):
-            one = f"{_PREFIX}{token}"
-            if row.words is not None or owner not in (None, row.owner):
-                continue
-            if (tape := self.tapes.find(one)) is not None:
-                found.append((one, tape))
-                if len(found) == most:
-                    break
-        return found
-
-    def watch(self, change: int) -> int:
-        """One page more, or one less: how many there are."""
-        self.tapes.watchers += change
-        return self.tapes.watchers
-
-    def drawn(self, tape: LiveTape) -> bytes:
-        """An exchange as the page draws it, as JSON. For a thread."""
-        (exchange,) = cassette.parse(tape.lines())
-        return json.dumps(html_report.exchange_of(exchange)).encode()
-
-    def cassette(self, tape: LiveTape) -> bytes:
-        """An exchange as a cassette. For a thread."""
-        return tape.lines()
-
-    def asked(self, tape: LiveTape) -> str:
-        """What was asked, in a line. For a thread."""
-        exchanges = cassette.parse(tape.lines())
-        return _text(question.asked(exchanges[0])) if exchanges else ""
-
-    def _changed(self, row: _Row) -> None:
+    def _changed(self, row: LiveRow | OtherRow) -> None:
         self._version += 1
         row.version = self._version
 
-    def _maybe_row(self, exchange_id: str) -> _Row | None:
-        token = exchange_id.removeprefix(_PREFIX)
-        return self._open.get(token) or self._over.get(token)
+    def _maybe_row(self, exchange_id: str) -> LiveRow | OtherRow | None:
+        token = exchange_id.removeprefix(PREFIX)
+        return self._open.get(token) or self._over.get(token) or self._foreign.get(exchange_id)
 
 
-def _drawn(row: _Row) -> Json:
-    """The row, in the short names that the page knows."""
-    if row.drawn is not None:
-        return row.drawn
-    one, now = row.exchange, time.monotonic()
-    drawn = {
-        "i": f"{_PREFIX}{one.token}",
-        "t": round((time.time() - (now - one.started)) * 1000),
-        "c": _text(one.client),
-        "m": _text(one.model),
-        "u": _text(one.upstream),
-        "r": one.route if one.route != "other" else _text(f"{one.method} {one.path}"),
-        "y": one.dialect,
-        "w": row.words or "",
-        "s": one.status,
-        "e": "" if row.over is None else one.ended,
-        "x": one.error,
-        "f": None if one.first_byte is None else _ms(one.first_byte - one.started),
-        "d": None if row.over is None else _ms(row.over - one.started),
-        "n": one.chunks,
-        "b": one.sent_bytes,
-        "g": _ms(one.longest_gap_s),
-        "k": row.tools.bars if row.tools is not None else [],
-    }
-    if row.over is not None:
-        row.drawn, row.exchange = drawn, _NOTHING  # what it holds is not kept
-    return drawn
+def _since(row: LiveRow | OtherRow, known: dict[str, int]) -> Json:
+    """A row with the marks that are not known yet. The last one known may have grown."""
+    shown, marks = row.shown(), row.marks
+    start = max(0, known.get(row.id, 0) - 1)
+    known[row.id] = len(marks)
+    return {**shown, "l": (start, marks[start:])} if marks else shown
 
 
-_PREFIX: Final = "ex_"
-_NOTHING: Final = Exchange("", "", "", "")
+def _drawn(tape: LiveTape) -> bytes:
+    """An exchange as the page draws it, as JSON. For a thread."""
+    (exchange,) = cassette.parse(tape.lines())
+    return json.dumps(html_report.exchange_of(exchange)).encode()
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
-
-
-def _text(text: str) -> str:
-    return text[:_TEXT].encode("utf-8", "replace").decode()
+def _asked(tape: LiveTape) -> str:
+    """What was asked, in a line. For a thread."""
+    exchanges = cassette.parse(tape.lines())
+    return short(question.asked(exchanges[0])) if exchanges else ""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -22,13 +21,12 @@ from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.cors import Cors
 from lifecycle_proxy.middleware.hosts import Hosts
 from lifecycle_proxy.middleware.redirects import HEADERS, Redirects
+from lifecycle_proxy.middleware.tokens import RandomTokens
 
 log = logging.getLogger("proxy.middleware")
 
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/", "/-/healthy", "/-/ready")
-_TOKEN_BYTES: Final = 12
-_TOKENS_AT_ONCE: Final = 256
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -52,6 +50,7 @@ class GatewayMiddleware:
         self.draining = False  # no new requests: the process is about to end
         self._expired = False  # nor any more patience with the old ones
         self._active: dict[asyncio.Task[Any], Exchange] = {}
+        self._stopped: dict[asyncio.Task[Any], ProxyError] = {}
         self._idle = asyncio.Event()
         self._keys = keys
         own = settings.server
@@ -60,7 +59,7 @@ class GatewayMiddleware:
         bases[""] = settings
         self._redirects = {name: Redirects(one.upstream_base) for name, one in bases.items()}
         self._hops = Hops()
-        self._tokens = _Tokens()
+        self._tokens = RandomTokens()
         self._has_compat_paths = settings.streams.compat_paths
         self._is_socket = settings.listen_socket is not None
         self._cors = Cors(own.cors_origins, has_keys=bool(own.api_keys))
@@ -98,6 +97,10 @@ class GatewayMiddleware:
             exchange.ended = exchange.ended or "refused"
             return await _refused(request, _of_client(request) or failure)
         except asyncio.CancelledError:
+            if (stopped := self._stopped.pop(task, None)) is not None:
+                task.uncancel()
+                exchange.ended = "stopped"
+                return await _refused(request, stopped)
             is_gone = not self._expired or request.transport is None
             exchange.ended = exchange.ended or ("client_gone" if is_gone else "drained")
             if is_gone or request.writer.output_size:
@@ -118,6 +121,7 @@ class GatewayMiddleware:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """The exchange that a task worked on is over."""
         exchange = self._active.pop(task)
+        self._stopped.pop(task, None)
         exchange.ended = exchange.ended or "done"
         if not self._active:
             self._idle.set()
@@ -139,6 +143,24 @@ class GatewayMiddleware:
         for task, exchange in self._active.items():
             if exchange.first_byte is None:
                 task.cancel()
+
+    def maybe_task(self, exchange: Exchange) -> asyncio.Task[Any] | None:
+        """The task that works on an exchange."""
+        return next((task for task, one in self._active.items() if one is exchange), None)
+
+    def refuse(self, task: asyncio.Task[Any], failure: ProxyError) -> bool:
+        """Answer with an error, instead of waiting for the upstream; whether that can be done.
+
+        Args:
+            task: that waits.
+            failure: the answer.
+        """
+        exchange = self._active[task]
+        if exchange.first_byte is not None or exchange.detached or exchange.sent_bytes:
+            return False
+        self._stopped[task] = failure
+        exchange.error = failure.code
+        return task.cancel()
 
     def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """What the headers of every response still need.
@@ -242,23 +264,6 @@ async def _taped(request: web.Request, response: web.StreamResponse) -> web.Stre
             listeners.on_write(exchange, body, ((0, len(body)),))
         listeners.on_side_end(exchange, "client", "eof")
     return response
-
-
-class _Tokens:
-    """Random names, hexadecimal, of 96 bits: who knows one may read a stream.
-
-    The system is asked for many at a time: a call for each is a tenth of what a request costs.
-    """
-
-    def __init__(self) -> None:
-        self._ready: list[str] = []
-
-    def next(self) -> str:
-        if not self._ready:
-            text = secrets.token_hex(_TOKEN_BYTES * _TOKENS_AT_ONCE)
-            size = _TOKEN_BYTES * 2
-            self._ready = [text[start : start + size] for start in range(0, len(text), size)]
-        return self._ready.pop()
 
 
 def _exchange(request: web.Request, token: str, listeners: Listeners) -> Exchange:

@@ -188,6 +188,13 @@ class ExchangeEncoder:
             self._clear(self._client, transfer, data, added)
             self._emit()
 
+    def show(self) -> None:
+        """Write what is clear by now: somebody looks, though the exchange goes on."""
+        for side in (self._upstream, self._client):
+            if side.stream is not None and self._is_kept:
+                self._fill(side, side.stream.certain())
+        self._emit()
+
     def ends(self, side: SideName, end: SideEnd) -> None:
         """A side ended otherwise than the exchange will.
 

@@ -42,6 +42,7 @@ class LiveTape:
         self._is_cut = False
         self._work: list[_Work] = []
         self._lines: list[bytes] = []
+        self._writing: ExchangeEncoder | None = None
         self._looking = threading.Lock()
 
     # --- as a recorder --------------------------------------------------------------------------
@@ -54,6 +55,7 @@ class LiveTape:
             work: makes lines of it.
             writing: see ``Recorder``.
         """
+        self._writing = writing
         self._is_cut = self._is_cut or self.size + size > self._most_bytes
         if size and self._is_cut:
             return
@@ -88,6 +90,8 @@ class LiveTape:
                 if time.monotonic() - since > _TURN_S:
                     time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
                     since = time.monotonic()
+            if self._writing is not None:
+                self._writing.show()
             return first_line() + b"".join(self._lines)
 
 

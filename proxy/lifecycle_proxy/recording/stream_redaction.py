@@ -73,6 +73,10 @@ class StreamRedaction:
             return []
         return self._clear(self._broken)
 
+    def certain(self) -> list[RedactedChunk]:
+        """What is clear by now, though it may be little: somebody looks."""
+        return self._clear(self._broken) if self._broken else []
+
     def flush(self) -> list[RedactedChunk]:
         """No more comes."""
         return self._clear(self._size, is_last=True)

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.ends import SideEnd
-from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.errors import ProxyError, stopped
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
@@ -138,12 +138,15 @@ async def send_upstream_error(
 
 
 async def _ended_by_drain(request: web.Request, head: web.StreamResponse, form: EarlyForm) -> bool:
-    """Whether a wait was cancelled by the drain. The client has got an error event then."""
+    """Whether a drain, or a person, cancelled a wait. The client has got an error event then."""
     current = asyncio.current_task()
     if request.transport is None or current is None:
         return False
     current.uncancel()
-    await _fail(request, head, ProxyError("draining", "the proxy is shutting down"), form)
+    failure = ProxyError("draining", "the proxy is shutting down")
+    if request[EXCHANGE].error == "stopped":
+        failure = stopped()
+    await _fail(request, head, failure, form)
     return True
 
 

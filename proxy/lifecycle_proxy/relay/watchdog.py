@@ -6,7 +6,7 @@ last byte in each direction, and one task walks over all of them.
 
 import asyncio
 import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from lifecycle_proxy.exchange.errors import ProxyError
 
@@ -46,13 +46,31 @@ class StreamWatchdog:
         self._heartbeat_s = heartbeat_s or float("inf")
         shortest = min(self._stall_s, self._heartbeat_s)
         self._tick_s = max(_TICK_MIN_S, min(_TICK_MAX_S, shortest / 4))
-        self._streams: set[Watched] = set()
+        self._streams: dict[Watched, asyncio.Task[Any] | None] = {}
 
-    def add(self, stream: Watched) -> None:
-        self._streams.add(stream)
+    def add(self, stream: Watched, task: asyncio.Task[Any] | None = None) -> None:
+        """Look after a stream.
+
+        Args:
+            stream: until ``discard``.
+            task: that runs it.
+        """
+        self._streams[stream] = task
 
     def discard(self, stream: Watched) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
+
+    def fail_of(self, task: asyncio.Task[Any], failure: ProxyError) -> bool:
+        """End the streams of a task as broken; whether there are any.
+
+        Args:
+            task: that runs them.
+            failure: why.
+        """
+        found = [stream for stream, runs in self._streams.items() if runs is task]
+        for stream in found:
+            stream.fail(failure)
+        return bool(found)
 
     def fail_all(self, failure: ProxyError) -> None:
         """End every stream as broken."""

@@ -30,6 +30,7 @@ _DONE: Final[dict[Ended, DoneStatus]] = {
     "client_gone": "cancelled",
     "timeout": "failed",
     "drained": "failed",
+    "stopped": "cancelled",
     "refused": "failed",
 }
 

@@ -6,6 +6,7 @@ The streams of a worker that is gone are ended at once: its connection ends with
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from lifecycle_proxy.state.log_delta import LogDelta
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.memory_table import MemoryTable
+from lifecycle_proxy.state.page_hub import PageHub, PageNews
 from lifecycle_proxy.state.received_streams import ReceivedStreams
 from lifecycle_proxy.state.stream_records import Claim, LogLimits, StreamKey
 from lifecycle_proxy.state.wire import PROBLEMS, WireRequest, framed, received
@@ -37,6 +39,7 @@ class StoreServer:
         self._calls = MemoryTable()
         self._log = MemoryEventLog(limits)
         self._streams = ReceivedStreams(self._log)
+        self._pages = PageHub()
         self._server: asyncio.Server | None = None
         self._connections: set[WorkerConnection] = set()
         self.empty = asyncio.Event()
@@ -62,7 +65,7 @@ class StoreServer:
             one.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = WorkerConnection(self._calls, self._log, self._streams, writer)
+        connection = WorkerConnection(self._calls, self._log, self._streams, self._pages, writer)
         self._connections.add(connection)
         self.empty.clear()
         try:
@@ -87,6 +90,7 @@ class WorkerConnection:
         calls: of all workers.
         events: of all workers.
         streams: what writes them.
+        pages: hands on the rows of live pages.
         writer: to this worker.
     """
 
@@ -95,9 +99,11 @@ class WorkerConnection:
         calls: MemoryTable,
         events: MemoryEventLog,
         streams: ReceivedStreams,
+        pages: PageHub,
         writer: asyncio.StreamWriter,
     ) -> None:
         self._log = events
+        self._pages = pages
         self._streams = streams
         self._writer = writer
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,6 +117,8 @@ class WorkerConnection:
             "has": self._has,
             "claim": self._claim,
             "release": self._release,
+            "page_sync": self._page_sync,
+            "page_answer": _later(partial(pages.answer, self)),
         }
         # These may wait: nothing waits for them.
         self._ask: dict[str, Operation] = {
@@ -119,6 +127,7 @@ class WorkerConnection:
             "offset_of": _of_stream(events.offset_of),
             "idle_s": _of_stream(events.idle_s),
             "status": _of_stream(events.status),
+            "page_ask": partial(pages.ask, self),
         }
 
     async def on_message(self, message: bytes) -> None:
@@ -160,6 +169,10 @@ class WorkerConnection:
         for task in self._tasks:
             task.cancel()
         self._streams.lost(self)
+        self._pages.leave(self)
+
+    async def _page_sync(self, report: bytes, has_pages: bool) -> PageNews:
+        return self._pages.sync(self, report, has_pages=has_pages)
 
     async def _push(self, deltas: list[Any]) -> list[bool]:
         return await self._streams.push(self, msgspec.convert(deltas, list[LogDelta]))

@@ -14,10 +14,19 @@ from importlib import resources
 from typing import Final
 
 # In the order in which they use each other.
-_MODULES: Final = ("text.js", "exchange.js", "recording.js", "lanes.js", "live.js", "main.js")
+_MODULES: Final = (
+    "text.js",
+    "bars.js",
+    "exchange.js",
+    "recording.js",
+    "lanes.js",
+    "live.js",
+    "main.js",
+)
 _STYLE: Final = "view.css"
 FILES: Final = {_STYLE: "text/css", **dict.fromkeys(_MODULES, "text/javascript")}
 _HOLE: Final = re.compile(r"\{\{(head|title|tail)\}\}")
+_COMMENT: Final = re.compile(r"^ *//.*\n", re.MULTILINE)
 _IMPORT: Final = re.compile(r"^import .*?;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export ", re.MULTILINE)
 # What a served page may do: nothing but its own files, and its own requests to this proxy.
@@ -29,8 +38,8 @@ POLICY: Final = (
 
 @functools.cache
 def file(name: str) -> str:
-    """The text of one of ``FILES``, or of the page."""
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    """The text of one of ``FILES``, or of the page. Comments stay here."""
+    return _COMMENT.sub("", resources.files(__package__).joinpath(name).read_text("utf-8"))
 
 
 def live_page(where: str) -> str:

@@ -1,11 +1,11 @@
 // One exchange: facts, a waterfall with a bar for each tool, the text at each moment, frames, headers.
+import {axis, lane, percent, scale, toolLane} from "./bars.js";
 import {at, bytes, el, mark, ms, oneLine, row, visible, walkable} from "./text.js";
 
 export const MS = 0, SIZE = 1, OURS = 2, KIND = 3, WORDS = 4, TEXT = 5, THOUGHT = 6, RAW = 7;
 const KINDS = {text: "text", thought: "thought", call: "call", result: "result", error: "error", bytes: "bytes"};
-let exchange, side, frames, cursor = -1, chosen = -1, span = 1;
+let exchange, side, frames, cursor = -1, chosen = -1;
 
-const percent = value => Math.min(100, Math.max(0, 100 * value / span)) + "%";
 const colour = frame => "k-" + (frame[OURS] ? "ours" : KINDS[frame[KIND]] || "other");
 // Draw an exchange; the frame that was looked at stays, if it is the same exchange that has grown.
 export function showExchange(shown) {
@@ -14,7 +14,7 @@ export function showExchange(shown) {
   at("exchange").hidden = false;
   at("request").textContent = oneLine(`${exchange.request.method} ${exchange.request.target}`);
   at("asked").textContent = oneLine(exchange.line);
-  span = Math.max(exchange.end * 1.01, 0.001); // the last frame is to be seen, too
+  scale.span = Math.max(exchange.end * 1.01, 0.001); // the last frame is to be seen, too
   drawHeads();
   draw();
   if (kept >= 0) pick(kept);
@@ -23,7 +23,8 @@ export function showExchange(shown) {
 function draw() {
   side = exchange[document.querySelector('input[name="side"]:checked').value];
   frames = side.frames;
-  cursor = chosen = -1;
+  cursor = -2; // what was drawn is another's
+  chosen = -1;
   drawFacts();
   drawNotes();
   drawLanes();
@@ -50,18 +51,10 @@ function drawNotes() {
   const notes = [];
   if (exchange.error) notes.push("Error: " + exchange.error);
   if (exchange.omitted) notes.push("Not recorded: " + exchange.omitted);
-  if (!exchange.complete) notes.push("This exchange has no end: the recording broke off, or went on when the page was made.");
+  if (!exchange.complete) notes.push("It has no end yet, or the recording broke off. What may yet become a secret is not shown.");
   if (exchange.cut) notes.push("This exchange is too large for a page. The bytes and texts at its end are cut off; sizes and times are right.");
   if (side.more) notes.push(`${side.more} more frames are not in this page.`);
   at("notes").replaceChildren(...notes.map(note => el("div", "card note", oneLine(note))));
-}
-
-function lane(name, ...things) {
-  const box = el("div", "lane");
-  box.append(...things, el("div", "cursor"));
-  const label = el("div", "lane-name", oneLine(name));
-  label.title = oneLine(name);
-  return [label, box];
 }
 
 function wait(from, to) {
@@ -77,18 +70,6 @@ function tick(frame) {
   return made;
 }
 
-function run(bar) {
-  const box = el("div", "run" + (bar.stop === null ? " open" : "") + (bar.failed ? " failed" : ""));
-  const stop = bar.stop === null ? exchange.end : bar.stop;
-  box.style.left = percent(bar.start);
-  box.style.width = percent(stop - bar.start);
-  const took = bar.took === null ? stop - bar.start : bar.took;
-  const words = [bar.stop === null ? "not completed" : ms(took), bar.failed ? "failed" : "", bar.reason];
-  box.textContent = oneLine(words.filter(Boolean).join(" · "));
-  box.title = oneLine(`${bar.tool} ${bar.label}`) + ` · ${ms(bar.start)} to ${ms(bar.stop)} · ` + box.textContent;
-  return box;
-}
-
 function growth() {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -99,7 +80,7 @@ function growth() {
   let line = "M0 100", sum = 0;
   for (const frame of frames) {
     if (!frame[TEXT]) continue;
-    const x = 1000 * frame[MS] / span;
+    const x = 1000 * frame[MS] / scale.span;
     line += `L${x} ${100 - 100 * sum / total}`;
     sum += frame[TEXT].length;
     line += `L${x} ${100 - 100 * sum / total}`;
@@ -109,27 +90,11 @@ function growth() {
   return total ? svg : null;
 }
 
-function axis() {
-  const box = el("div", "axis");
-  const labels = Math.max(1, at("lanes").clientWidth * 0.8 / 100);
-  const raw = span / labels, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map(n => n * power).find(n => n >= raw);
-  for (let t = 0; t < span - step * 0.4; t += step) {
-    const label = el("span", "", step >= 1000 ? (t / 1000).toFixed(0) + " s" : +t.toFixed(3) + " ms");
-    label.style.left = percent(t);
-    box.append(label);
-  }
-  return [el("div"), box];
-}
-
 function drawLanes() {
   const theirs = frames.filter(frame => !frame[OURS]), ours = frames.filter(frame => frame[OURS]);
-  const rows = [axis(), lane("from the upstream", wait(0, side.ms), ...theirs.map(tick))];
+  const rows = [axis(at("lanes").clientWidth), lane("from the upstream", wait(0, side.ms), ...theirs.map(tick))];
   if (ours.length) rows.push(lane("added by the proxy", ...ours.map(tick)));
-  for (const bar of exchange.bars) {
-    const name = [bar.emoji, bar.tool, bar.label].filter(Boolean).join(" ");
-    rows.push(lane(bar.start === null ? `${name} (not in the stream)` : name, ...(bar.start === null ? [] : [run(bar)])));
-  }
+  for (const bar of exchange.bars) rows.push(toolLane(bar, exchange.end));
   const curve = growth();
   if (curve) rows.push(lane("text", curve));
   at("lanes").replaceChildren(...rows.flat());
@@ -198,15 +163,32 @@ function pick(index) {
 }
 
 function showRaw(index) {
-  const frame = frames[index];
-  at("which").textContent = frame ? `Frame ${index + 1} at ${ms(frame[MS])}, ${bytes(frame[SIZE])}${frame[OURS] ? ", added by the proxy" : ""}` : "Frame";
-  at("raw").replaceChildren();
-  if (!frame) return;
-  for (const part of exchange.raws[frame[RAW]].split(/(\r\n|\r|\n)/)) {
-    if (/^[\r\n]/.test(part)) at("raw").append(el("span", "end", oneLine(part)), "\n");
-    else at("raw").append(visible(part));
+  const frame = frames[index], isClient = side === exchange.client;
+  at("which").textContent = frame ? `Frame ${index + 1} at ${ms(frame[MS])}, ${bytes(frame[SIZE])}${frame[OURS] ? ", added by the proxy" : ""}: decoded` : "Frame";
+  const other = frame && nearestTwin(frame, (isClient ? exchange.upstream : exchange.client).frames);
+  raw(at(isClient ? "raw-client" : "raw-upstream"), frame, "");
+  raw(at(isClient ? "raw-upstream" : "raw-client"), other, frame ? frame[OURS] ? "nothing: the proxy added this frame" : "nothing in this form" : "");
+  at("decoded").textContent = frame ? decoded(exchange.raws[frame[RAW]]) : "";
+}
+
+// The same bytes on the other side: those nearest in time.
+const nearestTwin = (frame, others) => others.filter(one => one[RAW] === frame[RAW])
+  .reduce((best, one) => !best || Math.abs(one[MS] - frame[MS]) < Math.abs(best[MS] - frame[MS]) ? one : best, null);
+
+function raw(box, frame, nothing) {
+  box.replaceChildren();
+  if (!frame) { box.append(el("span", "soft", nothing)); return; }
+  const text = exchange.raws[frame[RAW]];
+  for (const part of text.split(/(\r\n|\r|\n)/)) {
+    if (/^[\r\n]/.test(part)) box.append(el("span", "end", oneLine(part)), "\n");
+    else box.append(visible(part));
   }
-  if (exchange.cut && frame[SIZE] && exchange.raws[frame[RAW]].length < frame[SIZE] / 4) at("raw").append(el("span", "bad", "… cut off in this page"));
+  if (exchange.cut && frame[SIZE] && text.length < frame[SIZE] / 4) box.append(el("span", "bad", "… cut off in this page"));
+}
+
+function decoded(text) {
+  const lines = text.split(/\r\n|\r|\n/).filter(line => line.startsWith("data:")).map(line => line.slice(5));
+  try { return visible(JSON.stringify(JSON.parse(lines.length ? lines.join("\n") : text), null, 2)); } catch { return "not JSON"; }
 }
 
 function pairs(headers) {
@@ -245,7 +227,7 @@ function drawHeads() {
 
 function nearest(event) {
   const box = at("lanes").querySelector(".lane").getBoundingClientRect();
-  const time = span * (event.clientX - box.left) / box.width;
+  const time = scale.span * (event.clientX - box.left) / box.width;
   let best = -1;
   frames.forEach((frame, i) => { if (frame[MS] <= time) best = i; });
   return best;

@@ -2,11 +2,11 @@
 //
 // A lane is a row's time: thin until the first byte, then as dense as its chunks come; a bar for each
 // tool from running to completed. Red: it failed. Hatched: its end was made up by the proxy. Dashed:
-// the client runs it. Gaps without a chunk are red lines.
+// the client runs it. Below: reasoning, and gaps without a chunk. Above: heartbeats.
 import {oneLine} from "./text.js";
 
 export const LANE = 26;
-const NAME = 250, GAP_MS = 500, SLOT_MS = 250;
+const NAME = 250, GAP_MS = 250, SLOT_MS = 250;
 
 class StreamLanes extends HTMLElement {
   rows = [];
@@ -39,6 +39,7 @@ class StreamLanes extends HTMLElement {
   show(rows, from, until) {
     Object.assign(this, {rows, from, until});
     this.spacer.style.height = rows.length * LANE + "px";
+    this.style.height = LANE * Math.min(12, Math.max(3, rows.length)) + 8 + "px";
     this.draw();
   }
 
@@ -53,7 +54,7 @@ class StreamLanes extends HTMLElement {
       canvas.style.height = height + "px";
     }
     const style = getComputedStyle(this), colour = name => style.getPropertyValue("--" + name);
-    const colours = Object.fromEntries(["ink", "soft", "line", "pick", "text", "ours", "bad", "theirs", "card"].map(name => [name, colour(name)]));
+    const colours = Object.fromEntries(["ink", "soft", "line", "pick", "text", "ours", "bad", "theirs", "card", "thought", "call"].map(name => [name, colour(name)]));
     const on = canvas.getContext("2d");
     on.setTransform(scale, 0, 0, scale, 0, 0);
     on.clearRect(0, 0, width, height);
@@ -88,11 +89,18 @@ class StreamLanes extends HTMLElement {
       const tall = Math.min(LANE - 8, 3 + 4 * Math.log2(1 + chunks));
       on.fillRect(x(slot), y + (LANE - tall) / 2, Math.max(1, x(slot + SLOT_MS) - x(slot) - .5), tall);
     }
-    on.fillStyle = c.bad;
-    if (row.g >= GAP_MS && row.gapAt) on.fillRect(x(row.gapAt), y + 2, 2, LANE - 5);
+    for (const [kind, from, to] of row.marks) this.mark(on, kind, x(row.t + from), x(row.t + to), y, c);
+    // It goes on now, and is known when the next chunk comes.
+    if (row.d === null && row.at && end - row.at >= SLOT_MS + GAP_MS) this.mark(on, "gap", x(row.at + SLOT_MS), stop, y, c);
     const tracks = tracked(row.k), tall = Math.floor((LANE - 8) / Math.max(1, ...tracks.map(one => one + 1)));
     row.k.forEach((tool, at) => this.tool(on, row, tool, y + 4 + tracks[at] * tall, tall - 1, x, c, end));
     on.restore();
+  }
+
+  mark(on, kind, from, to, y, c) {
+    const wide = Math.max(2, to - from);
+    on.fillStyle = {gap: c.bad, think: c.thought, beat: c.call}[kind];
+    if (kind === "beat") on.fillRect(from - 2, y + 1, 4, 4); else on.fillRect(from, y + LANE - 5, wide, 3);
   }
 
   tool(on, row, [name, , start, stop, how], top, tall, x, c, end) {

@@ -1,20 +1,29 @@
-// The exchanges of a recording, which is in the page.
+// The exchanges of a recording: it is in the page, or was opened in it.
 import {OURS, showExchange} from "./exchange.js";
-import {at, el, mark, oneLine, row, walkable} from "./text.js";
+import {at, mark, oneLine, row, walkable} from "./text.js";
+
+let shown = null; // the exchanges
+
+function open(index) {
+  const one = shown[index];
+  if (!one) return;
+  mark(at("list"), index);
+  history.replaceState(null, "", "#" + encodeURIComponent(one.id)); // so that the address leads here again
+  showExchange(one);
+}
+
+const linked = () => shown.findIndex(one => "#" + encodeURIComponent(one.id) === location.hash);
 
 export function showRecording(data) {
-  const open = index => {
-    const one = data.exchanges[index];
-    if (!one) return;
-    mark(at("list"), index);
-    history.replaceState(null, "", "#" + encodeURIComponent(one.id)); // so that the address leads here again
-    showExchange(one);
-  };
-  const linked = () => data.exchanges.findIndex(one => "#" + encodeURIComponent(one.id) === location.hash);
-  const count = data.exchanges.length;
+  if (!shown) {
+    walkable(at("list"), open);
+    addEventListener("hashchange", () => { if (!at("recording").hidden && linked() >= 0) open(linked()); });
+  }
+  shown = data.exchanges;
+  const count = shown.length;
   at("recording").hidden = false;
   at("summary").textContent = `${count} exchange${count === 1 ? "" : "s"} · ${data.by}`;
-  data.exchanges.forEach((one, i) => {
+  at("list").replaceChildren(...shown.map((one, i) => {
     const ours = one.client.frames.filter(frame => frame[OURS]).length;
     const total = one.client.frames.length + one.client.more;
     const tools = [...new Set(one.bars.map(bar => bar.tool))].join(", ");
@@ -24,9 +33,7 @@ export function showRecording(data) {
     tr.children[2].title = oneLine(one.request.method + " " + one.request.target);
     if (one.bad) tr.classList.add("bad");
     tr.tabIndex = -1;
-    at("list").append(tr);
-  });
-  walkable(at("list"), open);
-  addEventListener("hashchange", () => { if (linked() >= 0) open(linked()); });
+    return tr;
+  }));
   open(Math.max(0, linked()));
 }
