@@ -18,16 +18,17 @@ _BINARY = shutil.which("redis-server")
 class RedisServer:
     """``redis-server``, which can be killed, stopped and started again on the same port."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, tls: tuple[str, ...] = ()) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self._folder = folder
         self._arguments = arguments
+        self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     async def start(self) -> Self:
         """Start it, and wait until it takes connections."""
@@ -45,7 +46,9 @@ class RedisServer:
     def _started(self) -> "subprocess.Popen[bytes]":
         assert _BINARY is not None
         options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-        command = (_BINARY, "--port", str(self.port), *options, *self._arguments)
+        port = str(self.port)
+        ports = ("--port", "0", "--tls-port", port, *self._tls) if self._tls else ("--port", port)
+        command = (_BINARY, *ports, *options, *self._arguments)
         with (self._folder / "redis.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT)
 
@@ -61,11 +64,16 @@ class RedisServer:
             self._process = None
 
 
+def needed() -> None:
+    """Skip the test where there is no Redis."""
+    if _BINARY is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that is not started yet."""
-    if _BINARY is None:
-        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    needed()
     server = RedisServer(tmp_path)
     yield server
     server.kill()

@@ -25,7 +25,7 @@ def problem(store: str, **environ: str) -> str:
         "memory",
         "redis://localhost",
         "redis://127.0.0.1:6379/3",
-        "rediss://user:pass@redis.example:6380/0?ssl_ca_certs=/etc/ca.pem",
+        "rediss://user:pass@redis.example:6380/0?ssl_cert_reqs=none&health_check_interval=5",
         "redis://:pass@[::1]:6379",
     ],
 )
@@ -56,6 +56,43 @@ def test_what_it_may_not(store: str) -> None:
         assert "streams.store" in text
         assert "redis://HOST:PORT/DB" in text
         assert "s3cret" not in text
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("redis://h/0?foo=s3cret", "unknown option 'foo' (known are ssl_ca_certs, "),
+        ("rediss://h/0?ssl_ca_cert=/x", "did you mean ssl_ca_certs?"),
+        ("redis://h/0?ssl_ca_certs=/x", "ssl_ca_certs is for TLS: the URL must begin with rediss:"),
+        ("rediss://h/0?ssl_cert_reqs=never", "is one of required, optional, none, not 'never'"),
+        ("redis://h/0?health_check_interval=x", "is a number of seconds, not 'x'"),
+        ("rediss://h/0?ssl_ca_certs=/no/ca.pem", "/no/ca.pem: No such file or directory"),
+        ("rediss://h/0?ssl_certfile=/no/c.pem&ssl_keyfile=/no/k.pem", "/no/c.pem: No such file"),
+        ("rediss://h/0?ssl_ca_certs=/proc/self/status", "there is no certificate in it"),
+    ],
+)
+def test_options_that_cannot_be_used(store: str, words: str) -> None:
+    for text in (problem(store), problem("env:S", S=store)):
+        assert words in text.replace('"', "'")
+        assert "s3cret" not in text
+
+
+def test_a_key_for_tokens_that_is_short() -> None:
+    for key in ("short", "env:TOKEN"):
+        with pytest.raises(config.ConfigError, match="at least 32 characters"):
+            config.load(environ={"TOKEN": "short"}, flags={"streams.token_key": key})
+
+
+def test_no_key_is_printed(tmp_path: Path) -> None:
+    key = "k" * 40
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'[streams]\ntoken_key = "{key}"\n[upstream]\nagent = ["sh"]\nenv = {{A = "{key}"}}\n'
+    )
+    done = run("check-config", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "streams.token_key" in done.stdout
+    assert key not in done.stdout + done.stderr
 
 
 def test_a_password_belongs_in_front_of_the_host() -> None:

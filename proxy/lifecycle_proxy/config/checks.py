@@ -8,12 +8,13 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lifecycle_proxy.config import origins, patterns, shared_store, traces, upstreams
+from lifecycle_proxy.config.certificates import unusable
 from lifecycle_proxy.config.machine import CASSETTES, is_open
 from lifecycle_proxy.config.plain import quoted
+from lifecycle_proxy.config.streams import token_problems
 
 if TYPE_CHECKING:
     from lifecycle_proxy.config.model import Recording, Server, Settings
@@ -23,12 +24,6 @@ Found = Iterator[tuple[str, str]]  # keys and texts
 
 _VARIABLE: Final = re.compile(r"(?i)(?:\$\{?|env:\s+|\$env:)([a-z_][a-z0-9_]*)\}?")
 _MAX_PORT: Final = 65535
-_KEY_LENGTH: Final = 32
-_TLS: Final = {
-    "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
-    "NO_CERTIFICATE": "there is no certificate in it",
-    "PEM": "not a PEM file with a certificate, and its key where tls_key names none",
-}
 
 
 class Warned(NamedTuple):
@@ -53,8 +48,6 @@ def problems(settings: "Settings") -> Found:
     yield from _streams(settings.streams)
     yield from origins.origins(settings.server.cors_origins)
     yield from origins.hosts(settings.server.hosts)
-    yield from shared_store.problems(settings.streams.store)
-    yield from shared_store.prefix_problems(settings.streams.prefix)
     yield from traces.problems(settings.traces)
     yield from origins.public_url(settings.server.public_url)
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
@@ -63,8 +56,9 @@ def problems(settings: "Settings") -> Found:
 
 
 def _streams(own: "StreamSettings") -> Found:
-    if own.token_key and not own.token_key.startswith("env:") and len(own.token_key) < _KEY_LENGTH:
-        yield "streams.token_key", f"must have at least {_KEY_LENGTH} characters: it signs URLs"
+    yield from shared_store.problems(own.store)
+    yield from shared_store.prefix_problems(own.prefix)
+    yield from token_problems(own.token_key)
     if not own.max_streams:
         for key in ("resume_s", "text", "arguments", "compat_paths"):
             if getattr(own, key):
@@ -162,7 +156,7 @@ def _tls(settings: "Settings") -> Found:
         try:
             server_context(server)
         except (OSError, ssl.SSLError) as error:
-            yield "server.tls_cert", _unusable(error, server.tls_cert, server.tls_key)
+            yield "server.tls_cert", unusable(error, server.tls_cert, server.tls_key)
     elif server.tls_key:
         yield "server.tls_key", "has no certificate; set server.tls_cert, too"
     files = [("upstream.ca_file", upstream.ca_file)]
@@ -174,7 +168,7 @@ def _tls(settings: "Settings") -> Found:
             try:
                 ssl.create_default_context(cafile=file)
             except (OSError, ssl.SSLError) as error:
-                yield key, _unusable(error, file)
+                yield key, unusable(error, file)
 
 
 def server_context(server: "Server") -> ssl.SSLContext | None:
@@ -188,18 +182,6 @@ def server_context(server: "Server") -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(server.tls_cert, server.tls_key or None)
     return context
-
-
-def _unusable(error: Exception, *files: str) -> str:
-    """Which file, and why. OpenSSL names neither."""
-    for file in filter(None, files):
-        try:
-            Path(file).read_bytes()
-        except OSError as problem:
-            return f"cannot be used: {file}: {problem.strerror or problem}"
-    reason = str(getattr(error, "reason", None) or error)
-    why = next((text for word, text in _TLS.items() if word in reason), reason)
-    return f"cannot be used: {', '.join(filter(None, files))}: {why}"
 
 
 def _recording(own: "Recording", workers: int) -> Found:

@@ -2,12 +2,23 @@
 
 import importlib.util
 import re
+import ssl
 from collections.abc import Iterator
-from urllib.parse import SplitResult, urlsplit
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from lifecycle_proxy.config.plain import quoted
+from lifecycle_proxy.config.certificates import unusable
+from lifecycle_proxy.config.plain import hint, quoted
 
 _SCHEMES = ("redis", "rediss")
+# What may stand behind the question mark, and the values, where there are only some.
+_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), ()),
+    "ssl_cert_reqs": ("required", "optional", "none"),
+    "ssl_check_hostname": ("true", "false"),
+    "socket_keepalive": ("true", "false"),
+    "health_check_interval": (),
+}
 _PREFIX = re.compile(r"[A-Za-z0-9_.:{}-]{1,64}")
 
 
@@ -25,9 +36,33 @@ def problems(store: str) -> Iterator[tuple[str, str]]:
         yield "streams.store", f"{shown(store)} is not {what}"
     elif "password" in url.query or "username" in url.query:
         yield "streams.store", "a password belongs in front of the host: redis://:PASSWORD@HOST"
+    elif text := _query_problem(url):
+        yield "streams.store", text
     elif importlib.util.find_spec("redis") is None:
         cure = "install the extra \"redis\", or: pip install 'redis>=6'"
         yield "streams.store", f"{shown(store)} needs the package redis, which is missing; {cure}"
+
+
+def _query_problem(url: SplitResult) -> str:
+    """What is wrong behind the question mark: redis-py would say so with each connection."""
+    options = dict(parse_qsl(url.query, keep_blank_values=True))
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            return f"unknown option {quoted(name)} ({hint(name, [*_OPTIONS])})"
+        if name.startswith("ssl_") and url.scheme != "rediss":
+            return f"{name} is for TLS: the URL must begin with rediss://"
+        if (known := _OPTIONS[name]) and value.lower() not in known:
+            return f"{name} is one of {', '.join(known)}, not {quoted(value)}"
+        if name == "health_check_interval" and not re.fullmatch(r"\d{1,6}", value, re.ASCII):
+            return f"{name} is a number of seconds, not {quoted(value)}"
+    authority, own = options.get("ssl_ca_certs"), options.get("ssl_certfile")
+    try:
+        context = ssl.create_default_context(cafile=authority)
+        if own:
+            context.load_cert_chain(own, options.get("ssl_keyfile"))
+    except (OSError, ssl.SSLError) as error:
+        return unusable(error, *filter(None, (authority, own, options.get("ssl_keyfile"))))
+    return ""
 
 
 def prefix_problems(prefix: str) -> Iterator[tuple[str, str]]:

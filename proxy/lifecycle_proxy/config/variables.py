@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from lifecycle_proxy.config import agents, shared_store
 from lifecycle_proxy.config.reading import Note
+from lifecycle_proxy.config.streams import token_problems
 
 if TYPE_CHECKING:
     from lifecycle_proxy.config.model import Settings
@@ -37,6 +38,9 @@ def with_variables(settings: "Settings", environ: Mapping[str, str], note: Note)
         for key, text in shared_store.problems(store or "memory"):
             note(key, text)
     token_key = secret(settings.streams.token_key, "streams.token_key")
+    if token_key != settings.streams.token_key:
+        for key, text in token_problems(token_key):
+            note(key, text)
     upstreams = [
         replace(
             agents.with_secrets(one, f"upstreams[{at}]", secret),
