@@ -22,7 +22,7 @@ class RedisServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self._folder = folder
-        self._arguments = arguments
+        self.arguments = arguments
         self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +48,7 @@ class RedisServer:
         options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
         port = str(self.port)
         ports = ("--port", "0", "--tls-port", port, *self._tls) if self._tls else ("--port", port)
-        command = (_BINARY, *ports, *options, *self._arguments)
+        command = (_BINARY, *ports, *options, *self.arguments)
         with (self._folder / "redis.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT)
 

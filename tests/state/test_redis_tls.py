@@ -49,8 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def server(files: Files, own: tuple[str, str], clients: str = "no") -> RedisServer:
     certificate, key = own
-    own = ("--tls-cert-file", certificate, "--tls-key-file", key)
-    tls = (*own, "--tls-ca-cert-file", files.authority, "--tls-auth-clients", clients)
+    files_ = ("--tls-cert-file", certificate, "--tls-key-file", key)
+    tls = (*files_, "--tls-ca-cert-file", files.authority, "--tls-auth-clients", clients)
     return RedisServer(files.folder, "--requirepass", _PASSWORD, tls=tls)
 
 
