@@ -277,6 +277,7 @@ metrics.on_request(exchange)
 metrics.on_request(exchange)
 metrics.on_end(exchange)
 metrics.set_connections(2)
+metrics.flush()
 print(os.getpid(), flush=True)
 sys.stdin.read()
 """

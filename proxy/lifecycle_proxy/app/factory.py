@@ -38,7 +38,7 @@ from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 
 log = logging.getLogger("proxy.app")
 
-_COUNT_S: Final = 5.0
+_COUNT_S: Final = 1.0
 _FRONT: web.RequestKey[Front] = web.RequestKey("front", Front)
 
 
@@ -235,8 +235,12 @@ class _Failures:
 
 async def _count(metrics: Metrics, event_log: EventLog) -> None:
     """Other processes show this one's numbers, too, so they cannot wait until somebody asks."""
-    while True:
-        metrics.set_connections(ConnectionPool.open_connections())
-        if isinstance(event_log, Sized):
-            metrics.side.set_kept(len(event_log))
-        await asyncio.sleep(_COUNT_S)
+    try:
+        while True:
+            metrics.set_connections(ConnectionPool.open_connections())
+            if isinstance(event_log, Sized):
+                metrics.side.set_kept(len(event_log))
+            metrics.flush()
+            await asyncio.sleep(_COUNT_S)
+    finally:
+        metrics.flush()

@@ -34,15 +34,19 @@ class Listener:
     """Follows exchanges: a method for each thing that happens. None may block. Here all do nothing.
 
     Attributes:
-        follows_bytes: it overrides one of the methods that get bytes and headers.
+        follows: the methods that it overrides: no other is called.
+        follows_bytes: one of them gets bytes or headers.
     """
 
+    follows: ClassVar[frozenset[str]] = frozenset()
     follows_bytes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        own = (getattr(cls, name) is not getattr(Listener, name) for name in _OF_BYTES)
-        cls.follows_bytes = any(own)
+        names = [name for name in vars(Listener) if name.startswith("on_")]
+        own = [name for name in names if getattr(cls, name) is not getattr(Listener, name)]
+        cls.follows = frozenset(own)
+        cls.follows_bytes = not cls.follows.isdisjoint(_OF_BYTES)
 
     def on_request(self, exchange: "Exchange") -> None:
         """A request has arrived."""
@@ -150,7 +154,9 @@ class Listeners(Listener):
         self._all = tuple(all_of_them)
         self._failed = failed
         # Whether any listener wants bytes and headers: collecting them has a cost.
-        self.follow_bytes = any(one.follows_bytes for one in self._all)
+        self.follow_bytes = False
+        for one in self._all:
+            self.follow_bytes |= one.follows_bytes
 
     def add(self, listener: Listener) -> None:
         """Call one more listener from now on."""
@@ -158,48 +164,50 @@ class Listeners(Listener):
         self.follow_bytes = self.follow_bytes or listener.follows_bytes
 
     def on_request(self, exchange: "Exchange") -> None:
-        self._each(lambda one: one.on_request(exchange))
+        self._each("on_request", exchange)
 
     def on_request_body(self, exchange: "Exchange", piece: bytes) -> None:
-        self._each(lambda one: one.on_request_body(exchange, piece))
+        self._each("on_request_body", exchange, piece)
 
     def on_forwarded(
         self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
     ) -> None:
-        self._each(lambda one: one.on_forwarded(exchange, target, headers, body))
+        self._each("on_forwarded", exchange, target, headers, body)
 
     def on_head(
         self, exchange: "Exchange", side: SideName, status: int, reason: str, headers: Headers
     ) -> None:
-        self._each(lambda one: one.on_head(exchange, side, status, reason, headers))
+        self._each("on_head", exchange, side, status, reason, headers)
 
     def on_chunk(
         self, exchange: "Exchange", read: bytes, written: bytes, added: Added, now: float
     ) -> None:
-        self._each(lambda one: one.on_chunk(exchange, read, written, added, now))
+        self._each("on_chunk", exchange, read, written, added, now)
 
     def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
-        self._each(lambda one: one.on_write(exchange, data, added))
+        self._each("on_write", exchange, data, added)
 
     def on_side_end(self, exchange: "Exchange", side: SideName, end: SideEnd) -> None:
-        self._each(lambda one: one.on_side_end(exchange, side, end))
+        self._each("on_side_end", exchange, side, end)
 
     def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
-        self._each(lambda one: one.on_lifecycle(exchange, events))
+        self._each("on_lifecycle", exchange, events)
 
     def on_failover(self, exchange: "Exchange", failover: Failover) -> None:
-        self._each(lambda one: one.on_failover(exchange, failover))
+        self._each("on_failover", exchange, failover)
 
     def on_approval(self, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
-        self._each(lambda one: one.on_approval(exchange, fields))
+        self._each("on_approval", exchange, fields)
 
     def on_end(self, exchange: "Exchange") -> None:
-        self._each(lambda one: one.on_end(exchange))
+        self._each("on_end", exchange)
 
-    def _each(self, tell: Callable[[Listener], None]) -> None:
+    def _each(self, event: str, *arguments: Any) -> None:
         for listener in self._all:
+            if event not in listener.follows:
+                continue
             try:
-                tell(listener)
+                getattr(listener, event)(*arguments)
             except Exception as failure:  # the exchange must not fail with it
                 self._all = tuple(one for one in self._all if one is not listener)
                 self._failed(listener, failure)

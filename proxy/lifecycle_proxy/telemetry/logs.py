@@ -43,6 +43,12 @@ _WRITE_EVERY_S: Final = 0.2
 _LAST_WRITE_S: Final = 1.0
 
 
+_TEMPLATES: Final = {
+    level: vars(logging.LogRecord(_ACCESS.name, level, __file__, 0, "", (), None))
+    for level in (logging.INFO, logging.WARNING)
+}
+
+
 class Access(dict[str, object]):
     """The fields of one exchange that has ended. As text, in a compact form."""
 
@@ -77,8 +83,7 @@ class JsonFormatter(logging.Formatter):
         if isinstance(record.msg, Access):  # made here, so there is nothing else in the record
             seen = record.msg
             entry["message"] = f"{seen['method']} {seen['path']} {seen['status']} {seen['ended']}"
-            entry.update(seen)
-            return _dump(entry)
+            return _dump(entry | seen)
         entry["message"] = record.getMessage()
         for key, value in _extras(record).items():
             entry.setdefault(key, value)
@@ -263,8 +268,15 @@ def access(exchange: Exchange) -> None:
         model=exchange.model[:_VALUE_LENGTH],
         **({"upstream": exchange.upstream} if exchange.upstream else {}),
     )
-    # As Logger.info() does, but without its walk up the stack to find the caller.
-    _ACCESS.handle(logging.LogRecord(_ACCESS.name, level, __file__, 0, fields, (), None))
+    _ACCESS.handle(_record(level, fields))
+
+
+def _record(level: int, fields: Access) -> logging.LogRecord:
+    """As ``Logger.info()`` makes it, without looking for the caller: it is always this module."""
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    now = time.time()
+    vars(record).update(_TEMPLATES[level], msg=fields, created=now, msecs=now % 1 * 1000 // 1)
+    return record
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

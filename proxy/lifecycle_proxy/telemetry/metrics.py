@@ -55,12 +55,15 @@ class _Traffic:
     """Exchanges of any kind."""
 
     def __init__(self, make: MetricFactory) -> None:
-        self._open = make.gauge("exchanges_open", "Exchanges that are not over", "route")
+        text = "Exchanges that are not over"
+        self._open = make.sums(make.gauge("exchanges_open", text, "route"))
         text = "Exchanges that are over"
-        self._requests = make.counter("requests_total", text, "route", "method", "status")
-        self._ended = make.counter("exchanges_ended_total", text, "route", "ended")
+        labels = ("route", "method", "status")
+        self._requests = make.sums(make.counter("requests_total", text, *labels))
+        self._ended = make.sums(make.counter("exchanges_ended_total", text, "route", "ended"))
         self._errors = make.counter("errors_total", "Errors of the proxy's own", "code")
-        self._sent_bytes = make.counter("sent_bytes_total", "Bodies sent to clients", "route")
+        text = "Bodies sent to clients"
+        self._sent_bytes = make.sums(make.counter("sent_bytes_total", text, "route"))
         self._retries = make.counter("retries_total", "Requests sent again on a fresh connection")
         text = "From the request to the first byte of the answer's body, whatever that byte is"
         self._first_byte = make.histogram("first_byte_seconds", text, _FIRST_BYTE_S, "route")
@@ -70,18 +73,18 @@ class _Traffic:
         self._duration = make.histogram(name, text, _LONG_S, *labels)
 
     def opened(self, route: str) -> None:
-        self._open[route,].inc()
+        self._open[route,] += 1
 
     def closed(self, exchange: Exchange, now: float) -> None:
         route, status = exchange.route, exchange.status or "none"
         method = exchange.method if exchange.method in _METHODS else "OTHER"
-        self._open[route,].dec()
-        self._requests[route, method, status].inc()
-        self._ended[route, exchange.ended or "unknown"].inc()
+        self._open[route,] -= 1
+        self._requests[route, method, status] += 1
+        self._ended[route, exchange.ended or "unknown"] += 1
         if exchange.error:
             self._errors[exchange.error,].inc()
         if exchange.sent_bytes:
-            self._sent_bytes[route,].inc(exchange.sent_bytes)
+            self._sent_bytes[route,] += exchange.sent_bytes
         if exchange.retries:
             self._retries[()].inc(exchange.retries)
         if exchange.first_byte is not None:
@@ -196,7 +199,7 @@ class Metrics(Listener):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        make = MetricFactory(self._registry)
+        make = self._made = MetricFactory(self._registry)
         self._traffic = _Traffic(make)
         self._streams = _Streams(make)
         self._tools = _Tools(make)
@@ -247,12 +250,17 @@ class Metrics(Listener):
         """Count a listener that raised and was switched off for its exchange."""
         self._listener_failures[name,].inc()
 
+    def flush(self) -> None:
+        """Show other processes what was counted. Called every second; ``render`` calls it, too."""
+        self._made.flush()
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """All metrics, of all processes if they share a directory: body and content type.
 
         Args:
             accept: the Accept header of the request; OpenMetrics is sent if it is named there.
         """
+        self.flush()
         # The header itself is not passed on: prometheus_client fails on some values.
         encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
         if not _SHARED_DIRECTORY:
