@@ -67,6 +67,7 @@ class Front:
             lasting.recording_mode,
             keys,
             self.watch,
+            has_faults=bool(settings.faults.rules),
             adds_forwarded=settings.server.forwarded,
             router=router,
         )

@@ -74,6 +74,8 @@ def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str
 
 def prefers_async(headers: MultiMapping[str]) -> bool:
     """Whether ``Prefer`` headers ask for an answer at once (RFC 7240 section 4.1)."""
+    if "Prefer" not in headers:
+        return False
     wishes = (wish for value in headers.getall("Prefer", ()) for wish in value.split(","))
     return any(wish.partition(";")[0].strip().lower() == RESPOND_ASYNC for wish in wishes)
 

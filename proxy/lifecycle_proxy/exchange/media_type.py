@@ -25,6 +25,8 @@ def asks_for_event_stream(accept: Iterable[str]) -> bool:
         accept: the values of all of them.
     """
     for value in accept:
+        if EVENT_STREAM not in value.lower():  # most
+            continue
         for media_range in value.split(","):
             if is_event_stream(media_range):
                 parameters = media_range.split(";")[1:]

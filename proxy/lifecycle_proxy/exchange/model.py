@@ -238,6 +238,7 @@ class Exchange:
         detached: what goes on behind the response; the exchange ends with it.
         chosen_id: by the client for its stream; "" if it did not.
         stream_url: where the stream's events can be read; "" where they are not kept.
+        is_resumable: the stream outlives its client, who may send the request again.
         traceparent: W3C's, as the client sent it; the proxy's own, below it, where traces are on.
         answer: what the upstream's chunks say of themselves; None where it was no stream.
         listeners: are called with what happens.
@@ -275,6 +276,7 @@ class Exchange:
     chosen_id: str = ""
     detached: asyncio.Task[None] | None = None
     stream_url: str = ""
+    is_resumable: bool = False
     traceparent: str = ""
     answer: Envelope | None = None
     listeners: Listeners = field(default_factory=Listeners)

@@ -191,6 +191,8 @@ def tools_in(tail: bytearray) -> frozenset[str] | None:
 
 def _tools(asked: _Fields) -> frozenset[str] | None:
     """The names in ``tools``, and in ``functions``, the older form; None if it is too much."""
+    if asked.tools is _ABSENT and asked.functions is _ABSENT:
+        return _NO_TOOLS
     if is_too_complex(bytes(asked.tools)) or is_too_complex(bytes(asked.functions)):
         return None
     listed = [_value(asked.tools), _value(asked.functions)]
@@ -216,6 +218,8 @@ def _value(raw: msgspec.Raw, *, unread: Any = None) -> Any:
         raw: as it was sent.
         unread: what to return where decoding fails, or would take too long.
     """
+    if raw is _ABSENT:
+        return None
     data = bytes(raw)
     try:
         return unread if is_too_complex(data) else orjson.loads(data)

@@ -24,11 +24,16 @@ _ADDED: Final = ("Server", "Content-Type")
 # The next bytes may still belong to such a request.
 _CLOSING: Final = ("bad_request", "request_timeout", "http_version_not_supported")
 _RETRY_AFTER_S: Final = "5"
-_UNSAID: Final = web.ResponseKey("unsaid", tuple)
 
 
 class ForwardedResponse(web.StreamResponse):
-    """A response of the upstream's. Its headers wait for the body, or for ``send_headers``."""
+    """A response of the upstream's. Its headers wait for the body, or for ``send_headers``.
+
+    Attributes:
+        unsaid: headers that the upstream did not send, and that aiohttp adds.
+    """
+
+    unsaid: tuple[str, ...] = ()
 
     _send_headers_immediately = False  # as in web.Response
 
@@ -146,15 +151,16 @@ def strip_default_headers(request: web.Request, response: web.StreamResponse) ->
     """
     if request.version < HttpVersion11 and response.content_length is None:
         response.force_close()
-    if _UNSAID not in response:
+    if isinstance(response, ForwardedResponse):
+        for name in response.unsaid:
+            response.headers.pop(name, None)
+    else:
         response.headers["Server"] = _SERVER
-    for name in response.get(_UNSAID, ()):
-        response.headers.pop(name, None)
 
 
 def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
     response = ForwardedResponse(status=answer.status, reason=answer.reason, headers=kept)
-    response[_UNSAID] = tuple(name for name in _ADDED if name not in kept)
+    response.unsaid = tuple([name for name in _ADDED if name not in kept])
     return response
 
 

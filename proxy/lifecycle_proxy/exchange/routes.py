@@ -55,12 +55,18 @@ def check_target(request: web.Request) -> None:
     if request.method == "CONNECT":
         message = "CONNECT is not supported: the proxy forwards to its upstream only"
         raise ProxyError("bad_request", message)
-    authority, path = split_absolute(request.raw_path)
+    path = request.raw_path
+    if not path.startswith("/"):
+        authority, path = split_absolute(path)
+        _check_authority(request, authority)
+    if not path.startswith("/") or not path.isascii() or not path.isprintable():
+        raise ProxyError("bad_request", "the request line has no path that can be forwarded")
+
+
+def _check_authority(request: web.Request, authority: str | None) -> None:
     if authority is not None and authority.lower() != request.headers.get("Host", "").lower():
         message = "the request line names another host than the Host header"
         raise ProxyError("bad_request", message)
-    if not path.startswith("/") or not path.isascii() or not path.isprintable():
-        raise ProxyError("bad_request", "the request line has no path that can be forwarded")
 
 
 def split_absolute(raw: str) -> tuple[str | None, str]:
@@ -149,9 +155,9 @@ def is_upgrade(request: web.Request) -> bool:
     """Whether the client asks for a WebSocket."""
     headers = request.headers
     return (
-        headers.get("Upgrade", "").lower() == "websocket"
+        request.method == "GET"
+        and headers.get("Upgrade", "").lower() == "websocket"
         and "upgrade" in headers.get("Connection", "").lower()
-        and request.method == "GET"
     )
 
 

@@ -18,13 +18,15 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import request_body, responses, routes
 from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
+from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.detached import DetachedStreams
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
-from lifecycle_proxy.handlers.stream_opening import KEEPER, StreamOpener
+from lifecycle_proxy.handlers.stream_opening import StreamOpener, maybe_keeper
+from lifecycle_proxy.handlers.stream_resuming import StreamKeeper
 from lifecycle_proxy.relay import detect, early_response
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.keeping import outlasting
@@ -97,16 +99,18 @@ class Conversations:
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
             seen = followup.last_calls(asked.messages)
             conversation = ConversationCalls(self._store, scope, seen)
-        other = await self._maybe_other(request, path, asked, api, conversation)
-        if other is not None:
-            del asked  # see below
-            return await other
+        if prefers_async(request.headers) or progress.is_asked(request, api, asked):
+            other = await self._maybe_other(request, path, asked, api, conversation)
+            if other is not None:
+                del asked  # see below
+                return await other
         opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
-        may_be_early = asked.stream and not asked.is_unread and KEEPER not in request
+        keeper = maybe_keeper(request)
+        may_be_early = asked.stream and not asked.is_unread and keeper is None
         tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
-        begun, head = await self._wait(request, opening, may_be_early=may_be_early)
+        begun, head = await self._wait(request, opening, keeper, may_be_early=may_be_early)
         if begun is None:
             assert head is not None
             return head
@@ -159,6 +163,7 @@ class Conversations:
         self,
         request: web.Request,
         opening: Coroutine[Any, Any, Begun],
+        keeper: StreamKeeper | None,
         *,
         may_be_early: bool,
     ) -> tuple[Begun | None, web.StreamResponse | None]:
@@ -170,7 +175,7 @@ class Conversations:
         """
         own = self._settings.server
         if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
-            return await outlasting(request, opening, request.get(KEEPER)), None
+            return await outlasting(request, opening, keeper), None
         head = responses.early_head(request)
         return await early_response.open_with_heartbeats(
             request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
@@ -214,8 +219,7 @@ class Conversations:
             head = responses.stream_head(request, answer)
         is_compressed = coding(answer.headers) != ""
         body = StreamBody(exchange, pipeline, api, is_compressed=is_compressed)
-        keeper = request.get(KEEPER)
-        relay = Relay(request, answer, begun.start, head, body, keeper=keeper)
+        relay = Relay(request, answer, begun.start, head, body, keeper=maybe_keeper(request))
         return await self._sender.relay(relay)
 
     async def _resumed_pipeline(

@@ -86,11 +86,20 @@ async def maybe_asked(
         api: that is asked for.
         asked: the request's body.
     """
+    return await streaming(request, api, asked) if is_asked(request, api, asked) else None
+
+
+def is_asked(request: web.Request, api: Api, asked: request_body.ParsedBody) -> bool:
+    """Whether the client asks for progress.
+
+    Args:
+        request: the client's.
+        api: that is asked for.
+        asked: the request's body.
+    """
     if api is not CHAT or asked.stream:
-        return None
-    if not asks_for_event_stream(request.headers.getall("Accept", ())):
-        return None
-    return await streaming(request, api, asked)
+        return False
+    return asks_for_event_stream(request.headers.getall("Accept", ()))
 
 
 class ProgressStreams:

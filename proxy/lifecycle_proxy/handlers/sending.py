@@ -1,7 +1,6 @@
 """What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
 
 import asyncio
-import functools
 from collections.abc import Awaitable
 from functools import partial
 from typing import Protocol, TypeVar
@@ -76,6 +75,7 @@ class Sender:
         recordings: keeps what it is asked to, and may answer in the upstream's place.
         keys: replaces the client's credentials with the upstream's.
         watchdog: looks after the open streams.
+        has_faults: whether requests may have a plan of faults.
         adds_forwarded: whether the upstream gets X-Forwarded headers.
         router: decides which upstream is asked, where there are several.
     """
@@ -87,6 +87,7 @@ class Sender:
         keys: ApiKeys,
         watchdog: StreamWatchdog,
         *,
+        has_faults: bool = False,
         adds_forwarded: bool = False,
         router: Router | None = None,
     ) -> None:
@@ -94,6 +95,7 @@ class Sender:
         self._recordings = recordings
         self.keys = keys
         self._watchdog = watchdog
+        self._has_faults = has_faults
         self._adds_forwarded = adds_forwarded
         self._router = router
 
@@ -133,13 +135,15 @@ class Sender:
         exchange = request[EXCHANGE]
         on_approval = partial(exchange.listeners.on_approval, exchange)
         asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, on_approval)
-        wanted = wanted._replace(asked_by=asked_by)
+        on_interim = partial(responses.forward_interim, request)
+        wanted = UpstreamRequest(*wanted[:4], on_interim, asked_by)
         if self._recordings.concerns(request):
             response = await self._recorded(request, wanted, original)
         else:
             response = await self._ask(request, wanted)
-        plan = request.get(PLAN)
-        return FaultyResponse(response, plan) if plan else response
+        if self._has_faults and (plan := request.get(PLAN)):
+            return FaultyResponse(response, plan)
+        return response
 
     async def _recorded(
         self, request: web.Request, wanted: UpstreamRequest, original: RequestBody
@@ -171,8 +175,7 @@ class Sender:
             target = upstream.target(wanted.path)
             listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
         wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded
-        on_interim = functools.partial(responses.forward_interim, request)
-        response = await upstream.open(wanted._replace(on_interim=on_interim), on_retry)
+        response = await upstream.open(wanted, on_retry)
         if listeners.follow_bytes:
             own = response.raw_headers
             listeners.on_head(exchange, "upstream", response.status, response.reason, own)

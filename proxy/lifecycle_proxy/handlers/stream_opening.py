@@ -29,8 +29,13 @@ _SECRET_ID_LENGTH: Final = 22
 _ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
 _WITH_ARGUMENTS: web.RequestKey[bool] = web.RequestKey("with_arguments", bool)
-KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
+_KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
 _LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
+
+
+def maybe_keeper(request: web.Request) -> StreamKeeper | None:
+    """Who knows how long the stream of a request is wanted; None where it ends with its client."""
+    return request.get(_KEEPER) if request[EXCHANGE].is_resumable else None
 
 
 class StreamOpener:
@@ -78,7 +83,8 @@ class StreamOpener:
         if ID_HEADER in headers or TEXT_HEADER in headers or ARGUMENTS_HEADER in headers:
             self._read_wishes(request)
         resumed = await self._resuming.maybe_joined(request, asked)
-        if resumed is None and (request[EXCHANGE].chosen_id or RESUMABLE in request):
+        exchange = request[EXCHANGE]
+        if resumed is None and (exchange.chosen_id or exchange.is_resumable):
             await self.begin(request)
         return resumed
 
@@ -115,7 +121,7 @@ class StreamOpener:
         key = StreamKey(owner_of(request.headers), exchange.stream_id)
         try:
             writer = await self._log.create(
-                key, is_chosen=bool(exchange.chosen_id), is_resumable=RESUMABLE in request
+                key, is_chosen=bool(exchange.chosen_id), is_resumable=exchange.is_resumable
             )
         except StreamInUseError:
             message = f"the stream {exchange.stream_id} has not ended; choose another id"
@@ -132,8 +138,9 @@ class StreamOpener:
     def _listener(self, request: web.Request, writer: LogWriter, *, with_text: bool) -> StreamLog:
         with_text = request.get(_WITH_TEXT, with_text)
         arguments = ArgumentPieces(self._presenter) if self.keeps_arguments(request) else None
-        if (resumable := request.get(RESUMABLE)) is not None:
-            request[KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
+        if request[EXCHANGE].is_resumable:
+            resumable = request[RESUMABLE]
+            request[_KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
             return FollowedStreamLog(
                 writer,
                 with_text=with_text,

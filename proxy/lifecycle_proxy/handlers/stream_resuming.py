@@ -114,6 +114,7 @@ class Resuming:
                     return joined
             self._log.release(owner, name, held)
             await self._log.claim(owner, name, own, _CLAIM_S)
+        exchange.is_resumable = True
         request[RESUMABLE] = Resumable(resume_s, lambda: self._log.release(owner, name, own))
         return None
 

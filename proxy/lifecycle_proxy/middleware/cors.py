@@ -76,9 +76,11 @@ class Cors:
         Raises:
             ProxyError: ``origin_not_allowed``.
         """
+        if self._has_keys:
+            return
         origin = request.headers.get("Origin")
-        page = origin or _referring(request)  # browsers send no Origin for an image
-        if self._has_keys or (self._is_on and self._allows(page)):
+        # Browsers send no Origin for an image.
+        if self._is_on and self._allows(origin or _referring(request)):
             return
         is_foreign = self._is_on and origin is not None and not _is_own(origin, request)
         if is_foreign or _is_blind(request):

@@ -27,6 +27,7 @@ log = logging.getLogger("proxy.middleware")
 
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/", "/-/healthy", "/-/ready")
+_LOCATION, _CONTENT_LOCATION, _OPERATION_LOCATION = HEADERS
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -92,7 +93,9 @@ class GatewayMiddleware:
             handler = own if exchange.route == "own" else forward
             response = self._maybe_answer(request) or await handler(request)
             exchange.status = response.status
-            return response if exchange.detached else await _taped(request, response)
+            if exchange.detached is None and listeners.follow_bytes:
+                await _report(request, response)
+            return response
         except ProxyError as failure:
             exchange.ended = exchange.ended or "refused"
             return await _refused(request, _of_client(request) or failure)
@@ -123,7 +126,7 @@ class GatewayMiddleware:
         exchange = self._active.pop(task)
         self._stopped.pop(task, None)
         exchange.ended = exchange.ended or "done"
-        if not self._active:
+        if self.draining and not self._active:
             self._idle.set()
         exchange.listeners.on_end(exchange)
 
@@ -169,11 +172,12 @@ class GatewayMiddleware:
             request: the client's.
             response: its headers may be changed.
         """
-        if any(name in response.headers for name in HEADERS):
+        own = response.headers
+        if _LOCATION in own or _CONTENT_LOCATION in own or _OPERATION_LOCATION in own:
             exchange, host = request[EXCHANGE], request.headers.get("Host", "")
             prefix = routes.split_prefixes(exchange.target).prefix
-            self._redirects[exchange.upstream].rewrite(response.headers, host, prefix)
-        self._cors.mark(request, response.headers)
+            self._redirects[exchange.upstream].rewrite(own, host, prefix)
+        self._cors.mark(request, own)
 
     def _maybe_answer(self, request: web.Request) -> web.Response | None:
         """Let a request in; the answer, where a preflight needs nobody else's.
@@ -181,7 +185,8 @@ class GatewayMiddleware:
         Raises:
             ProxyError: it is refused. Nothing reaches the upstream then.
         """
-        _check_version(request)
+        if request.version != HttpVersion11:
+            _check_version(request)
         coding = request.headers.get("Transfer-Encoding")
         if coding is not None and coding.strip().lower() != "chunked":
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
@@ -209,7 +214,7 @@ class GatewayMiddleware:
 def _check_version(request: web.Request) -> None:
     """Refuse what only looks like HTTP/1.1: its message could be read in two ways."""
     version = request.version
-    if version in (HttpVersion10, HttpVersion11):
+    if version == HttpVersion10:
         return
     responses.as_http11(request)
     if version < HttpVersion10:
@@ -248,14 +253,17 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
     exchange = request[EXCHANGE]
     exchange.status, exchange.error = failure.status, failure.code
     exchange.cause = failure.for_log()
-    return await _taped(request, responses.error_response(failure, exchange.request_id))
+    response = responses.error_response(failure, exchange.request_id)
+    if exchange.listeners.follow_bytes:
+        await _report(request, response)
+    return response
 
 
-async def _taped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+async def _report(request: web.Request, response: web.StreamResponse) -> None:
     """Report a response of the proxy's own to listeners. The relay reports the upstream's."""
     exchange = request[EXCHANGE]
     listeners = exchange.listeners
-    if listeners.follow_bytes and isinstance(response, web.Response):
+    if isinstance(response, web.Response):
         with suppress(ConnectionError):  # the client is gone, which sending the body shows
             await response.prepare(request)  # what aiohttp adds to the head is recorded, too
         body = response.body if isinstance(response.body, bytes) else b""
@@ -263,7 +271,6 @@ async def _taped(request: web.Request, response: web.StreamResponse) -> web.Stre
         if request.method != "HEAD":
             listeners.on_write(exchange, body, ((0, len(body)),))
         listeners.on_side_end(exchange, "client", "eof")
-    return response
 
 
 def _exchange(request: web.Request, token: str, listeners: Listeners) -> Exchange:
@@ -295,4 +302,4 @@ def _route(request: web.Request, path: str, target: str) -> Route:
 def _request_id(request: web.Request, token: str) -> str:
     """The client's own, if it is one that can stand in a log, else a new one."""
     sent = request.headers.get("X-Request-Id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{token}"
+    return sent if sent and _REQUEST_ID.fullmatch(sent) else f"req_{token}"

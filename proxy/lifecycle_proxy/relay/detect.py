@@ -45,8 +45,9 @@ async def begun(answer: UpstreamResponse, *, asked: bool, patience_s: float) -> 
     content_coding = coding(answer.headers)
     if answer.status != 200 or not (content_coding == "" or content_coding in CODINGS):
         return Begun(answer)
-    if _is_labelled(answer) or not asked:
-        return Begun(answer, _is_labelled(answer))
+    is_labelled = is_event_stream(answer.headers.get("Content-Type", ""))
+    if is_labelled or not asked:
+        return Begun(answer, is_labelled)
     try:
         async with asyncio.timeout(patience_s or None):
             return await _look(answer, is_coded=bool(content_coding))
@@ -87,7 +88,3 @@ async def _look(answer: UpstreamResponse, *, is_coded: bool) -> Begun:
 
     start = (await collect(answer, is_known)).data  # of its end the relay hears again
     return Begun(answer, bool(is_stream), start)
-
-
-def _is_labelled(answer: UpstreamResponse) -> bool:
-    return is_event_stream(answer.headers.get("Content-Type", ""))

@@ -75,7 +75,8 @@ class WatchedParser:
         was_in_body = not self.payload.is_eof()
         try:
             fed: tuple[Any, bool, bytes] = self._parser.feed_data(data)
-            self._count(fed[0], data, was_in_body=was_in_body)
+            if data or fed[0]:
+                self._count(fed[0], data, was_in_body=was_in_body)
         except Exception:
             self.has_failed = True
             raise

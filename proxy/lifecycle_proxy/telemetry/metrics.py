@@ -58,8 +58,8 @@ class _Traffic:
         text = "Exchanges that are not over"
         self._open = make.sums(make.gauge("exchanges_open", text, "route"))
         text = "Exchanges that are over"
-        labels = ("route", "method", "status")
-        self._requests = make.sums(make.counter("requests_total", text, *labels))
+        requests = make.counter("requests_total", text, "route", "method", "status")
+        self._requests = make.sums(requests)
         self._ended = make.sums(make.counter("exchanges_ended_total", text, "route", "ended"))
         self._errors = make.counter("errors_total", "Errors of the proxy's own", "code")
         text = "Bodies sent to clients"

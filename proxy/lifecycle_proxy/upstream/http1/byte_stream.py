@@ -35,7 +35,7 @@ class ByteStream(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        return not (self._is_lost or self.transport.is_closing())
+        return not (self._is_lost or self._transport is None or self._transport.is_closing())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has other ancestors
