@@ -19,7 +19,7 @@ Rules:
 3. The first completion of a call counts. An error beats a finish for what is still open.
 4. Results of unknown ids and second results are counted, and have no events.
 
-Warning: ``needs_full_parse`` is read for every chunk; while it is False, text does not come here.
+Warning: while ``needs_full_parse`` is False, text does not come here.
 """
 
 from collections.abc import Callable

@@ -72,6 +72,7 @@ class Pipeline:
             page_events=context.page_events if dialect.runs_page_events else "all",
         )
         self._rewrites = self._rewriter.is_active
+        self._tail = self._parser.tail
         self._tracker = Tracker(
             api, writer, envelope, options, context, output=self._output, rewriter=self._rewriter
         )
@@ -116,7 +117,7 @@ class Pipeline:
         If so it has been taken in, and is to be passed on as it is, as nearly every chunk is. Else
         ``decode`` takes it.
         """
-        if self._parser.tail or not self._skim(chunk):
+        if self._tail or not self._skim(chunk):
             return False
         self._output.gap = b""
         return True

@@ -80,6 +80,9 @@ class Event(NamedTuple):
 class Parser:
     """An incremental parser for one stream.
 
+    Attributes:
+        tail: what has arrived of an event whose end has not. It stays the same object.
+
     Args:
         max_event_bytes: an event that grows beyond this is returned in unparsed pieces as it
             arrives, so that neither memory nor the stream waits for its end. One that is smaller,
@@ -89,7 +92,7 @@ class Parser:
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
         self._small = min(max_event_bytes, _MAX_LINES)
-        self._tail = bytearray()
+        self.tail = bytearray()
         self._scanned = 0  # no event ends before this offset of the tail
         self._first = True
         self._any_line_end = False  # a CR was seen: LF LF is not the only blank line
@@ -99,21 +102,16 @@ class Parser:
         self.oversized = 0  # how many of those there were
 
     @property
-    def tail(self) -> bytearray:
-        """What has arrived of an event whose end has not."""
-        return self._tail
-
-    @property
     def undecided(self) -> int:
         """How many bytes at the end of the tail may belong to the next event."""
-        found = _MAYBE_DATA.search(self._tail[-_LOOK_BACK:])
+        found = _MAYBE_DATA.search(self.tail[-_LOOK_BACK:])
         return len(found[1]) if found else 0
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the bytes of one read; return the events that end in them."""
         if b"\r" in data:
             self._any_line_end = True
-        tail = self._tail
+        tail = self.tail
         if not tail:
             if self._is_one_event(data):
                 self._first = False
@@ -143,10 +141,10 @@ class Parser:
 
     def eof(self) -> list[Event]:
         """The stream is over: hand out what is left, as an event without its blank line."""
-        if not self._tail:
+        if not self.tail:
             return []
-        raw = bytes(self._tail)
-        self._tail.clear()
+        raw = bytes(self.tail)
+        self.tail.clear()
         # A blank line of CR waited in vain for the LF that could have followed.
         return [self._event(raw, closed=raw.endswith((b"\r\r", b"\n\r")))]
 
@@ -218,8 +216,8 @@ class Parser:
         """All of the tail but the bytes that may be the start of its blank line."""
         self.oversized += not self.skipping
         self.skipping = True
-        raw = bytes(self._tail[:-3])
-        del self._tail[:-3]
+        raw = bytes(self.tail[:-3])
+        del self.tail[:-3]
         has_id = _has_id(raw)
         return Event(raw, b"", None, closed=False, parsed=False, has_id=has_id)
 

@@ -81,7 +81,9 @@ class Tracker:
         self.carried_over = context.carried_over
         self._merger = rewriter if rewriter.merges_rounds else None
         self._max_skimmed = min(options.max_event_bytes, SIMPLE_BYTES)
-        self._may_skim = not writer.needs_full_parse  # as far as is known here
+        self._skim = self._observer.skim
+        self._may_skim = False  # as far as is known here
+        self.decide_skim()
 
     @property
     def envelope(self) -> Envelope:
@@ -99,14 +101,12 @@ class Tracker:
 
         If so it has been taken in. This is the way of nearly every chunk.
         """
-        if not self._may_skim or self._lifecycle.needs_full_parse:
+        if not self._may_skim or len(raw) > self._max_skimmed:
             return False
         if self._merger is not None and self._merger.needs_full_parse:
             return False
-        if len(raw) > self._max_skimmed:
-            return False
         try:
-            return self._observer.skim(raw)
+            return self._skim(raw)
         except Exception as failure:  # ``maybe_observe`` may do better
             self._note(failure)
             return False
@@ -124,14 +124,15 @@ class Tracker:
             self.write_carried_over()
         is_activity = len(seen) == 1 and isinstance(seen[0], ACTIVITY_TYPES)
         if is_activity and not (self._lifecycle.open or self._writer.needs_full_parse):
-            self._may_skim = True
+            self._may_skim = not self._lifecycle.needs_full_parse
             return None
         return seen
 
     def decide_skim(self) -> None:
         """Decide, behind the frames of an event, whether the next one has to be decoded."""
         is_over = self.is_off or self.is_done or self.has_ended
-        self._may_skim = not (is_over or self._writer.needs_full_parse)
+        may_change = self._writer.needs_full_parse or self._lifecycle.needs_full_parse
+        self._may_skim = not (is_over or may_change)
 
     def apply(self, seen: Sequence[Observation], now: float) -> None:
         """Write the frames that follow from these observations.

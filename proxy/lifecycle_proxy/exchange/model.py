@@ -138,6 +138,20 @@ class Listener:
         """The exchange has ended."""
 
 
+def _each(event: str) -> Callable[..., None]:
+    """A method that calls the same one of each listener that has it."""
+
+    def tell(self: "Listeners", *arguments: Any) -> None:
+        for listener in self._all:
+            if event in listener.follows:
+                try:
+                    getattr(listener, event)(*arguments)
+                except Exception as failure:
+                    self._drop(listener, failure)
+
+    return tell
+
+
 class Listeners(Listener):
     """All listeners of one exchange as one. They are called in order.
 
@@ -163,54 +177,22 @@ class Listeners(Listener):
         self._all = (*self._all, listener)
         self.follow_bytes = self.follow_bytes or listener.follows_bytes
 
-    def on_request(self, exchange: "Exchange") -> None:
-        self._each("on_request", exchange)
+    on_request = _each("on_request")
+    on_request_body = _each("on_request_body")
+    on_forwarded = _each("on_forwarded")
+    on_head = _each("on_head")
+    on_chunk = _each("on_chunk")
+    on_write = _each("on_write")
+    on_side_end = _each("on_side_end")
+    on_lifecycle = _each("on_lifecycle")
+    on_failover = _each("on_failover")
+    on_approval = _each("on_approval")
+    on_end = _each("on_end")
 
-    def on_request_body(self, exchange: "Exchange", piece: bytes) -> None:
-        self._each("on_request_body", exchange, piece)
-
-    def on_forwarded(
-        self, exchange: "Exchange", target: str, headers: Headers, body: bytes | None
-    ) -> None:
-        self._each("on_forwarded", exchange, target, headers, body)
-
-    def on_head(
-        self, exchange: "Exchange", side: SideName, status: int, reason: str, headers: Headers
-    ) -> None:
-        self._each("on_head", exchange, side, status, reason, headers)
-
-    def on_chunk(
-        self, exchange: "Exchange", read: bytes, written: bytes, added: Added, now: float
-    ) -> None:
-        self._each("on_chunk", exchange, read, written, added, now)
-
-    def on_write(self, exchange: "Exchange", data: bytes, added: Added) -> None:
-        self._each("on_write", exchange, data, added)
-
-    def on_side_end(self, exchange: "Exchange", side: SideName, end: SideEnd) -> None:
-        self._each("on_side_end", exchange, side, end)
-
-    def on_lifecycle(self, exchange: "Exchange", events: Sequence[LifecycleEvent]) -> None:
-        self._each("on_lifecycle", exchange, events)
-
-    def on_failover(self, exchange: "Exchange", failover: Failover) -> None:
-        self._each("on_failover", exchange, failover)
-
-    def on_approval(self, exchange: "Exchange", fields: Mapping[str, Any]) -> None:
-        self._each("on_approval", exchange, fields)
-
-    def on_end(self, exchange: "Exchange") -> None:
-        self._each("on_end", exchange)
-
-    def _each(self, event: str, *arguments: Any) -> None:
-        for listener in self._all:
-            if event not in listener.follows:
-                continue
-            try:
-                getattr(listener, event)(*arguments)
-            except Exception as failure:  # the exchange must not fail with it
-                self._all = tuple(one for one in self._all if one is not listener)
-                self._failed(listener, failure)
+    def _drop(self, listener: Listener, failure: Exception) -> None:
+        """It raised; the exchange must not fail with it."""
+        self._all = tuple(one for one in self._all if one is not listener)
+        self._failed(listener, failure)
 
 
 @dataclass(slots=True)

@@ -10,12 +10,20 @@ from aiohttp.abc import AbstractStreamWriter
 _BUFFER_BYTES: Final = 1 << 16
 
 
+def _is_gone() -> bool:
+    return True
+
+
 class AbsentClient:
     """In the place of a client that left, whose stream goes on for others: takes everything."""
 
     is_chunked = True
-    is_gone = False
     has_unsent = False
+
+    @staticmethod
+    def is_gone() -> bool:
+        """See ``ClientWriter``."""
+        return False
 
     async def prepare(self) -> None:
         """See ``ClientWriter``."""
@@ -41,6 +49,10 @@ class ClientWriter:
     the whole relay (bench/run.py, ``step``). The headers leave in one write with what has come of
     the body by then: a system call less for each short response.
 
+    Attributes:
+        is_chunked: whether the body is sent in chunks.
+        is_gone: tells whether nothing can be written any more. (uvloop raises on an attempt.)
+
     Args:
         request: the client's.
         response: prepared by ``prepare`` if it is not yet.
@@ -53,6 +65,7 @@ class ClientWriter:
         self._writer: AbstractStreamWriter | None = None
         self._first: list[bytes] | None = []  # of the body, until ``begin``
         self.is_chunked = False
+        self.is_gone = _is_gone
 
     async def prepare(self) -> None:
         """Make the headers. They are sent by ``begin``, or with the end.
@@ -64,6 +77,7 @@ class ClientWriter:
         self._transport = self._request.transport
         if self._writer is None or self._transport is None:
             raise ConnectionResetError("the client is gone")
+        self.is_gone = self._transport.is_closing
         self.is_chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
 
     async def begin(self) -> None:
@@ -87,11 +101,6 @@ class ClientWriter:
         """
         first, self._first = self._first, None
         await self._response.write_eof(b"".join(first) if first else b"")
-
-    @property
-    def is_gone(self) -> bool:
-        """Nothing can be written any more. (uvloop raises on an attempt.)"""
-        return self._transport is None or self._transport.is_closing()
 
     @property
     def has_unsent(self) -> bool:

@@ -74,9 +74,13 @@ class DetachedStream(BodyReceiver):
 
     # --- what comes from the upstream -----------------------------------------------------------
 
-    def _forward(self, data: bytes, framed: bytes) -> None:
+    def data_received(self, data: bytes, framed: bytes = b"") -> None:
+        """See ``BodySink``."""
         exchange, self.last_read = self._exchange, time.monotonic()
         exchange.chunks += 1
-        out = self._body.feed(data, self.last_read)
-        if exchange.listeners.follow_bytes:
-            exchange.listeners.on_chunk(exchange, data, out, self._body.added, self.last_read)
+        try:
+            out = self._body.feed(data, self.last_read)
+            if exchange.listeners.follow_bytes:
+                exchange.listeners.on_chunk(exchange, data, out, self._body.added, self.last_read)
+        except Exception as failure:
+            self._failed(failure)

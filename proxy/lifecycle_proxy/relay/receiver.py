@@ -24,14 +24,15 @@ class BodyReceiver:
         self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
 
     def data_received(self, data: bytes, framed: bytes = b"") -> None:
-        """See ``BodySink``."""
-        try:
-            self._forward(data, framed)
-        except ProxyError as failure:
+        """See ``BodySink``. What is raised in here goes to ``_failed``."""
+
+    def _failed(self, failure: Exception) -> None:
+        """What came cannot be passed on."""
+        if isinstance(failure, ProxyError):
             self._finish(failure)
-        except Exception as bug:
-            self._finish(ProxyError("internal", f"the proxy failed: {type(bug).__name__}"))
-            log.exception("a bug in the proxy")
+            return
+        self._finish(ProxyError("internal", f"the proxy failed: {type(failure).__name__}"))
+        log.error("a bug in the proxy", exc_info=failure)
 
     def ended(self, failure: ProxyError | None) -> None:
         """See ``BodySink``."""
@@ -45,9 +46,6 @@ class BodyReceiver:
     def fail(self, failure: ProxyError) -> None:
         """End as broken."""
         self._finish(failure)
-
-    def _forward(self, data: bytes, framed: bytes) -> None:
-        """What one read is for. May raise ``ProxyError``."""
 
     def _finish(self, failure: ProxyError | None) -> None:
         """The upstream has nothing more to say, or is not to be heard any more."""
