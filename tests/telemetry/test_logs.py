@@ -13,6 +13,7 @@ import pytest
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.telemetry import logs
+from lifecycle_proxy.telemetry.access_log import access
 
 log = logging.getLogger("proxy.test")
 
@@ -73,7 +74,7 @@ def written(
 ) -> str:
     stream = stream or io.StringIO()
     logs.configure(form, stream=stream)
-    logs.access(exchange)
+    access(exchange)
     return stream.getvalue()
 
 
@@ -286,7 +287,7 @@ class TestAccess:
     def test_nothing_where_nobody_listens(self) -> None:
         stream = io.StringIO()
         logs.configure("json", level=logging.WARNING, stream=stream)
-        logs.access(an_exchange())
+        access(an_exchange())
         assert not stream.getvalue()
 
 

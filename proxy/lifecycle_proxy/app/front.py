@@ -21,7 +21,7 @@ from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
-from lifecycle_proxy.telemetry.logs import AccessLog
+from lifecycle_proxy.telemetry.access_log import AccessLog
 from lifecycle_proxy.upstream.pool import UpstreamPool
 
 

@@ -118,7 +118,7 @@ def kept_head(
     """
     own, text = CIMultiDict(headers.raw(kept)), reason.decode("utf-8", "surrogateescape")
     response = ForwardedResponse(status=status, reason=text, headers=own)
-    response[_UNSAID] = tuple(name for name in _ADDED if name not in own)
+    response.unsaid = tuple([name for name in _ADDED if name not in own])
     return response
 
 

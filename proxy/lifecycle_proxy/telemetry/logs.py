@@ -1,11 +1,9 @@
-"""Logging: the format of all lines, and the access log, one line for each exchange.
+"""Logging: the format of all lines, those of the access log included.
 
 On a terminal lines are text, elsewhere JSON, unless ``server.log_format`` says otherwise. A record
 is one line, whatever a client or an upstream put into a value: characters that do not print are
 escaped. Only a traceback in text form has several lines; they are indented, so that none looks like
 a record of its own.
-
-A line of the access log never contains a body, a header, a key or a query.
 """
 
 import json
@@ -23,30 +21,18 @@ from typing import Final, Literal, TextIO
 import orjson
 
 from lifecycle_proxy.core.printable import printable, wants_colour
-from lifecycle_proxy.exchange.model import Exchange, Listener
-from lifecycle_proxy.exchange.routes import loggable
 from lifecycle_proxy.exchange.timestamp import iso_utc
 
 Format = Literal["auto", "text", "json"]
 
-_ACCESS: Final = logging.getLogger("proxy.access")
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime"))
 _COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
 _PLAIN: Final = "\x1b[0m"
 _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
-# Clients may send paths and names of models of any length.
-_VALUE_LENGTH: Final = 256
-_CAUSE_LENGTH: Final = 512
 _WAITING_LINES: Final = 10_000
 _WRITE_EVERY_S: Final = 0.2
 _LAST_WRITE_S: Final = 1.0
-
-
-_TEMPLATES: Final = {
-    level: vars(logging.LogRecord(_ACCESS.name, level, __file__, 0, "", (), None))
-    for level in (logging.INFO, logging.WARNING)
-}
 
 
 class Access(dict[str, object]):
@@ -225,58 +211,6 @@ def configure(
             other.close()
     root.addHandler(handler)
     root.setLevel(level)
-
-
-class AccessLog(Listener):
-    """Writes a line for each exchange that has ended. A failure of the upstream is a warning.
-
-    Args:
-        all_of_them: False for failures of the upstream only.
-    """
-
-    def __init__(self, *, all_of_them: bool) -> None:
-        self._all_of_them = all_of_them
-
-    def on_end(self, exchange: Exchange) -> None:
-        if self._all_of_them or exchange.cause:
-            access(exchange)
-
-
-def access(exchange: Exchange) -> None:
-    """Write the line of an exchange that ends now. Nearly free if the level is switched off."""
-    level = logging.WARNING if exchange.cause else logging.INFO
-    if not _ACCESS.isEnabledFor(level):
-        return
-    started, first_byte = exchange.started, exchange.first_byte
-    fields = Access(
-        request_id=exchange.request_id[:_VALUE_LENGTH],
-        client=exchange.client,
-        method=exchange.method[:_VALUE_LENGTH],
-        path=loggable(exchange.path.partition("?")[0])[:_VALUE_LENGTH],
-        route=exchange.route,
-        status=exchange.status,
-        ended=exchange.ended,
-        error=exchange.error,
-        cause=exchange.cause[:_CAUSE_LENGTH],
-        duration_ms=round((time.monotonic() - started) * 1000),
-        first_byte_ms=None if first_byte is None else round((first_byte - started) * 1000),
-        sent_bytes=exchange.sent_bytes,
-        chunks=exchange.chunks,
-        tools=len(exchange.tools),
-        frames=exchange.frames,
-        dialect=exchange.dialect,
-        model=exchange.model[:_VALUE_LENGTH],
-        **({"upstream": exchange.upstream} if exchange.upstream else {}),
-    )
-    _ACCESS.handle(_record(level, fields))
-
-
-def _record(level: int, fields: Access) -> logging.LogRecord:
-    """As ``Logger.info()`` makes it, without looking for the caller: it is always this module."""
-    record = logging.LogRecord.__new__(logging.LogRecord)
-    now = time.time()
-    vars(record).update(_TEMPLATES[level], msg=fields, created=now, msecs=now % 1 * 1000 // 1)
-    return record
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
