@@ -1,28 +1,31 @@
 """How metrics are made: counters, gauges and histograms of one registry, and their children."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _Bounds = tuple[float, ...]
+_Labels = tuple[str | int, ...]
 _Mode = Literal["livesum", "livemax"]  # over the processes that run now
-_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+_Metric = TypeVar("_Metric", Counter, Gauge, "_Histogram")
 
 
-class Children(dict[tuple[str | int, ...], _Metric], Generic[_Metric]):
+class Children(dict[_Labels, _Metric], Generic[_Metric]):
     """The children of a metric by their labels: its ``labels()`` converts and locks each time."""
 
     def __init__(self, parent: _Metric) -> None:
         super().__init__()
         self._parent: _Metric = parent
 
-    def __missing__(self, labels: tuple[str | int, ...]) -> _Metric:
+    def __missing__(self, labels: _Labels) -> _Metric:
         child: _Metric = self._parent.labels(*labels) if labels else self._parent
         self[labels] = child
         return child
 
 
-class Sums(dict[tuple[str | int, ...], float]):
+class Sums(dict[_Labels, float]):
     """What is to be added to the children of a metric, by their labels: ``sums[labels] += 1``.
 
     An ``inc()`` for each exchange costs four times as much: it checks and locks each time.
@@ -35,7 +38,7 @@ class Sums(dict[tuple[str | int, ...], float]):
         super().__init__()
         self._children = children
 
-    def __missing__(self, labels: tuple[str | int, ...]) -> float:
+    def __missing__(self, labels: _Labels) -> float:
         return 0
 
     def flush(self) -> None:
@@ -45,22 +48,73 @@ class Sums(dict[tuple[str | int, ...], float]):
         self.clear()
 
 
+class _Histogram(Histogram):
+    """A histogram that takes many values at once, which prometheus_client has no method for."""
+
+    def add(self, numbers: Sequence[float], total: float) -> None:
+        """Add values.
+
+        Args:
+            numbers: how many, by bucket.
+            total: their sum.
+        """
+        for bucket, number in zip(self._buckets, numbers, strict=True):
+            if number:
+                bucket.inc(number)
+        self._sum.inc(total)
+
+
+class Observed(dict[_Labels, list[float]]):
+    """What is to be added to the children of a histogram: see ``Sums``.
+
+    Args:
+        children: of the histogram.
+        bounds: of its buckets.
+    """
+
+    def __init__(self, children: Children[_Histogram], bounds: _Bounds) -> None:
+        super().__init__()
+        self._children = children
+        self._bounds = bounds
+
+    def __missing__(self, labels: _Labels) -> list[float]:
+        row = self[labels] = [0.0] * (len(self._bounds) + 2)  # one above all bounds, and the sum
+        return row
+
+    def observe(self, labels: _Labels, value: float) -> None:
+        """Count a value.
+
+        Args:
+            labels: of the child.
+            value: as is.
+        """
+        row = self[labels]
+        row[bisect_left(self._bounds, value)] += 1
+        row[-1] += value
+
+    def flush(self) -> None:
+        """Add it."""
+        for labels, (*numbers, total) in self.items():
+            self._children[labels].add(numbers, total)
+        self.clear()
+
+
 class MetricFactory:
     """Makes the metrics of one registry, with our prefix unless the name is OpenTelemetry's."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._in = registry
-        self._sums: list[Sums] = []
+        self._waiting: list[Sums | Observed] = []
 
     def sums(self, children: Children[Counter] | Children[Gauge]) -> Sums:
         """A metric that every exchange adds to. ``flush`` shows what was added."""
-        self._sums.append(sums := Sums(children))
+        self._waiting.append(sums := Sums(children))
         return sums
 
     def flush(self) -> None:
         """Add up what has been counted."""
-        for sums in self._sums:
-            sums.flush()
+        for one in self._waiting:
+            one.flush()
 
     def counter(self, name: str, text: str, *labels: str) -> Children[Counter]:
         """A counter.
@@ -84,8 +138,8 @@ class MetricFactory:
         name = _full(name)
         return Children(Gauge(name, text, labels, registry=self._in, multiprocess_mode=mode))
 
-    def histogram(self, name: str, text: str, bounds: _Bounds, *labels: str) -> Children[Histogram]:
-        """A histogram.
+    def histogram(self, name: str, text: str, bounds: _Bounds, *labels: str) -> Observed:
+        """A histogram. ``flush`` shows what was observed.
 
         Args:
             name: without the prefix.
@@ -93,7 +147,9 @@ class MetricFactory:
             bounds: of its buckets.
             labels: their names.
         """
-        return Children(Histogram(_full(name), text, labels, registry=self._in, buckets=bounds))
+        made = _Histogram(_full(name), text, labels, registry=self._in, buckets=bounds)
+        self._waiting.append(observed := Observed(Children(made), bounds))
+        return observed
 
 
 def _full(name: str) -> str:

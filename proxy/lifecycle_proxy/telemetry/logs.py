@@ -135,6 +135,13 @@ class _BackgroundHandler(_Handler):
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As logging's, without a lock: a deque needs none."""
+        if self.filters and not self.filter(record):
+            return False
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             if record.args:

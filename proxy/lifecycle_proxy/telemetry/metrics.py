@@ -88,9 +88,9 @@ class _Traffic:
         if exchange.retries:
             self._retries[()].inc(exchange.retries)
         if exchange.first_byte is not None:
-            self._first_byte[route,].observe(exchange.first_byte - exchange.started)
+            self._first_byte.observe((route,), exchange.first_byte - exchange.started)
         if route == CHAT.name:
-            self._duration["chat", _error_type(exchange)].observe(now - exchange.started)
+            self._duration.observe(("chat", _error_type(exchange)), now - exchange.started)
 
 
 class _Streams:
@@ -113,7 +113,7 @@ class _Streams:
 
     def closed(self, exchange: Exchange, now: float) -> None:
         if exchange.stream:
-            self._duration[exchange.ended or "unknown",].observe(now - exchange.started)
+            self._duration.observe((exchange.ended or "unknown",), now - exchange.started)
             self._paced(exchange)
         counts = exchange.counts
         for counter, number in (
@@ -131,8 +131,8 @@ class _Streams:
     def _paced(self, exchange: Exchange) -> None:
         first, last, gaps = exchange.first_byte, exchange.last_byte, exchange.chunks - 1
         if first is not None and last is not None and gaps > 0:
-            self._mean_gap[()].observe((last - first) / gaps)
-            self._longest_gap[()].observe(exchange.longest_gap_s)
+            self._mean_gap.observe((), (last - first) / gaps)
+            self._longest_gap.observe((), exchange.longest_gap_s)
 
 
 class _Tools:
@@ -148,7 +148,7 @@ class _Tools:
     def completed(self, call: ToolCompleted) -> None:
         labels = (self._label(call.tool), call.outcome.value)
         self._calls[labels].inc()
-        self._duration[labels].observe(call.duration_ms / 1000)
+        self._duration.observe(labels, call.duration_ms / 1000)
 
     def _label(self, tool: str) -> str:
         cut = tool[:_TOOL_NAME_LENGTH]

@@ -28,7 +28,7 @@ class UpstreamMetrics:
         self._requests[exchange.upstream, exchange.status or "none"].inc()
         if exchange.first_byte is not None:
             wait_s = exchange.first_byte - exchange.started
-            self._first_byte[exchange.upstream,].observe(wait_s)
+            self._first_byte.observe((exchange.upstream,), wait_s)
 
     def failed(self, failover: Failover) -> None:
         """Count a target that failed."""
