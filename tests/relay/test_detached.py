@@ -53,6 +53,9 @@ class Body(PlainBody):
         self.added: Added = ()
         self._failure = failure
 
+    def skim(self, data: bytes) -> bool:
+        return False
+
     def feed(self, data: bytes, now: float) -> bytes:
         if self._failure is not None:
             raise self._failure

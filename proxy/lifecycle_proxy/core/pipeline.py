@@ -27,6 +27,7 @@ Warnings:
 - Nearly every chunk takes the way of ``skim``: a property or a call more there can be measured.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from lifecycle_proxy.core import sse
@@ -43,8 +44,20 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANK_BYTES: Final = len(b"\r\n\r\n")
 
 
+def never(chunk: bytes) -> bool:
+    """A ``skim`` that takes nothing."""
+    return False
+
+
 class Pipeline:
     """One upstream event stream on its way to one client.
+
+    Attributes:
+        skim: whether a read is one event that needs no frame and says nothing of a call. If so it
+            has been taken in, and is to be passed on as it is, as nearly every chunk is. Else
+            ``decode`` takes it. Which function this is changes with each ``decode``: to ask here
+            whether an event is unfinished would be a call more for each chunk.
+        counts: what was ignored.
 
     Args:
         api: of the stream.
@@ -72,10 +85,10 @@ class Pipeline:
             page_events=context.page_events if dialect.runs_page_events else "all",
         )
         self._rewrites = self._rewriter.is_active
-        self._tail = self._parser.tail
         self._tracker = Tracker(
             api, writer, envelope, options, context, output=self._output, rewriter=self._rewriter
         )
+        self.skim: Callable[[bytes], bool] = self._tracker.skim
         self._skim = self._tracker.skim
         self.counts = self._tracker.counts
         self._is_silent = dialect.is_silent
@@ -111,17 +124,6 @@ class Pipeline:
 
     # --- inputs ---------------------------------------------------------------------------------
 
-    def skim(self, chunk: bytes) -> bool:
-        """Whether a read is one event that needs no frame and says nothing of a call.
-
-        If so it has been taken in, and is to be passed on as it is, as nearly every chunk is. Else
-        ``decode`` takes it.
-        """
-        if self._tail or not self._skim(chunk):
-            return False
-        self._output.gap = b""
-        return True
-
     def feed(self, chunk: bytes, now: float) -> Step:
         """Take what one read gave.
 
@@ -153,6 +155,7 @@ class Pipeline:
             gap = b"" if is_blank else gap_after(tail)
             self._output.pass_on(bytes(tail[self._passed : stop]), gap)
             self._passed = stop
+        self.skim = never if tail or self._output.gap else self._skim
         is_whole = not held and self._passed == len(tail)
         return self._output.take(chunk if is_whole else None)
 

@@ -8,6 +8,7 @@ Faults stand between the upstream and the relay, as an ``UpstreamResponse`` of t
 time, and may end the body. The rest computes: bytes in, bytes out, in the same tick.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -25,8 +26,13 @@ class Body(Protocol):
     added: Added
     ends_after_error: bool
 
+    @property
+    def skim(self) -> Callable[[bytes], bool]:
+        """Whether a read is to be passed on as it is. Else it is for ``feed``."""
+        ...
+
     def feed(self, data: bytes, now: float) -> bytes:
-        """What the client gets for one read.
+        """What the client gets for a read that ``skim`` did not take.
 
         Args:
             data: as the upstream sent it.
@@ -68,6 +74,10 @@ class PlainBody:
 
     added: Added = ()
     ends_after_error = False
+
+    def skim(self, data: bytes) -> bool:
+        """See ``Body``."""
+        return True
 
     def feed(self, data: bytes, now: float) -> bytes:
         """See ``Body``."""

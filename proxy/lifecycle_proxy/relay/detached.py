@@ -79,8 +79,9 @@ class DetachedStream(BodyReceiver):
         exchange, self.last_read = self._exchange, time.monotonic()
         exchange.chunks += 1
         try:
-            out = self._body.feed(data, self.last_read)
+            body = self._body
+            out = data if body.skim(data) else body.feed(data, self.last_read)
             if exchange.listeners.follow_bytes:
-                exchange.listeners.on_chunk(exchange, data, out, self._body.added, self.last_read)
+                exchange.listeners.on_chunk(exchange, data, out, body.added, self.last_read)
         except Exception as failure:
             self._failed(failure)

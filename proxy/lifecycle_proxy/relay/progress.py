@@ -114,6 +114,10 @@ class ProgressBody:
         self._steps = _Steps(self._assembler)
         exchange.listeners.add(self._steps)
 
+    def skim(self, data: bytes) -> bool:
+        """See ``Body``."""
+        return False
+
     def feed(self, data: bytes, now: float) -> bytes:
         """See ``Body``."""
         if self._decompressor is not None:
@@ -156,7 +160,8 @@ class ProgressBody:
         return agentlang.KEEP_ALIVE
 
     def _observed(self, data: bytes, now: float) -> bytes:
-        self._stages.feed(data, now)
+        if not self._stages.skim(data):
+            self._stages.feed(data, now)
         self._assemble(self._parser.feed(data))
         return self._steps.taken()
 

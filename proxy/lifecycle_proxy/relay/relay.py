@@ -51,7 +51,6 @@ class Relay(BodyReceiver):
         self._client: ClientWriter | AbsentClient = ClientWriter(request, response)
         self._keeper = keeper
         self._has_begun = False
-        self._feed = body.feed
         self._exchange = request[EXCHANGE]
         self._listeners = self._exchange.listeners
         self._received_bytes = 0
@@ -156,7 +155,7 @@ class Relay(BodyReceiver):
         self._received_bytes += len(data)
         self.last_read = now
         try:
-            out = self._feed(data, now)
+            out = data if self._body.skim(data) else self._body.feed(data, now)
             if self._listeners.follow_bytes:
                 self._listeners.on_chunk(exchange, data, out, self._body.added, now)
             if out:

@@ -8,7 +8,7 @@ from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import Outcome, ToolCompleted
 from lifecycle_proxy.core.output import Step
-from lifecycle_proxy.core.pipeline import Pipeline
+from lifecycle_proxy.core.pipeline import Pipeline, never
 from lifecycle_proxy.exchange.content_coding import Decompressor
 from lifecycle_proxy.exchange.ends import ENDS, ended_by
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -43,7 +43,7 @@ class StreamBody:
         self.ends_after_error = DIALECTS[exchange.dialect].ends_after_error
         self._exchange = exchange
         self._pipeline = pipeline
-        self._skim: Callable[[bytes], bool] = pipeline.skim
+        self.skim: Callable[[bytes], bool] = never if is_compressed else pipeline.skim
         self._decode: Callable[[bytes, float], Step] = pipeline.decode
         self._api = api
         self._decompressor = Decompressor() if is_compressed else None
@@ -57,9 +57,11 @@ class StreamBody:
         if self._decompressor is not None:
             data = self._decompressor.feed(data)
             self.added = ()
-        if self._skim(data):
-            return data
+            if self._pipeline.skim(data):
+                return data
         step = self._decode(data, now)
+        if self._decompressor is None:
+            self.skim = self._pipeline.skim
         self.added = step.added
         if step.events:
             self._note(step)
@@ -67,11 +69,11 @@ class StreamBody:
 
     def continues(self) -> None:
         """What comes next is of another upstream, which goes on with the answer."""
-        self._skim, self._decode = _never, self._decode_continued
+        self.skim, self._decode = never, self._decode_continued
 
     def _decode_continued(self, data: bytes, now: float) -> Step:
         """The first read of another upstream: calls that the one before left open end here."""
-        self._skim, self._decode = self._pipeline.skim, self._pipeline.decode
+        self._decode = self._pipeline.decode
         ended = self._pipeline.abort(FAILOVER, now, outcome=Outcome.CUT)
         step, at = self._pipeline.decode(data, now), len(ended.data)
         return Step(
@@ -139,7 +141,3 @@ class _Continued(Listener):
 
     def on_failover(self, exchange: Exchange, failover: Failover) -> None:
         self._body.continues()
-
-
-def _never(data: bytes) -> bool:
-    return False
