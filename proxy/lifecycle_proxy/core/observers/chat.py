@@ -69,16 +69,19 @@ class ChatObserver:
         If so it has been taken in, and ``observe`` would report activity only.
         """
         for template in self._templates.known:
-            if raw.startswith(template.head) and raw.endswith(template.tail):
-                try:
-                    value = orjson.loads(raw[template.start : template.stop])
-                except orjson.JSONDecodeError:
-                    continue  # more than one string between head and tail
-                if template.target is not None and not self._take_arguments(template, value):
-                    return False
-                template.hits += 1
-                self._chunk = template.chunk
-                return True
+            if raw[: template.head_stop] != template.head:  # faster than startswith
+                continue
+            if raw[template.tail_start :] != template.tail:
+                continue
+            try:
+                value = orjson.loads(raw[template.start : template.stop])
+            except orjson.JSONDecodeError:
+                continue  # more than one string between head and tail
+            if template.target is not None and not self._take_arguments(template, value):
+                return False
+            template.is_used = True
+            self._chunk = template.chunk
+            return True
         return False
 
     def _take_arguments(self, template: ChunkTemplate, value: str) -> bool:

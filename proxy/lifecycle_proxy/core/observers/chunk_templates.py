@@ -56,16 +56,28 @@ class ChunkTemplate:
         target: whose arguments the string is a piece of; None for text.
     """
 
-    __slots__ = ("chunk", "head", "hits", "start", "stop", "tail", "target")
+    __slots__ = (
+        "chunk",
+        "head",
+        "head_stop",
+        "hits",
+        "start",
+        "stop",
+        "tail",
+        "tail_start",
+        "target",
+    )
 
     def __init__(self, head: bytes, tail: bytes, chunk: Any, target: ArgumentTarget | None) -> None:
         self.head = head
         self.tail = tail
+        self.head_stop = len(head)
+        self.tail_start = -len(tail)
         self.start = len(head) - 1
         self.stop = 1 - len(tail) or None
         self.chunk = chunk
         self.target = target
-        self.hits = 0
+        self.is_used = False
 
 
 class ChunkTemplates:
@@ -82,7 +94,7 @@ class ChunkTemplates:
     @property
     def were_used(self) -> bool:
         """Whether any chunk was like an earlier one."""
-        return any(template.hits for template in self.known)
+        return any(template.is_used for template in self.known)
 
     def learn_text(self, raw: bytes, chunk: Json) -> None:
         """Make a template for the next pieces of text, or of reasoning.
@@ -126,7 +138,7 @@ class ChunkTemplates:
         where: tuple[Holder, str],
         target: ArgumentTarget | None = None,
     ) -> None:
-        if self.known and not self.known[0].hits:
+        if self.known and not self.known[0].is_used:
             self._tries_left -= 1  # the last one was of no use: some chunks are never alike
             if self._tries_left <= 0:
                 return

@@ -19,11 +19,11 @@ _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f
 # The line in front of the data, by the size of a read that is one chunk and no more. No read of
 # 21 bytes is one, for example: the size of 15 bytes takes one digit, that of 16 takes two.
 _TABLE_BYTES: Final = 4096
-_LINES: list[bytes | tuple[()]] = [()] * _TABLE_BYTES
+_LINES: list[tuple[bytes, int]] = [(b"-", 0)] * _TABLE_BYTES  # with how long it is
 for _size in range(1, _TABLE_BYTES):
     _line = b"%x\r\n" % _size
     if len(_line) + _size + 2 < _TABLE_BYTES:
-        _LINES[len(_line) + _size + 2] = _line
+        _LINES[len(_line) + _size + 2] = _line, len(_line)
 
 _SMALL: Final = {b"%x" % size: size for size in range(1, 1024)}
 
@@ -35,9 +35,9 @@ def whole_chunk(read: bytes) -> bytes:
     """
     size = len(read)
     if size < _TABLE_BYTES:
-        line = _LINES[size]
-        if read.startswith(line) and read.endswith(b"\r\n"):
-            return read[len(line) : -2]
+        line, start = _LINES[size]
+        if read[:start] == line and read[-2:] == b"\r\n":  # faster than startswith, endswith
+            return read[start:-2]
     return b""
 
 
