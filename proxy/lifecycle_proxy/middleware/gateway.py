@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -16,8 +15,9 @@ from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.hops import Hops
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners, Route
+from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners
 from lifecycle_proxy.middleware.auth import ApiKeys
+from lifecycle_proxy.middleware.beginning import begin_exchange
 from lifecycle_proxy.middleware.cors import Cors
 from lifecycle_proxy.middleware.hosts import Hosts
 from lifecycle_proxy.middleware.redirects import HEADERS, Redirects
@@ -28,7 +28,6 @@ log = logging.getLogger("proxy.middleware")
 _CLIENT_GONE: Final = 499  # as nginx logs it; nobody is there to be sent it
 _OPEN: Final = ("/-/", "/-/healthy", "/-/ready")
 _LOCATION, _CONTENT_LOCATION, _OPERATION_LOCATION = HEADERS
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class GatewayMiddleware:
@@ -81,7 +80,7 @@ class GatewayMiddleware:
             ConnectionError: a response has begun, so that no error response can follow.
         """
         listeners = Listeners(self.listeners, self._failed)
-        exchange = request[EXCHANGE] = _exchange(request, self._tokens.next(), listeners)
+        exchange = request[EXCHANGE] = begin_exchange(request, self._tokens.next(), listeners)
         is_read = self._has_compat_paths and request.method in ("GET", "HEAD")
         if is_read and routes.maybe_compat(exchange.path) is not None:
             exchange.route = "own"
@@ -271,35 +270,3 @@ async def _report(request: web.Request, response: web.StreamResponse) -> None:
         if request.method != "HEAD":
             listeners.on_write(exchange, body, ((0, len(body)),))
         listeners.on_side_end(exchange, "client", "eof")
-
-
-def _exchange(request: web.Request, token: str, listeners: Listeners) -> Exchange:
-    target = routes.split_absolute(request.raw_path)[1]
-    path = target.partition("?")[0]
-    return Exchange(
-        token=token,
-        request_id=_request_id(request, token),
-        method=request.method,
-        path=path,
-        target=target,
-        client=request.remote or "unix",
-        route=_route(request, path, target),
-        traceparent=request.headers.get("traceparent", ""),
-        listeners=listeners,
-    )
-
-
-def _route(request: web.Request, path: str, target: str) -> Route:
-    """What kind of request it is."""
-    if routes.is_own(path):
-        return "own"
-    if routes.is_upgrade(request):
-        return "websocket"
-    api = routes.maybe_api(request.method, target)
-    return "other" if api is None else api.name
-
-
-def _request_id(request: web.Request, token: str) -> str:
-    """The client's own, if it is one that can stand in a log, else a new one."""
-    sent = request.headers.get("X-Request-Id", "")
-    return sent if sent and _REQUEST_ID.fullmatch(sent) else f"req_{token}"
