@@ -69,9 +69,8 @@ class ChatObserver:
         If so it has been taken in, and ``observe`` would report activity only.
         """
         for template in self._templates.known:
-            if raw[: template.head_stop] != template.head:  # faster than startswith
-                continue
-            if raw[template.tail_start :] != template.tail:
+            head, tail = raw[: template.head_stop], raw[template.tail_start :]
+            if head != template.head or tail != template.tail:  # faster than startswith
                 continue
             try:
                 value = orjson.loads(raw[template.start : template.stop])

@@ -57,15 +57,8 @@ class ChunkTemplate:
     """
 
     __slots__ = (
-        "chunk",
-        "head",
-        "head_stop",
-        "hits",
-        "start",
-        "stop",
-        "tail",
-        "tail_start",
-        "target",
+        *("chunk", "head", "head_stop", "is_used", "start", "stop"),
+        *("tail", "tail_start", "target"),
     )
 
     def __init__(self, head: bytes, tail: bytes, chunk: Any, target: ArgumentTarget | None) -> None:
