@@ -226,11 +226,13 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 
 def _dump(entry: dict[str, object]) -> str:
     try:
-        line = orjson.dumps(entry, default=str).decode()
+        line = orjson.dumps(entry, default=str)
     except TypeError:  # lone surrogates, huge numbers, keys that are not strings
-        line = ""
-    if line and line.isprintable():
-        return line
+        line = b""
+    if line and line.isascii() and b"\x7f" not in line:  # as nearly all
+        return line.decode()
+    if line and (text := line.decode()).isprintable():
+        return text
     # JSON may contain control characters, and characters at which str.splitlines splits.
     return json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
 
