@@ -34,6 +34,7 @@ class BrowserPage:
         self.requested: list[str] = []
         self.dialogs = 0
         self._socket = socket
+        self._contexts: list[int] = []
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._reading = asyncio.create_task(self._read())
         self._last = 0
@@ -93,6 +94,19 @@ class BrowserPage:
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
+    async def frame_text(self, words: str) -> str:
+        """The text of a frame within the page, once it has some words: whatever its origin."""
+        script = "document.body && document.body.innerText"
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                for context in tuple(self._contexts):
+                    asked = {"expression": script, "contextId": context, "returnByValue": True}
+                    answer = await self.call("Runtime.evaluate", **asked)
+                    text = str(answer.get("result", {}).get("value"))
+                    if words in text:
+                        return text
+                await asyncio.sleep(0.1)
+
     async def picture(self) -> bytes:
         """A PNG of what is to be seen."""
         shot = await self.call("Page.captureScreenshot")
@@ -112,6 +126,8 @@ class BrowserPage:
         match event["method"]:
             case "Network.requestWillBeSent":
                 self.requested.append(params["request"]["url"])
+            case "Runtime.executionContextCreated":
+                self._contexts.append(params["context"]["id"])
             case "Runtime.exceptionThrown":
                 self.said.append(str(params["exceptionDetails"])[:500])
             case "Log.entryAdded":
@@ -131,6 +147,7 @@ async def a_page(url: str) -> AsyncIterator[BrowserPage]:
             *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
             *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
             *("--disable-background-networking", "--disable-dev-shm-usage"),
+            "--disable-features=IsolateSandboxedIframes",  # else a frame is a page of its own
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from lifecycle_proxy.app.lasting import Lasting
+from lifecycle_proxy.app.live import maybe_embeds
 from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
@@ -13,6 +14,7 @@ from lifecycle_proxy.exchange.model import Exchange, Handler, Listener
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations
+from lifecycle_proxy.handlers.embed import FramedPages
 from lifecycle_proxy.handlers.forward import Forwarder, selector
 from lifecycle_proxy.handlers.models import ModelsEndpoint
 from lifecycle_proxy.handlers.page import LivePage
@@ -71,8 +73,9 @@ class Front:
             adds_forwarded=settings.server.forwarded,
             router=router,
         )
+        embeds = maybe_embeds(settings, lasting.streams)
         conversations = Conversations(
-            settings, sender, selector(settings), lasting.store, lasting.opener
+            settings, sender, selector(settings), lasting.store, lasting.opener, embeds=embeds
         )
         self.forward: Handler = Forwarder(settings, sender, conversations, models).handle
         own_paths = (upstream, self.gateway, metrics)
@@ -80,7 +83,7 @@ class Front:
             settings,
             *own_paths,
             streams=lasting.streams,
-            pages=lasting.pages,
+            pages=FramedPages(lasting.pages, embeds),
             live=self._maybe_page(settings, lasting),
         ).handle
         self._work: asyncio.Task[None] | None = None

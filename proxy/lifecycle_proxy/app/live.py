@@ -11,10 +11,14 @@ from lifecycle_proxy.app.shared_page import SharedPage
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
+from lifecycle_proxy.config.streams import PROCESS_KEY
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler
 from lifecycle_proxy.exchange.routes import VIEW_PREFIX
+from lifecycle_proxy.handlers.embed import VALID_S, EmbedPages
 from lifecycle_proxy.handlers.page import LivePage
+from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
+from lifecycle_proxy.handlers.stream_tokens import StreamTokens
 from lifecycle_proxy.inspect import view
 from lifecycle_proxy.inspect.live import LiveExchanges
 from lifecycle_proxy.recording.live_tapes import LiveTapes
@@ -86,6 +90,20 @@ class LiveParts:
             upstreams=upstreams,
             is_draining=is_draining,
         )
+
+
+def maybe_embeds(settings: Settings, streams: StreamEndpoints) -> EmbedPages | None:
+    """Pages within chats; None where there are to be none.
+
+    Args:
+        settings: ``page.embed``, ``server.public_url``.
+        streams: has the events that they show.
+    """
+    base = settings.server.public_url
+    if not (settings.page.embed and base):
+        return None
+    tokens = StreamTokens(settings.streams.token_key or PROCESS_KEY, VALID_S)
+    return EmbedPages(base, view.embedded_page(), streams, tokens)
 
 
 def maybe_live(settings: Settings) -> LiveParts | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lifecycle_proxy.config import origins, patterns, shared_store, traces, upstreams
+from lifecycle_proxy.config import origins, page, patterns, shared_store, traces, upstreams
 from lifecycle_proxy.config.certificates import unusable
 from lifecycle_proxy.config.machine import CASSETTES, is_open
 from lifecycle_proxy.config.plain import quoted
@@ -50,6 +50,7 @@ def problems(settings: "Settings") -> Found:
     yield from origins.hosts(settings.server.hosts)
     yield from traces.problems(settings.traces)
     yield from origins.public_url(settings.server.public_url)
+    yield from page.problems(settings)
     yield from patterns.dialect(settings.lifecycle.dialect, "lifecycle.dialect")
     for number, rule in enumerate(settings.lifecycle.clients):
         yield from patterns.rule(rule, f"lifecycle.clients[{number}]")

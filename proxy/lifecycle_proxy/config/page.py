@@ -1,5 +1,6 @@
 """The settings of ``[page]``: what people can look at, at ``/-/``."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -15,6 +16,15 @@ class PageSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     enabled: bool | Literal["auto"] = "auto"
     keep: Annotated[int, Meta(ge=0, le=10_000)] = 200
+    embed: bool = False
+
+
+def problems(settings: "Settings") -> Iterator[tuple[str, str]]:
+    """What cannot be shown in a chat."""
+    if settings.page.embed and not settings.server.public_url:
+        yield "page.embed", "needs server.public_url: where browsers reach this proxy"
+    if settings.page.embed and not settings.streams.max_streams:
+        yield "page.embed", "needs streams that are kept: streams.max_streams is 0"
 
 
 def is_on(settings: "Settings") -> bool:

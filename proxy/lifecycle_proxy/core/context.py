@@ -90,6 +90,8 @@ class StreamContext:
         own_pages: what the URLs of pages begin with that the proxy itself embeds there; "" for
             none.
         follows_arguments: running events have the arguments that grow.
+        embed: the URL of a page of the proxy's own with this stream's tools, for a client that
+            draws it in front of the first one; "" for none.
     """
 
     span: Span = "call"
@@ -100,6 +102,7 @@ class StreamContext:
     page_events: PageEvents = "safe"
     own_pages: str = ""
     follows_arguments: bool = False
+    embed: str = ""
 
 
 DEFAULT_CONTEXT: Final = StreamContext()

@@ -13,6 +13,7 @@ from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.complexity import SIMPLE_BYTES
 from lifecycle_proxy.core.context import PipelineOptions, StreamContext
 from lifecycle_proxy.core.counts import Counts
+from lifecycle_proxy.core.dialects.fields import embed_chunk
 from lifecycle_proxy.core.dialects.writer import Writer
 from lifecycle_proxy.core.events import (
     ACTIVITY_TYPES,
@@ -23,6 +24,7 @@ from lifecycle_proxy.core.events import (
     Observation,
     StreamEnded,
     ToolCompleted,
+    ToolRunning,
 )
 from lifecycle_proxy.core.lifecycle import Lifecycle
 from lifecycle_proxy.core.output import Output
@@ -77,6 +79,7 @@ class Tracker:
         )
         self._envelope = envelope
         self._output = output
+        self._embed = context.embed
         self._result_preview = options.result_preview
         self.carried_over = context.carried_over
         self._merger = rewriter if rewriter.merges_rounds else None
@@ -162,6 +165,9 @@ class Tracker:
         """Write the frames of these events."""
         output, envelope = self._output, self.envelope
         for event in events:
+            if self._embed and isinstance(event, ToolRunning):
+                output.write(embed_chunk(self._embed, envelope))
+                self._embed = ""
             if isinstance(event, ToolCompleted) and event.output is not None:
                 preview = event.output[: self._result_preview] or None
                 event = replace(event, output=preview)  # noqa: PLW2901

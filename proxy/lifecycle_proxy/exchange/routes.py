@@ -25,6 +25,9 @@ _COMMAND: Final = re.compile(rf"/projects/[^/]{{1,200}}/events/{_STREAM_ID}")
 VIEW_PREFIX: Final = "/-/view/"
 PAGE_PREFIX: Final = "/-/page/"
 APPROVALS_PREFIX: Final = "/-/approvals/"
+EMBED_PREFIX: Final = "/-/embed/"
+# Pages of which the path is the credential: they may stand within a page of another site.
+_FRAMED: Final = (APPROVALS_PREFIX, EMBED_PREFIX)
 _MAX_FIELDS: Final = 100
 # A message is added to a thread of the Assistants API there; nothing is answered.
 _THREAD: Final = re.compile(r"/threads/[^/]+/messages\Z")
@@ -38,12 +41,17 @@ def approvals_url(public_url: str) -> str:
 
 
 def loggable(path: str) -> str:
-    """A path as it may stand in a log: who knows the token of an approval may answer it.
+    """A path as it may stand in a log: who knows a token in it may answer an approval, or read.
 
     Args:
         path: without the query.
     """
-    return f"{APPROVALS_PREFIX}***" if path.startswith(APPROVALS_PREFIX) else path
+    return next((f"{one}***" for one in _FRAMED if path.startswith(one)), path)
+
+
+def is_framed(path: str) -> bool:
+    """Whether a path holds a token, which is all that is needed."""
+    return path.startswith(_FRAMED)
 
 
 def check_target(request: web.Request) -> None:

@@ -15,7 +15,7 @@ from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
-from lifecycle_proxy.handlers.approvals import ApprovalPages
+from lifecycle_proxy.handlers.embed import FramedPages
 from lifecycle_proxy.handlers.page import LivePage
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.middleware.gateway import GatewayMiddleware
@@ -40,7 +40,7 @@ class AdminEndpoints:
         gateway: knows whether the process is draining.
         metrics: rendered.
         streams: answers what is below ``/-/streams/``.
-        pages: people's answers to agents.
+        pages: those within chats: people's answers to agents, the tools of an answer.
         live: the live page; None where there is none.
     """
 
@@ -52,7 +52,7 @@ class AdminEndpoints:
         metrics: Metrics,
         *,
         streams: StreamEndpoints,
-        pages: ApprovalPages,
+        pages: FramedPages,
         live: LivePage | None = None,
     ) -> None:
         self._settings = settings
@@ -60,7 +60,7 @@ class AdminEndpoints:
         self._gateway = gateway
         self._metrics = metrics
         self._streams = streams
-        self._approvals = pages
+        self._pages = pages
         self._live = live
         self._probed_at = float("-inf")
         self._problem = ""
@@ -86,8 +86,8 @@ class AdminEndpoints:
             return await self._streams.handle(request)
         if (named := routes.maybe_compat(path)) is not None:
             return await self._streams.compat(request, *named)
-        if path.startswith(routes.APPROVALS_PREFIX):
-            return await self._approvals.handle(request, path)
+        if (framed := self._pages.maybe_handle(path)) is not None:
+            return await framed(request, path)
         if self._live is not None and (path == "/-/" or path.startswith(_LIVE)):
             return await self._live.handle(request, path)
         handler = self._handlers.get(path, self.nothing)

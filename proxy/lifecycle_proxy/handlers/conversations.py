@@ -9,7 +9,7 @@ from aiohttp import web
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core import followup
-from lifecycle_proxy.core.apis import Api
+from lifecycle_proxy.core.apis import CHAT, Api
 from lifecycle_proxy.core.context import PipelineOptions, StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.core.events import ToolCompleted
@@ -23,6 +23,7 @@ from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.detached import DetachedStreams
+from lifecycle_proxy.handlers.embed import EmbedPages
 from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.handlers.stream_opening import StreamOpener, maybe_keeper
@@ -44,6 +45,7 @@ class Conversations:
         selector: chooses the dialect.
         store: calls that clients run.
         streams: begins what is kept of a stream.
+        embeds: what clients that can are to show in the message; None for nothing.
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class Conversations:
         selector: dialect_selection.DialectSelector,
         store: Store,
         streams: StreamOpener,
+        *,
+        embeds: EmbedPages | None = None,
     ) -> None:
+        self._embeds = embeds
         own = settings.lifecycle
         self._settings = settings
         self._sender = sender
@@ -247,6 +252,7 @@ class Conversations:
         dialect = DIALECTS[exchange.dialect]
         is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
         is_merged = is_merged and api.merges_rounds
+        embeds = self._embeds if dialect.draws_embeds and api is CHAT else None
         return Pipeline(
             api,
             dialect,
@@ -261,5 +267,6 @@ class Conversations:
                 self._page_events,
                 self._own_pages,
                 self._streams.keeps_arguments(request),
+                "" if embeds is None else embeds.url(request),
             ),
         )

@@ -101,7 +101,7 @@ class StreamEndpoints:
         return await self._reader.answer(request, key, cursor, dialect, may_wait=False)
 
     async def events(
-        self, request: web.Request, key: StreamKey, dialect: str
+        self, request: web.Request, key: StreamKey, dialect: str, *, may_wait: bool = True
     ) -> web.StreamResponse:
         """The events of a stream, live.
 
@@ -109,6 +109,7 @@ class StreamEndpoints:
             request: the reader's, with its cursor.
             key: of the stream.
             dialect: a vocabulary's name.
+            may_wait: for a stream that has not begun.
 
         Raises:
             ProxyError: ``bad_request``, or see ``StreamReader.answer``.
@@ -117,7 +118,8 @@ class StreamEndpoints:
             known = ", ".join(VOCABULARIES)
             message = f"unknown dialect {dialect[:40]!r}; known are {known}"
             raise ProxyError("bad_request", message, "dialect")
-        return await self._reader.answer(request, key, cursor_of(request), dialect)
+        cursor = cursor_of(request)
+        return await self._reader.answer(request, key, cursor, dialect, may_wait=may_wait)
 
     async def _chat(self, request: web.Request, key: StreamKey) -> web.StreamResponse:
         """What the client of the chat got, from the event on that the cursor names.

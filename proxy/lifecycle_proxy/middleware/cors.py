@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from lifecycle_proxy.config.origins import host_of, maybe_origin
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.headers import CREDENTIALS
-from lifecycle_proxy.exchange.routes import is_upgrade
+from lifecycle_proxy.exchange.routes import EMBED_PREFIX, is_upgrade
 
 _MAX_AGE_S: Final = 600
 _PREFIX: Final = "access-control-"
@@ -96,6 +96,9 @@ class Cors:
             request: the browser's.
             headers: of the response; changed in place.
         """
+        if request.path.startswith(EMBED_PREFIX):
+            headers["Access-Control-Allow-Origin"] = "*"  # a sandboxed frame has no origin
+            return
         if not self._is_on:
             return
         origin = request.headers.get("Origin")

@@ -192,9 +192,9 @@ class GatewayMiddleware:
             raise ProxyError("bad_request", "a transfer coding other than chunked")
         routes.check_target(request)
         exchange = request[EXCHANGE]
-        # A person opens an approval's page, within another page perhaps: its path is the only
+        # A person opens such a page, within another page perhaps: its path is the only
         # credential that it can have. It is for a stream that is open, in a drain too.
-        if exchange.path.startswith(routes.APPROVALS_PREFIX):
+        if routes.is_framed(exchange.path):
             return None
         if not self._is_socket:
             self._hosts.check(request)

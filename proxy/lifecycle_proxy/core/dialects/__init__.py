@@ -54,6 +54,7 @@ class Dialect:
         drops_native: they are taken out, whatever ``lifecycle.native`` says.
         runs_page_events: its clients have a page that acts on events beside the choices, some of
             which run code (``lifecycle.page_events``).
+        draws_embeds: its clients put a page into the message where a chunk says so.
         names_typed: its frames have an ``event:`` line in Responses streams.
     """
 
@@ -67,6 +68,7 @@ class Dialect:
     ends_after_error: bool = False
     drops_native: bool = False
     runs_page_events: bool = False
+    draws_embeds: bool = False
     names_typed: bool = True
 
 
@@ -76,18 +78,24 @@ def _alike(name: str, encode: Encoder, **traits: bool) -> Dialect:
     return Dialect(name, make, make, make, names_typed=False, **traits)
 
 
-def _open_webui(name: str, encode: Encoder) -> Dialect:
+def _open_webui(name: str, encode: Encoder, *, draws_embeds: bool) -> Dialect:
     """A dialect of Open WebUI's."""
-    make = stateless(encode)
-    return Dialect(name, make, merges_rounds=True, ends_after_error=True, runs_page_events=True)
+    return Dialect(
+        name,
+        stateless(encode),
+        merges_rounds=True,
+        ends_after_error=True,
+        runs_page_events=True,
+        draws_embeds=draws_embeds,
+    )
 
 
 _ALL: Final = (
     Dialect("chunk", stateless(chunk)),
     Dialect("plain", stateless(plain), stateless(responses_plain), names_typed=False),
     _alike("bare", bare, keeps_native=True),
-    _open_webui("openwebui", openwebui),
-    _open_webui("openwebui-status", openwebui_status),
+    _open_webui("openwebui", openwebui, draws_embeds=True),
+    _open_webui("openwebui-status", openwebui_status, draws_embeds=False),
     Dialect("quote", Quote),
     Dialect("reasoning", Reasoning),
     _alike("comment", comment),

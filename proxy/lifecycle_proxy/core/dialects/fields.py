@@ -60,6 +60,17 @@ def chunk_fields(event: LifecycleEvent, envelope: Envelope) -> dict[str, Any]:
     return chunk_of(_NO_OP, envelope, lifecycle_fields(event))
 
 
+def embed_chunk(url: str, envelope: Envelope) -> bytes:
+    """A chunk for which Open WebUI puts a page into the message.
+
+    Args:
+        url: of the page.
+        envelope: as the upstream's latest chunk has it.
+    """
+    fields = {"event": {"type": "embeds", "data": {"embeds": [url]}}}
+    return b"data: " + dumps(chunk_of(_NO_OP, envelope, fields)) + b"\n\n"
+
+
 def chunk_of(
     choice: dict[str, Any], envelope: Envelope, fields: dict[str, Any] | None = None
 ) -> dict[str, Any]:

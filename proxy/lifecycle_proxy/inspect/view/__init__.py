@@ -23,6 +23,7 @@ _MODULES: Final = (
     "live.js",
     "main.js",
 )
+_EMBEDDED: Final = ("text.js", "bars.js", "embed.js")
 _STYLE: Final = "view.css"
 FILES: Final = {_STYLE: "text/css", **dict.fromkeys(_MODULES, "text/javascript")}
 _HOLE: Final = re.compile(r"\{\{(head|title|tail)\}\}")
@@ -77,10 +78,25 @@ def page_of(title: str, data: str) -> str:
     return _filled(f"{title} – recording", head, tail)
 
 
-def _filled(title: str, head: str, tail: str) -> str:
+def embedded_page() -> tuple[str, str]:
+    """The page in the message of a chat, which asks for the events of one stream; its policy."""
+    script = (
+        '"use strict";\n' + "".join(_plain(file(name)) for name in _EMBEDDED) + "showTools();\n"
+    )
+    style = file(_STYLE)
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'"
+    )
+    head = f"<style>{style}</style>"
+    tail = f"<script>{script}</script>"
+    return _filled("Tools of this answer", head, tail, "embed.html"), policy
+
+
+def _filled(title: str, head: str, tail: str, page: str = "index.html") -> str:
     text = html.escape(title.encode("utf-8", "replace").decode())
     holes = {"title": text, "head": head, "tail": tail}
-    return _HOLE.sub(lambda hole: holes[hole[1]], file("index.html"))
+    return _HOLE.sub(lambda hole: holes[hole[1]], file(page))
 
 
 def _plain(module: str) -> str:
