@@ -47,6 +47,7 @@ fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60
 	$(BIN)/python fuzz/fuzz_http.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_responses.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_approvals.py --sessions 1000
+	$(BIN)/python fuzz/fuzz_approvals.py --sessions 1000 --hermes
 	$(BIN)/python fuzz/fuzz_routes.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/fuzz_failover.py
 	$(BIN)/python fuzz/fuzz_failover.py --in-stream

@@ -1,12 +1,14 @@
 """Answers to approvals that are lost, doubled, late, foreign or forged: nothing runs without one.
 
     python fuzz/fuzz_approvals.py --sessions 1000
+    python fuzz/fuzz_approvals.py --sessions 1000 --hermes
 
 Each session is a prompt of one of several users to a scripted agent, which asks for permissions
 before it executes; what it executes it writes into a file. Meanwhile somebody answers, in ways that
 are drawn: properly, twice, at the same time with both answers, with the token of another session,
 with tokens that were never given, when the time is over, when the client has left, by ``yes`` of
-another user. What must hold:
+another user. With ``--hermes`` the agent is a Hermes API server, by its runs; some ask for a second
+thing while the first is not decided. What must hold:
 
 - What was executed was allowed, by an answer to its own token that the proxy accepted.
 - What was allowed in time, with its client still there, was executed.
@@ -26,7 +28,8 @@ import secrets
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lifecycle_proxy.app import serve as server
 from lifecycle_proxy.config import model as config
+
+from tests.hermes_server import HermesServer
 
 _AGENT: Final = Path(__file__).resolve().parent.parent / "tests" / "acp_agent.py"
 _TOKEN: Final = re.compile(r"/-/approvals/([0-9a-f]{32})")
@@ -53,27 +58,30 @@ class Round:
 
     Args:
         url: of the proxy.
-        executed: where the agents write what they execute.
         seed: of what is drawn.
+        is_hermes: whether the agent is Hermes' runs.
     """
 
-    def __init__(self, url: str, executed: Path, seed: int) -> None:
+    def __init__(self, url: str, seed: int, *, is_hermes: bool) -> None:
         self.url = url
-        self.executed = executed
+        self.is_hermes = is_hermes
         self.random = random.Random(seed)  # noqa: S311  it has to be repeatable
         self.allowed: set[str] = set()  # commands with an accepted approval
         self.must_run: set[str] = set()
         self.accepted: list[str] = []  # tokens
         self.seen: list[str] = []  # tokens of all sessions
-        self.counts = dict.fromkeys(_WAYS, 0)
+        self.counts = dict.fromkeys((*_WAYS, "two"), 0)
         self.failures: list[str] = []
 
     async def session(self, number: int, http: aiohttp.ClientSession) -> None:
         """One prompt, with one way to answer it."""
-        way = self.random.choice(_WAYS)
+        way = self.random.choice((*_WAYS, "two") if self.is_hermes else _WAYS)
         self.counts[way] += 1
         user, command = self.random.choice(_USERS), f"command-{number}-{secrets.token_hex(4)}"
-        script = f"ask c1 bash {command}\nsay over"
+        call = "" if self.is_hermes else "c1 bash "
+        script = f"ask {call}{command}\nsay over"
+        if way == "two":
+            script = f"two 0.05 {command} {command}-b\nsay over"
         headers = {"Authorization": f"Bearer {user}", "X-Session-Id": f"s{number % 5}"}
         if way == "message":
             await self._by_message(http, headers, script, command)
@@ -106,6 +114,9 @@ class Round:
         answer = self._answer
         if way == "allow" and await answer(http, token, "once", command):
             self.must_run.add(command)
+        elif way == "two":  # in front of the second question, or behind it
+            await asyncio.sleep(self.random.random() * 0.1)
+            await answer(http, token, "once", command)
         elif way == "deny":
             await answer(http, token, "deny", command)
             await answer(http, token, "once", command)
@@ -182,10 +193,8 @@ class Round:
             self.accepted.append(token)
         return is_accepted
 
-    def judge(self) -> None:
+    def judge(self, executed: list[str]) -> None:
         """Compare what was executed with what was allowed."""
-        text = self.executed.read_text("utf-8") if self.executed.exists() else ""
-        executed = text.splitlines()
         for command in executed:
             if command not in self.allowed:
                 self.failures.append(f"{command} was executed without an approval")
@@ -194,29 +203,45 @@ class Round:
         self.failures += (f"{one} was not executed" for one in self.must_run - set(executed))
 
 
-async def _run(sessions: int, seed: int) -> int:
+_Agent = tuple[dict[str, Any], Callable[[], list[str]]]
+
+
+@asynccontextmanager
+async def _acp() -> AsyncIterator[_Agent]:
+    """Settings with the agent, and what it has executed."""
     with tempfile.TemporaryDirectory() as folder:
-        executed = Path(folder) / "executed"
+        path = Path(folder) / "executed"
+        flags: dict[str, Any] = {
+            "upstream.agent": [sys.executable, "-I", str(_AGENT), "ok"],
+            "upstream.env": {"EXECUTED": str(path)},
+        }
+        yield flags, lambda: path.read_text("utf-8").splitlines() if path.exists() else []
+
+
+@asynccontextmanager
+async def _hermes() -> AsyncIterator[_Agent]:
+    async with HermesServer(is_open=True) as hermes:
+        url = {"upstream.url": f"{hermes.origin}/v1", "upstream.hermes_runs": True}
+        yield url, lambda: hermes.executed
+
+
+async def _run(sessions: int, seed: int, *, is_hermes: bool) -> int:
+    async with _hermes() if is_hermes else _acp() as (flags, executed):
         settings = config.load(
             environ={},
             flags={
                 "server.listen": "127.0.0.1:0",
                 "server.access_log": False,
-                "upstream.agent": [sys.executable, "-I", str(_AGENT), "ok"],
-                "upstream.env": {"EXECUTED": str(executed)},
                 "upstream.max_sessions": 4 * _LANES,
                 "upstream.idle_s": 1,
                 "approvals.timeout_s": _TIMEOUT_S,
+                **flags,
             },
         )
         runner, url = await server.start(settings)
-        state, numbers, started = (
-            Round(url, executed, seed),
-            iter(range(sessions)),
-            time.monotonic(),
-        )
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as http:
+        state, numbers = Round(url, seed, is_hermes=is_hermes), iter(range(sessions))
+        started = time.monotonic()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
 
             async def lane() -> None:
                 for number in numbers:
@@ -227,8 +252,8 @@ async def _run(sessions: int, seed: int) -> int:
 
             await asyncio.gather(*(lane() for _ in range(_LANES)))
         await server.stop(runner, 5)
-        state.judge()
-        count = len(executed.read_text("utf-8").splitlines()) if executed.exists() else 0
+        state.judge(executed())
+        count = len(executed())
     took = time.monotonic() - started
     print(f"{sessions} sessions in {took:.0f} s, {count} executions, {state.counts}")
     for failure in state.failures[:20]:
@@ -240,11 +265,12 @@ def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--hermes", action="store_true", help="by the runs of a Hermes API server")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     with suppress(KeyboardInterrupt):
-        return asyncio.run(_run(arguments.sessions, arguments.seed))
+        return asyncio.run(_run(arguments.sessions, arguments.seed, is_hermes=arguments.hermes))
     return 1
 
 

@@ -186,3 +186,11 @@ def test_arguments_are_shown_whole_where_redaction_is_switched_off() -> None:
     given = '{"api_key":"abc","q":"token=abc"}'
     assert Labels(redacted=False).arguments(given) == given
     assert Labels(redacted=False).arguments("[1]") == ""
+
+
+def test_a_line_that_was_made_elsewhere() -> None:
+    """Hermes' runs tell this line only, and no arguments."""
+    labels = Labels()
+    assert labels.label("todo", '{"preview": "planning 2 task(s)"}') == "planning 2 task(s)"
+    assert labels.label("terminal", '{"preview": "exit 3"}') == "exit 3"
+    assert labels.label("terminal", '{"preview": "x", "command": "ls"}') == "ls"

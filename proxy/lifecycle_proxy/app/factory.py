@@ -34,6 +34,8 @@ from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.agents.approvals import Approvals
 from lifecycle_proxy.upstream.agents.client import CANCEL_S, AgentUpstream
+from lifecycle_proxy.upstream.agents.runs import HermesRuns
+from lifecycle_proxy.upstream.client import HttpUpstream
 from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 
 log = logging.getLogger("proxy.app")
@@ -82,7 +84,7 @@ class ProxyApp(Service):
         approvals = Approvals(settings.approvals.timeout_s)
         self._lasting = Lasting(
             metrics=metrics,
-            agent=partial(AgentUpstream, approvals=approvals, cancel_s=agent_cancel_s),
+            agent=partial(_agent, approvals=approvals, cancel_s=agent_cancel_s),
             pages=ApprovalPages(approvals),
             traces=self._traces,
             live=live,
@@ -209,6 +211,12 @@ class ProxyApp(Service):
         for front in self._fronts:
             front.watch.fail_all(failure)
             front.gateway.cancel_pending()
+
+
+def _agent(settings: Settings, *, approvals: Approvals, cancel_s: float) -> AgentUpstream:
+    if settings.upstream.hermes_runs:
+        return HermesRuns(settings, approvals, HttpUpstream(settings), cancel_s=cancel_s)
+    return AgentUpstream(settings, approvals, cancel_s=cancel_s)
 
 
 def _upstreams(settings: Settings) -> tuple[object, ...]:

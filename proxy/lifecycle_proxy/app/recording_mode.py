@@ -73,7 +73,7 @@ class RecordingMode:
             return self._played
 
         def make(own: Settings) -> UpstreamClient:
-            return agent(own) if own.upstream.agent else HttpUpstream(own)
+            return agent(own) if own.upstream.is_agent else HttpUpstream(own)
 
         return UpstreamPool(settings, make=make) if settings.is_routed else make(settings)
 

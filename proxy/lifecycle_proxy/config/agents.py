@@ -31,6 +31,12 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_sessions: Annotated[int, Meta(ge=1, le=1000)] = 8
     idle_s: _Seconds = 900
     start_timeout_s: _Seconds = 60
+    hermes_runs: bool = False
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether the proxy itself writes its answers."""
+        return bool(self.agent) or self.hermes_runs
 
     @property
     def agent_model(self) -> str:
@@ -52,16 +58,19 @@ def problems(own: AgentSettings, table: str, workers: int) -> Found:
         table: its name, for the keys.
         workers: ``server.workers``.
     """
+    if own.is_agent and workers > 1:
+        key = "agent" if own.agent else "hermes_runs"
+        text = "an agent's sessions live in one process; set server.workers to 1"
+        yield f"{table}.{key}", text
     if not own.agent:
         return
+    if own.hermes_runs:
+        yield f"{table}.hermes_runs", "is for a Hermes API server, by url; this is a command"
     if problem := _no_command(own.agent):
         yield f"{table}.agent", problem
     if own.kind not in ("auto", *KINDS):
         known = ", ".join(("auto", *KINDS))
         yield f"{table}.kind", f"{quoted(own.kind)} is not known; known are {known}"
-    if workers > 1:
-        text = "an agent's sessions live in one process; set server.workers to 1"
-        yield f"{table}.agent", text
     for path in filter(None, (own.cwd, *own.cwd_roots)):
         key = "cwd" if path == own.cwd else "cwd_roots"
         if not (Path(path).is_absolute() and Path(path).is_dir()):

@@ -144,12 +144,15 @@ def preview(tool: str, arguments: str) -> str:
         return ""
     if not isinstance(args, dict):
         return ""
+    if args.keys() == _MADE:
+        return _text(args["preview"])
     rule = _RULES.get(tool)
     if rule is None:
         return next((t for key in _TELLING if key in args and (t := _text(args[key]))), "")
     return rule(args) if callable(rule) else _text(args.get(rule))
 
 
+_MADE: Final = {"preview"}  # Hermes' runs tell no arguments, but this line: ``core.agents.hermes``
 _TELLING: Final = (
     *("query", "text", "command", "path", "name", "prompt", "code", "goal"),
     *("file_path", "filePath", "pattern", "url"),  # Claude Code, OpenCode

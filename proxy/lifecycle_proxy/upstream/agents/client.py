@@ -15,20 +15,21 @@ import orjson
 from lifecycle_proxy.config.agents import AgentSettings
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.agents import conversation
+from lifecycle_proxy.core.agents.conversation import Asked
 from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.exchange import streamed_body
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, hashed, maybe_session, owner_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest
+from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.upstream.agents.acp import AcpSession
 from lifecycle_proxy.upstream.agents.approvals import Approvals
 from lifecycle_proxy.upstream.agents.claude import ClaudeSession
 from lifecycle_proxy.upstream.agents.codex import CodexSession
-from lifecycle_proxy.upstream.agents.places import PlaceKey, Places
-from lifecycle_proxy.upstream.agents.request import AgentRequest
-from lifecycle_proxy.upstream.agents.response import WrittenResponse, stored
+from lifecycle_proxy.upstream.agents.places import Place, PlaceKey, Places
+from lifecycle_proxy.upstream.agents.request import AgentRequest, Start
+from lifecycle_proxy.upstream.agents.response import stored
 from lifecycle_proxy.upstream.agents.serving import AgentServing
 from lifecycle_proxy.upstream.agents.session import MakeSession
 
@@ -57,6 +58,7 @@ class AgentUpstream:
         approvals: what people decide.
         make: makes a session; None for the one of the agent's kind.
         cancel_s: how long an agent may take to stop, in seconds.
+        echoes_model: whether answers name the model as the request does, not as the agent.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class AgentUpstream:
         *,
         make: MakeSession | None = None,
         cancel_s: float = CANCEL_S,
+        echoes_model: bool = False,
     ) -> None:
         own: AgentSettings = settings.upstream
         self._own = own
@@ -76,7 +79,9 @@ class AgentUpstream:
             max_sessions=own.max_sessions,
             idle_s=own.idle_s,
         )
-        self._serving = AgentServing(settings, self.name, approvals, places, cancel_s=cancel_s)
+        self._serving = AgentServing(
+            settings, self.name, approvals, places, cancel_s=cancel_s, echoes_model=echoes_model
+        )
 
     async def start(self) -> None:
         """Processes are started when they are needed."""
@@ -93,7 +98,9 @@ class AgentUpstream:
         """See ``UpstreamClient``. To start a process for it would be too much."""
         return ""
 
-    async def open(self, request: UpstreamRequest, on_retry: Callable[[], None]) -> WrittenResponse:
+    async def open(
+        self, request: UpstreamRequest, on_retry: Callable[[], None]
+    ) -> UpstreamResponse:
         """See ``UpstreamClient``."""
         try:
             return await self._open(request)
@@ -101,22 +108,22 @@ class AgentUpstream:
             error.is_final = error.is_final or error.code in ("bad_request", "not_found")
             raise
 
-    async def _open(self, request: UpstreamRequest) -> WrittenResponse:
+    async def _open(self, request: UpstreamRequest) -> UpstreamResponse:
         path = request.path.partition("?")[0]
         if request.method == "GET" and path.endswith("/models"):
             return stored(dumps({"object": "list", "data": [self._model()]}))
         if request.method == "GET" and path.endswith(f"/models/{self.name}"):
             return stored(dumps(self._model()))
         if request.method == "POST" and path.endswith("/chat/completions"):
-            return await self._chat(await _body(request), request.asked_by or _NOBODY)
+            return await self._chat(request, await _body(request))
         text = "an agent serves /v1/chat/completions and /v1/models only"
         raise ProxyError("not_found", text)
 
     def _model(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": 0, "owned_by": "agent"}
 
-    async def _chat(self, body: Mapping[str, Any], asked_by: AskedBy) -> WrittenResponse:
-        messages = body.get("messages")
+    async def _chat(self, sent: UpstreamRequest, body: Mapping[str, Any]) -> UpstreamResponse:
+        asked_by, messages = sent.asked_by or _NOBODY, body.get("messages")
         asked = conversation.maybe_asked(messages if isinstance(messages, list) else [])
         if asked is None:
             raise ProxyError("bad_request", "no message of the user's", "messages")
@@ -137,7 +144,14 @@ class AgentUpstream:
             serving.places.drop(place)
             place, is_known = await serving.places.take(key)
             request = AgentRequest(serving, body, asked, asked_by, key, place=place)
-        return await request.begin(is_known=is_known)
+        start = self._maybe_start(sent, body, asked, place)
+        return await request.begin(is_known=is_known, start=start)
+
+    def _maybe_start(
+        self, request: UpstreamRequest, body: Mapping[str, Any], asked: Asked, place: Place
+    ) -> Start | None:
+        """What has to be done before a turn is begun; None for nothing."""
+        return None
 
     def _owner(self, asked_by: AskedBy, body: Mapping[str, Any]) -> str:
         """Whose session it is: by credential, else by address; and by the conversation's name."""

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from lifecycle_proxy.core.agents.conversation import Asked
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.ports import AskedBy
+from lifecycle_proxy.exchange.ports import AskedBy, UpstreamResponse
 from lifecycle_proxy.upstream.agents.outputs import TurnOutput, WholeOutput
 from lifecycle_proxy.upstream.agents.places import Place, PlaceKey
 from lifecycle_proxy.upstream.agents.response import WrittenResponse, stored
@@ -15,6 +15,9 @@ from lifecycle_proxy.upstream.agents.serving import AgentServing
 from lifecycle_proxy.upstream.agents.turn import Turn
 
 log = logging.getLogger("proxy.upstream")
+
+# Begins a turn with a text, where that can be refused; gives the refusal.
+Start = Callable[[str], Awaitable[UpstreamResponse | None]]
 
 
 class AgentRequest:
@@ -48,20 +51,38 @@ class AgentRequest:
         self._turn: Turn | None = None
         self._work: asyncio.Task[None] | None = None
 
-    async def begin(self, *, is_known: bool) -> WrittenResponse:
-        """A new turn."""
+    async def begin(self, *, is_known: bool, start: Start | None = None) -> UpstreamResponse:
+        """A new turn.
+
+        Args:
+            is_known: the session knows what was said before.
+            start: is done first; None for nothing.
+        """
         asked, place = self._asked, self._place
         text = asked.text if is_known else asked.whole()
         assert place.session is not None
         images = asked.images if place.session.takes_images else ()
         if left := len(asked.images) - len(images) + asked.skipped_images:
             text += f"\n\n({left} pictures are not shown to you.)"
+        if start is not None and (refusal := await self._started(start, text)) is not None:
+            return refusal
         output, response = self._output()
         policy = self._agent.policy(self._asked_by, self._key.owner)
         turn = self._turn = Turn(policy, output)
         self._work = place.work = asyncio.create_task(self._run(turn, text, images))
         self._agent.follow(place.work)
         return await self._answer(output, response, place.work)
+
+    async def _started(self, start: Start, text: str) -> UpstreamResponse | None:
+        refusal = None
+        is_begun = False
+        try:
+            refusal = await start(text)
+            is_begun = refusal is None
+        finally:
+            if not is_begun:
+                self._agent.places.drop(self._place)
+        return refusal
 
     async def go_on(self, turn: Turn) -> WrittenResponse:
         """A turn that has waited for this request's answer."""
@@ -74,7 +95,7 @@ class AgentRequest:
 
     def _output(self) -> tuple[TurnOutput, WrittenResponse | None]:
         if not self._body.get("stream"):
-            return WholeOutput(self._asked, self._agent.envelope(), self._pause), None
+            return WholeOutput(self._asked, self._agent.envelope(self._body), self._pause), None
         response = WrittenResponse(
             "text/event-stream; charset=utf-8",
             on_close=self._stop,

@@ -35,6 +35,7 @@ class AgentServing:
         approvals: what people decide.
         places: its sessions.
         cancel_s: how long it may take to stop, in seconds.
+        echoes_model: whether answers name the model as the request does.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class AgentServing:
         places: Places,
         *,
         cancel_s: float,
+        echoes_model: bool = False,
     ) -> None:
         self.name = name
         self.places = places
@@ -54,6 +56,7 @@ class AgentServing:
         self._labels = Labels(max_length=lifecycle.label_max, redacted=lifecycle.redact)
         self._preview = lifecycle.result_preview
         self._cancel_s = cancel_s
+        self._echoes_model = echoes_model
         stall_s = settings.upstream.stall_timeout_s
         self._beat_s = min(stall_s / 3, _MAX_BEAT_S) if stall_s else _MAX_BEAT_S
         self._turns: set[asyncio.Task[None]] = set()
@@ -99,15 +102,21 @@ class AgentServing:
             response: that is written.
         """
         has_usage = at(body, ("stream_options", "include_usage")) is True
-        writer = ChunkWriter(self.envelope(), result_preview=self._preview, has_usage=has_usage)
+        writer = ChunkWriter(self.envelope(body), result_preview=self._preview, has_usage=has_usage)
         dialect = asked_by.dialect
         embeds = dialect == _EMBEDS and bool(self._settings.server.public_url)
         named = dialect not in _UNNAMED
         return StreamOutput(asked, writer, response, embeds=embeds, names_events=named)
 
-    def envelope(self) -> Envelope:
-        """The id of a new answer, and what else its chunks share."""
-        return Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self.name)
+    def envelope(self, body: Mapping[str, Any]) -> Envelope:
+        """The id of a new answer, and what else its chunks share.
+
+        Args:
+            body: of the request.
+        """
+        asked = body.get("model") if self._echoes_model else None
+        model = asked if isinstance(asked, str) and asked else self.name
+        return Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model)
 
     def follow(self, work: asyncio.Task[None]) -> None:
         """Keep a turn, until it is over."""
