@@ -95,6 +95,8 @@ class Round:
                 if (found := _TOKEN.search(text)) is not None:
                     break
             else:
+                if way == "two":  # both came at once: there was nothing to ask
+                    return
                 self.failures.append(f"{number} {way}: no question: {text[-300:]}")
                 return
             token = found[1]

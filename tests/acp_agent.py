@@ -129,9 +129,14 @@ def take(message: dict[str, Any]) -> None:
 
 
 def wait(rest: str) -> None:
-    """Nothing, until the prompt is cancelled."""
-    while True:
-        take(receive())
+    """Nothing, until the prompt is cancelled. When that was is written down."""
+    try:
+        while True:
+            take(receive())
+    except CancelledError:
+        if EXECUTED:
+            Path(EXECUTED).write_text(str(time.time()), encoding="utf-8")
+        raise
 
 
 def hang(rest: str) -> None:

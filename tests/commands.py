@@ -12,7 +12,10 @@ from lifecycle_proxy.app import store_process
 
 COMMAND = (sys.executable, "-m", "lifecycle_proxy")
 LISTEN = ("--listen", "127.0.0.1:0")
-LINE = re.compile(r"listening on (https?://127\.0\.0\.1:\d+|unix:/\S+) -> (\S+)\n")
+# Where it is served, and to which URL, or agent.
+LINE = re.compile(
+    r"listening on (https?://127\.0\.0\.1:\d+|unix:/\S+) -> (\S+(?: \S+)?)\n"
+)  # a URL, or an agent
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -23,8 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lifecycle_proxy.app import serve as server
 from lifecycle_proxy.config import model as config
 
+from tests.agents.setups import AGENTS, KEY, script
+
 _Json = dict[str, Any]
 _MODES: Final = ("allow", "deny", "leave", "kill", "again")
+_COLUMNS: Final = (
+    *("ok", "exit 3", "missing file", "parallel", "denied", "approved", "cancelled", "killed"),
+)
+_STREAM: Final = "agents-run-0123456789"
 _QUIET: Final = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}
 
 
@@ -33,182 +39,163 @@ def _port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _opencode(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    models = {
-        "fake-model": {
-            "name": "Fake",
-            "tool_call": True,
-            "limit": {"context": 100000, "output": 8000},
-        }
-    }
-    options = {"baseURL": f"http://127.0.0.1:{port}/v1", "apiKey": "x"}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "Fake", "options": options}
-    settings = {
-        "model": "fake/fake-model",
-        "small_model": "fake/fake-model",
-        "autoupdate": False,
-        "share": "disabled",
-        "permission": {"bash": "ask"},
-        "provider": {"fake": {**provider, "models": models}},
-    }
-    (work / "opencode.json").write_text(json.dumps(settings), "utf-8")
-    names = ("DATA", "CONFIG", "STATE", "CACHE")
-    env = {f"XDG_{name}_HOME": str(home / name.lower()) for name in names}
-    switches = ("AUTOUPDATE", "MODELS_FETCH", "DEFAULT_PLUGINS")
-    env |= {f"OPENCODE_DISABLE_{name}": "1" for name in switches}
-    return [str(root / "node_modules/.bin/opencode"), "acp", "--cwd", str(work)], env
-
-
-def _hermes(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    (home / "h").mkdir(exist_ok=True)
-    (work / "zz").mkdir(exist_ok=True)
-    (home / "h/config.yaml").write_text(
-        "model: {default: fake-model, provider: custom, "
-        f"base_url: http://127.0.0.1:{port}/v1, api_key: sk-fake, context_length: 200000}}\n"
-        f"terminal: {{backend: local, cwd: {work}, timeout: 60}}\nagent: {{max_turns: 12}}\n",
-        "utf-8",
-    )
-    return [str(root / "venv/bin/hermes"), "acp"], {"HERMES_HOME": str(home / "h")}
-
-
-def _codex(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    (home / "codex").mkdir(exist_ok=True)
-    (home / "codex/config.toml").write_text(
-        'model = "fake-model"\nmodel_provider = "fake"\napproval_policy = "on-request"\n'
-        'sandbox_mode = "workspace-write"\n[model_providers.fake]\nname = "Fake"\n'
-        f'base_url = "http://127.0.0.1:{port}/v1"\nwire_api = "responses"\n'
-        "request_max_retries = 0\nstream_max_retries = 0\n"
-        f'[projects."{work}"]\ntrust_level = "trusted"\n',
-        "utf-8",
-    )
-    env = {"CODEX_HOME": str(home / "codex"), "OPENAI_API_KEY": "sk-x", "CODEX_API_KEY": "sk-x"}
-    return [str(root / "node_modules/.bin/codex-acp")], env
-
-
-def _claude(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    (home / "c").mkdir(exist_ok=True)
-    env = {"CLAUDE_CONFIG_DIR": str(home / "c"), "ANTHROPIC_MODEL": "claude-sonnet-4-5"}
-    env |= {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}", "ANTHROPIC_API_KEY": "sk-fake"}
-    switches = ("DISABLE_TELEMETRY", "DISABLE_ERROR_REPORTING", "DISABLE_AUTOUPDATER", "IS_SANDBOX")
-    env |= dict.fromkeys((*switches, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1")
-    return [str(root / "node_modules/.bin/claude-agent-acp")], env
-
-
-def _gemini(root: Path, home: Path, work: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    (home / ".gemini").mkdir(exist_ok=True)
-    settings = {
-        "security": {"auth": {"selectedType": "gemini-api-key"}},
-        "general": {"disableAutoUpdate": True},
-        "privacy": {"usageStatisticsEnabled": False},
-        "telemetry": {"enabled": False},
-    }
-    (home / ".gemini/settings.json").write_text(json.dumps(settings), "utf-8")
-    env = {"GEMINI_API_KEY": "fake", "GOOGLE_GEMINI_BASE_URL": f"http://127.0.0.1:{port}"}
-    command = [str(root / "node_modules/.bin/gemini"), "--acp", "-m", "gemini-2.5-flash"]
-    return command, {**env, "GEMINI_CLI_TRUST_WORKSPACE": "true"}
-
-
-def _codex_native(
-    root: Path, home: Path, work: Path, port: int
-) -> tuple[list[str], dict[str, str]]:
-    _, env = _codex(root, home, work, port)
-    return [str(root / "node_modules/.bin/codex"), "app-server"], env
-
-
-def _claude_native(
-    root: Path, home: Path, work: Path, port: int
-) -> tuple[list[str], dict[str, str]]:
-    _, env = _claude(root, home, work, port)
-    packages = root / "node_modules/@anthropic-ai"
-    return [str(next(packages.glob("claude-agent-sdk-*/claude")))], env
-
-
-_NATIVE: Final = {"codex-native": "codex-app-server", "claude-native": "claude-stream-json"}
-_AGENTS: Final = {
-    "codex-native": _codex_native,
-    "claude-native": _claude_native,
-    "opencode": _opencode,
-    "hermes": _hermes,
-    "codex": _codex,
-    "claude": _claude,
-    "gemini": _gemini,
-}
-
-
 class Case:
-    """One agent in one mode."""
+    """One agent in one mode, for one dialect."""
 
-    def __init__(self, agent: str, mode: str) -> None:
-        self.name = f"{agent} {mode}"
+    def __init__(self, name: str, mode: str, dialect: str) -> None:
+        self.name = name
+        self.agent = AGENTS[name]
         self.mode = mode
+        self.dialect = dialect
         self.frames: list[_Json] = []
+        self.asked: list[str] = []  # labels
         self.text = ""
         self.end = ""
         self.problems: list[str] = []
+        self.columns: dict[str, str] = {}
+        self.took_s = 0.0
 
     def judge(self) -> None:
-        """One beginning and one end for each call, in this order."""
-        seen: dict[str, list[str]] = {}
-        for frame in self.frames:
-            seen.setdefault(frame["toolCallId"], []).append(frame["status"])
-        if not seen:
-            self.problems.append("no tool at all")
-        for call_id, statuses in seen.items():
-            if statuses != ["running", "completed"] and self.mode != "leave":
+        """One beginning and one end for each call, in this order; then column by column."""
+        self._judge_stream()
+        if self.mode == "allow":
+            self._judge_allowed()
+        elif self.mode == "deny" and not self.agent.asks:
+            self._note("denied", "-")
+        elif self.mode == "deny":
+            self._note("denied", "" if self.asked else "it did not ask")
+            for label in self.asked:
+                self._column("denied", label, self.agent.tools.shell, failed=True)
+        elif self.mode == "leave":
+            self._column("cancelled", "sleep 20", self.agent.tools.shell, failed=None)
+        elif self.mode == "kill":
+            self._column("killed", "sleep 20", self.agent.tools.shell, failed=True)
+
+    def _judge_stream(self) -> None:
+        for call_id, frames in self._calls().items():
+            statuses = [one["status"] for one in frames]
+            if statuses != ["running", "completed"]:
                 self.problems.append(f"{call_id}: {statuses}")
         if self.mode in ("allow", "deny", "again") and self.end != "[DONE]":
             self.problems.append(f"ended by {self.end or 'nothing'}")
-        if self.mode == "kill" and self.end == "[DONE]":
-            self.problems.append("a killed agent ended its stream properly")
+        if self.mode == "kill" and not self.end.startswith("error upstream_"):
+            self.problems.append(f"a killed agent ended its stream by {self.end or 'nothing'}")
+
+    def _judge_allowed(self) -> None:
+        tools, knows = self.agent.tools, self.agent.knows_exit
+        read = tools.shown or tools.read or tools.shell
+        self._column("ok", "line1", tools.shell, failed=False)
+        self._column("exit 3", "oops", tools.shell, failed=knows)
+        self._column("missing file", "nonexistent", read, failed=True)
+        self._column("parallel", "first.txt", read, failed=False)
+        self._column("parallel", "second.txt", read, failed=False)
+        asks = tools.asks.partition(" WORK")[0]
+        if any(asks in one for one in self.asked):
+            self._column("approved", asks, tools.shell, failed=False)
+        else:
+            self._note("approved", "it did not ask" if self.agent.asks else "-")
+
+    def _calls(self) -> dict[str, list[_Json]]:
+        found: dict[str, list[_Json]] = {}
+        for frame in self.frames:
+            found.setdefault(frame["toolCallId"], []).append(frame)
+        return found
+
+    def _column(self, column: str, label: str, tool: str, *, failed: bool | None) -> None:
+        """The call with this label: its name, and whether it failed; None for either."""
+        calls = [one for one in self._calls().values() if label in one[0].get("label", "")]
+        if len(calls) != 1:
+            self._note(column, f"{len(calls)} calls with {label}")
+            return
+        first, *_, last = calls[0]
+        found = (first["tool"], last.get("isError", False))
+        expected = (tool, found[1] if failed is None else failed)
+        self._note(column, "" if found == expected else f"{label}: {found} for {expected}")
+
+    def _note(self, column: str, problem: str) -> None:
+        if problem and problem != "-":
+            self.problems.append(f"{column}: {problem}")
+        worst = max(self.columns.get(column, ""), "FAILED" if problem not in ("", "-") else problem)
+        self.columns[column] = worst
 
     def say(self) -> None:
         """Print what came."""
-        print(f"== {self.name}: {'; '.join(self.problems) or 'ok'}")
+        title = f"{self.name} {self.mode} {self.dialect}, {self.took_s:.1f} s"
+        print(f"== {title}: {'; '.join(self.problems) or 'ok'}")
         for frame in self.frames:
             error = " isError" if frame.get("isError") else ""
             reason = f" {frame['reason']}" if "reason" in frame else ""
-            took = f" {frame['durationMs']} ms" if "durationMs" in frame else ""
-            what = (frame["toolCallId"], frame["tool"], frame["label"], frame["status"])
-            print("  ", *what, f"{took}{error}{reason}")
-        print(f"   {self.text!r} {self.end}")
+            what = (frame["toolCallId"], frame["tool"], frame.get("label", ""), frame["status"])
+            print("  ", *what, f"{error}{reason}")
+        print(f"   {self.text!r} {self.end}", flush=True)
 
 
 @contextlib.contextmanager
-def _model(shared: Path, agent: str, mode: str, port: int, folder: Path) -> Iterator[None]:
-    agent = agent.removesuffix("-native")
-    kind = "cancel" if mode in ("leave", "kill") else "script"
-    fake = "fake_gemini.py" if agent == "gemini" else "fake_model.py"
-    script = shared / "logs" / f"{agent}_{kind}.json"
-    text = script.read_text("utf-8").replace("/workspace", str(folder / "work"))
-    (folder / "script.json").write_text(text, "utf-8")
-    files = (str(folder / "script.json"), str(folder / "requests"))
-    with subprocess.Popen([sys.executable, shared / fake, str(port), *files]) as process:
+def _process(command: list[str], **more: Any) -> Iterator[None]:
+    with subprocess.Popen(command, **more) as process:
         try:
             yield
         finally:
             process.terminate()
 
 
+@contextlib.contextmanager
+def _model(
+    own: argparse.Namespace, name: str, mode: str, port: int, folder: Path
+) -> Iterator[None]:
+    agent = AGENTS[name]
+    says = script(agent, folder / "work", is_stopped=mode in ("leave", "kill"))
+    (folder / "script.json").write_text(json.dumps(says), "utf-8")
+    files = (str(folder / "script.json"), str(folder / "requests"))
+    with _process([sys.executable, str(own.shared / agent.model), str(port), *files]):
+        yield
+
+
 @contextlib.asynccontextmanager
-async def _proxy(
-    root: Path, agent: str, port: int, folder: Path, mode: str, **more: Any
-) -> AsyncIterator[str]:
-    home, work = folder / "home", folder / "work"
-    home.mkdir()
-    work.mkdir()
-    command, env = _AGENTS[agent](root, home, work, port)
-    path = f"{root / 'venv/bin'}:{os.environ['PATH']}"
+async def _upstream(
+    own: argparse.Namespace, name: str, mode: str, port: int, folder: Path
+) -> AsyncIterator[_Json]:
+    """The settings with the agent. A server is started."""
+    home, work, agent = folder / "home", folder / "work", AGENTS[name]
+    for one in (home, work, work / "zz"):
+        one.mkdir()
+    for file in ("first.txt", "second.txt"):
+        (work / file).write_text("one\n", "utf-8")
+    command, more = agent.start(own.root, home, work, port)
+    path = f"{own.root / 'venv/bin'}:{os.environ['PATH']}"
+    env = {**more, **_QUIET, "HOME": str(home), "PATH": path}
+    if agent.kind != "runs":
+        if own.record is not None:
+            tee = str(Path(__file__).with_name("tee.py"))
+            record = own.record.resolve() / f"{name}-{mode}.jsonl"
+            record.unlink(missing_ok=True)
+            command = [sys.executable, tee, str(record), *command]
+        start = {"agent": command, "kind": agent.kind, "cwd": str(work), "env": env}
+        yield {f"upstream.{key}": value for key, value in start.items()}
+        return
+    with (
+        (folder / "server.log").open("wb") as log,
+        _process(command, env=env, cwd=work, stdout=log, stderr=log),
+    ):
+        url = f"http://127.0.0.1:{port + 1}"
+        async with aiohttp.ClientSession() as http, asyncio.timeout(120):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with http.get(f"{url}/health"):
+                        break
+                await asyncio.sleep(0.2)
+        yield {"upstream.url": f"{url}/v1", "upstream.hermes_runs": True, "upstream.api_key": KEY}
+
+
+@contextlib.asynccontextmanager
+async def _proxy(upstream: _Json, **more: Any) -> AsyncIterator[str]:
     settings = config.load(
         environ={},
         flags={
             "server.listen": "127.0.0.1:0",
             "server.access_log": False,
-            "upstream.agent": command,
-            "upstream.kind": _NATIVE.get(agent, "auto"),
-            "upstream.cwd": str(work),
-            "upstream.env": {**env, **_QUIET, "HOME": str(home), "PATH": path},
-            "upstream.permissions": "deny" if mode == "deny" else "ask",
             "upstream.start_timeout_s": 120,
+            **upstream,
             **more,
         },
     )
@@ -219,14 +206,31 @@ async def _proxy(
         await server.stop(runner, 2)
 
 
-async def _ask(case: Case, url: str, messages: list[_Json], dialect: str, folder: Path) -> None:
+async def _ask(case: Case, url: str, messages: list[_Json], folder: Path) -> None:
     body = {"model": "agent", "stream": True, "messages": messages}
-    headers = {"X-Lifecycle-Events": dialect, "X-Session-Id": "one"}
-    chat = f"{url}/v1/chat/completions"
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(chat, json=body, headers=headers) as response,
-    ):
+    headers = {"X-Lifecycle-Events": case.dialect, "X-Session-Id": "one"}
+    if case.mode == "leave":
+        headers["X-Event-Stream-Id"] = _STREAM
+    async with aiohttp.ClientSession() as http:
+        await _follow(case, http, url, folder, json=body, headers=headers)
+        if case.mode == "leave":
+            left = time.monotonic()
+            async with http.get(f"{url}/-/streams/{_STREAM}/events") as response:
+                case.frames = _calls_of((await response.read()).decode())
+            case.text += f" (stopped within {time.monotonic() - left:.2f} s)"
+    if case.mode != "again" or len(messages) > 1:
+        return
+    more = [{"role": "assistant", "content": case.text}, {"role": "user", "content": "again"}]
+    await _ask(case, url, [*messages, *more], folder)
+
+
+async def _follow(
+    case: Case, http: aiohttp.ClientSession, url: str, folder: Path, **asked: Any
+) -> None:
+    async with http.post(f"{url}/v1/chat/completions", **asked) as response:
+        if response.status != 200:
+            case.end = f"status {response.status}: {(await response.text())[:300]}"
+            return
         with contextlib.suppress(aiohttp.ClientPayloadError):
             async for line in response.content:
                 data = line.decode().strip().removeprefix("data: ")
@@ -239,10 +243,12 @@ async def _ask(case: Case, url: str, messages: list[_Json], dialect: str, folder
                     if case.mode == "leave":
                         return
                     _kill(folder)
-    if case.mode != "again" or len(messages) > 1:
-        return
-    more = [{"role": "assistant", "content": case.text}, {"role": "user", "content": "again"}]
-    await _ask(case, url, [*messages, *more], dialect, folder)
+
+
+def _calls_of(events: str) -> list[_Json]:
+    """The frames of calls beside a stream."""
+    lines = (one[6:] for one in events.split("\n") if one.startswith("data: {"))
+    return [one for one in map(json.loads, lines) if "toolCallId" in one and "status" in one]
 
 
 async def _take(case: Case, chunk: _Json, http: aiohttp.ClientSession, url: str) -> None:
@@ -253,8 +259,10 @@ async def _take(case: Case, chunk: _Json, http: aiohttp.ClientSession, url: str)
     for choice in chunk.get("choices", ()):
         case.text += choice["delta"].get("content") or ""
     if "approval" in chunk:
+        case.asked.append(chunk["approval"]["label"])
         page = f"{url}/-/approvals/{chunk['approval']['id']}"
-        async with http.post(page, json={"decision": "once"}):
+        decision = "deny" if case.mode == "deny" else "once"
+        async with http.post(page, json={"decision": decision}):
             pass
 
 
@@ -281,23 +289,32 @@ def _kill(folder: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-async def _case(root: Path, shared: Path, agent: str, mode: str, dialect: str) -> Case:
-    case = Case(agent, mode)
-    folder = Path(tempfile.mkdtemp(prefix=f"agents-{agent}-"))
+async def _case(own: argparse.Namespace, name: str, mode: str, dialect: str) -> Case:
+    case = Case(name, mode, dialect)
+    folder = Path(tempfile.mkdtemp(prefix=f"agents-{name}-"))
     port = _port()
     try:
-        with _model(shared, agent, mode, port, folder):
-            async with _proxy(root, agent, port, folder, mode) as url:
+        with _model(own, name, mode, port, folder):
+            async with (
+                _upstream(own, name, mode, port, folder) as upstream,
+                _proxy(upstream) as url,
+            ):
                 started = time.monotonic()
-                await _ask(case, url, [{"role": "user", "content": "go"}], dialect, folder)
-                print(f"   {time.monotonic() - started:.1f} s")
+                async with asyncio.timeout(240):
+                    await _ask(case, url, [{"role": "user", "content": "go"}], folder)
+                case.took_s = time.monotonic() - started
             limit = time.monotonic() + 10
             while (left := _processes(folder)) and time.monotonic() < limit:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             if left:
                 case.problems.append(f"processes are left: {left}")
+    except TimeoutError:
+        case.problems.append("no end within 240 s")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if own.keep:
+            print("   ", folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     case.judge()
     case.say()
     return case
@@ -305,37 +322,57 @@ async def _case(root: Path, shared: Path, agent: str, mode: str, dialect: str) -
 
 async def _serve(own: argparse.Namespace) -> int:
     """Serve one agent, for a browser: see owui.mjs."""
-    agent, folder = own.agents[0], Path(tempfile.mkdtemp(prefix="agents-serve-"))
+    name, folder = own.agents[0], Path(tempfile.mkdtemp(prefix="agents-serve-"))
     port, mode = _port(), own.modes[0]
-    with _model(own.shared.resolve(), agent, mode, port, folder):
+    with _model(own, name, mode, port, folder):
         more = {
             "server.listen": f"127.0.0.1:{own.serve}",
             "server.public_url": f"http://127.0.0.1:{own.serve}",
             "approvals.timeout_s": own.timeout,
         }
-        async with _proxy(own.root, agent, port, folder, mode, **more) as url:
-            print(f"serving {agent} at {url}/v1", flush=True)
+        async with (
+            _upstream(own, name, mode, port, folder) as upstream,
+            _proxy(upstream, **more) as url,
+        ):
+            print(f"serving {name} at {url}/v1", flush=True)
             await asyncio.Event().wait()
     return 0
 
 
+def _say_matrix(cases: list[Case]) -> None:
+    """One row for each agent and dialect."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for case in cases:
+        rows.setdefault((case.name, case.dialect), {}).update(case.columns)
+    print("agent          dialect    " + "  ".join(f"{one:12}" for one in _COLUMNS))
+    for (name, dialect), found in rows.items():
+        cells = (found[one] or "ok" if one in found else "" for one in _COLUMNS)
+        print(f"{name:14} {dialect:10} " + "  ".join(f"{one:12}" for one in cells))
+    print("- : it asks for nothing by itself")
+
+
 async def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("agents", nargs="+", choices=sorted(_AGENTS))
+    parser.add_argument("agents", nargs="+", choices=sorted(AGENTS))
     parser.add_argument("--shared", type=Path, required=True, help="the folder with fake_model.py")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("AGENTS", "/tmp/agents")))
     parser.add_argument("--modes", nargs="+", choices=_MODES, default=list(_MODES))
-    parser.add_argument("--dialect", default="chunk")
+    parser.add_argument("--dialects", nargs="+", default=["chunk", "openwebui"])
     parser.add_argument("--serve", type=int, metavar="PORT", help="only serve the first one")
     parser.add_argument("--timeout", type=float, default=120, help="of approvals, in seconds")
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="write down what they say")
+    parser.add_argument("--keep", action="store_true", help="keep their folders")
     own = parser.parse_args()
+    own.shared = own.shared.resolve()
     if own.serve is not None:
         return await _serve(own)
     cases = [
-        await _case(own.root, own.shared.resolve(), agent, mode, own.dialect)
-        for agent in own.agents
+        await _case(own, name, mode, dialect)
+        for name in own.agents
         for mode in own.modes
+        for dialect in own.dialects
     ]
+    _say_matrix(cases)
     return int(any(case.problems for case in cases))
 
 

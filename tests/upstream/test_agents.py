@@ -3,8 +3,12 @@
 import asyncio
 import gzip
 import json
+import os
 import re
+import shlex
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +18,7 @@ from lifecycle_proxy.config import model
 from lifecycle_proxy.config.model import ConfigError, Settings
 from lifecycle_proxy.upstream.agents.process import AgentProcess
 
+from tests.commands import serving
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, Request, Upstream, Wire, ask, chat
 from tests.loop_watch import watched_proxy
@@ -422,6 +427,35 @@ async def test_nothing_that_an_agent_started_survives(start_proxy: StartProxy) -
     await gone(int(found[1]))
 
 
+async def test_an_agent_that_is_killed_breaks_the_stream_and_leaves_nothing(
+    start_proxy: StartProxy,
+) -> None:
+    url = await start_proxy(settings())
+    async with Client(url) as client:
+        answer = await client.chat(messages=says("who\nchild\nopen c1 bash\nwait"))
+        await answer.until(b'"status":"running"')
+        os.kill(pid_in(answer), signal.SIGKILL)
+        await answer.read()
+    assert answer.end == "cut"
+    assert pairs(answer) == [("c1", "bash", "running", False), ("c1", "bash", "completed", True)]
+    assert chunks(answer)[-1]["error"]["code"] == "upstream_unreachable"
+    if sys.platform == "linux":  # what leaves the group survives elsewhere
+        await gone(int(re.findall(r"child=(\d+)", content(answer))[0]))
+
+
+async def test_the_agent_is_asked_to_stop_at_once(start_proxy: StartProxy, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    url = await start_proxy(settings(env={"EXECUTED": str(stopped)}))
+    async with Client(url) as client:
+        answer = await client.chat(messages=says("who\nwait"))
+        await answer.until(b";")
+        left = time.time()
+    async with asyncio.timeout(20):
+        while not (stopped.exists() and stopped.read_text("utf-8")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert float(stopped.read_text("utf-8")) - left < 5  # measured: 3 ms
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
@@ -538,6 +572,21 @@ async def test_nothing_survives_the_proxy(tmp_path: Path) -> None:
     left = pids if sys.platform == "linux" else pids[:2]
     for pid in left:
         await gone(pid)
+
+
+async def test_nothing_survives_a_proxy_that_is_killed_in_an_answer() -> None:
+    script = "who\nchild\nopen c1 bash\nwait"
+    arguments = ("--agent", shlex.join(command()), "--listen", "127.0.0.1:0")
+    with serving(*arguments) as (process, url, _):
+        async with Client(url) as client:
+            answer = await client.chat(messages=says(script))
+            await answer.until(b'"status":"running"')
+            process.kill()
+            await answer.read()
+    assert answer.end in ("cut", "reset")
+    await gone(pid_in(answer))
+    if sys.platform == "linux":
+        await gone(int(re.findall(r"child=(\d+)", content(answer))[0]))
 
 
 # --- settings -------------------------------------------------------------------------------------
