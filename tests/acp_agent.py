@@ -295,10 +295,12 @@ def replay(path: str, until: int | None) -> None:
         receive()
 
 
-def codex(path: str) -> None:
+def codex(path: str, until: int | None) -> None:
     """Say what a capture of Codex' app-server holds (there "in" is the agent's input)."""
     ids: dict[int, Any] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines()):
+        if number == until:
+            os._exit(9)
         entry = json.loads(line)
         message = entry["msg"]
         if entry["dir"] == "in":
@@ -315,13 +317,15 @@ def codex(path: str) -> None:
         receive()
 
 
-def claude(path: str) -> None:
+def claude(path: str, until: int | None) -> None:
     """Say what a capture of Claude Code's stream-json holds, for each prompt again."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     while True:
         while receive().get("type") != "user":
             pass
-        for line in lines:
+        for number, line in enumerate(lines):
+            if number == until:
+                os._exit(9)
             entry = json.loads(line)
             if entry.get("dir") == "in":
                 if entry["msg"]["type"] != "user":
@@ -330,12 +334,12 @@ def claude(path: str) -> None:
                 print(json.dumps(entry.get("msg", entry)), flush=True)
 
 
+PLAYERS = {"replay": replay, "codex": codex, "claude": claude}
+
+
 if __name__ == "__main__":
-    if MODE == "replay":
-        replay(sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
-    elif MODE == "codex":
-        codex(sys.argv[2])
-    elif MODE == "claude":
-        claude(sys.argv[2])
+    if MODE in PLAYERS:
+        until = sys.argv[3] if len(sys.argv) > 3 else ""  # or a flag of Claude Code's
+        PLAYERS[MODE](sys.argv[2], int(until) if until.isdigit() else None)
     else:
         main()

@@ -3,6 +3,7 @@
 One JSON object a line: ``dir`` (``out``: to the agent, ``in``: from it) and ``msg``.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,14 +16,12 @@ _LOCK = threading.Lock()
 
 def _copy(source: IO[bytes], target: IO[bytes], way: str, log: Path) -> None:
     for line in source:
+        # Written down first: the answer to it must not come before it.
+        with contextlib.suppress(ValueError), _LOCK, log.open("a", encoding="utf-8") as file:
+            entry = {"dir": way, "msg": json.loads(line)}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         target.write(line)
         target.flush()
-        try:
-            entry = {"dir": way, "msg": json.loads(line)}
-        except ValueError:
-            continue
-        with _LOCK, log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     target.close()
 
 
