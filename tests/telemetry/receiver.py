@@ -1,12 +1,14 @@
-"""A receiver of spans: a real HTTP server that takes OTLP as protobuf."""
+"""A receiver of spans and metrics: a real HTTP server that takes OTLP as protobuf."""
 
 import asyncio
-import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 _PATIENCE_S = 20
@@ -27,13 +29,36 @@ class Sent:
     start_ns: int
     end_ns: int
     events: list[str] = field(default_factory=list)
+    fields: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Point:
+    """One series of a histogram."""
+
+    attributes: dict[str, Any]
+    count: int
+    sum: float
+    buckets: list[int]
+    bounds: list[float]
+    unit: str
 
 
 class Receiver:
-    """Keeps the spans that it is sent; ``status`` is what it answers."""
+    """Keeps what it is sent.
+
+    Attributes:
+        points: of metrics, by their names: as they came last.
+        status: what it answers.
+        refused: how many requests with spans get a 503 first.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Sent] = []
+        self.points: dict[str, list[Point]] = {}
+        self.headers: list[dict[str, str]] = []
+        self.takes_metrics = True
+        self.refused = 0
         self.resources: list[dict[str, Any]] = []
         self.schemas: set[str] = set()
         self.requests = 0
@@ -46,6 +71,7 @@ class Receiver:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/traces", self._take)
+        app.router.add_post("/v1/metrics", self._take)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -59,11 +85,19 @@ class Receiver:
         await self._runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.Response:
-        data = await request.read()
-        if request.headers.get("Content-Encoding") == "gzip":
-            data = gzip.decompress(data)
+        data = await request.read()  # decompressed
         self.requests += 1
-        if self.status == 200:
+        self._changed.set()
+        self.headers.append(dict(request.headers))
+        of_metrics = request.path == "/v1/metrics"
+        if of_metrics and not self.takes_metrics:
+            raise web.HTTPNotFound
+        if self.refused and not of_metrics:
+            self.refused -= 1
+            raise web.HTTPServiceUnavailable
+        if self.status == 200 and of_metrics:
+            self._keep_points(ExportMetricsServiceRequest.FromString(data))
+        elif self.status == 200:
             self._keep(ExportTraceServiceRequest.FromString(data))
         self._changed.set()
         if self.is_slow.is_set():
@@ -77,6 +111,13 @@ class Receiver:
                 self.schemas.add(scope.schema_url)
                 self.spans += [_span(span) for span in scope.spans]
 
+    def _keep_points(self, sent: Any) -> None:
+        for resource in sent.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    found = [_point(one, metric.unit) for one in metric.histogram.data_points]
+                    self.points[metric.name] = found
+
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until what has come makes this true."""
         async with asyncio.timeout(_PATIENCE_S):
@@ -86,6 +127,17 @@ class Receiver:
 
     def named(self, name: str) -> list[Sent]:
         return [span for span in self.spans if span.name == name]
+
+
+def _point(point: Any, unit: str) -> Point:
+    return Point(
+        _plain(point.attributes),
+        point.count,
+        point.sum,
+        list(point.bucket_counts),
+        list(point.explicit_bounds),
+        unit,
+    )
 
 
 def _span(span: Any) -> Sent:
@@ -101,6 +153,7 @@ def _span(span: Any) -> Sent:
         span.start_time_unix_nano,
         span.end_time_unix_nano,
         [event.name for event in span.events],
+        [_plain(event.attributes) for event in span.events],
     )
 
 

@@ -15,7 +15,7 @@ from lifecycle_proxy.app.lasting import Lasting
 from lifecycle_proxy.app.live import maybe_live
 from lifecycle_proxy.app.recording_mode import RecordingMode
 from lifecycle_proxy.app.shared_state import SharedState
-from lifecycle_proxy.app.tracing import maybe_traces
+from lifecycle_proxy.app.tracing import maybe_telemetry, urls
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -76,7 +76,7 @@ class ProxyApp(Service):
         lost, omitted = metrics.recording_lost, metrics.recording_omitted
         tapes = None if live is None else live.tapes
         self.recording_mode = RecordingMode(settings, lost, omitted, tapes)
-        self._traces = maybe_traces(settings, os.environ, metrics.spans_lost)
+        self._otel = maybe_telemetry(settings, os.environ, metrics.spans_lost)
         self._shared = SharedState(settings, metrics)
         self._event_log = self._shared.events if event_log is None else event_log
         replay = StreamReplay(self._event_log)
@@ -86,7 +86,7 @@ class ProxyApp(Service):
             metrics=metrics,
             agent=partial(_agent, approvals=approvals, cancel_s=agent_cancel_s),
             pages=ApprovalPages(approvals),
-            traces=self._traces,
+            traces=() if self._otel is None else self._otel.listeners,
             live=live,
             recording_mode=self.recording_mode,
             store=self._shared.calls if store is None else store,
@@ -116,8 +116,9 @@ class ProxyApp(Service):
         """See ``Service``."""
         parts = self._parts
         self.recording_mode.start()
-        if self._traces is not None:
-            parts.push_async_callback(self._traces.close)
+        if self._otel is not None:
+            self._otel.start()
+            parts.push_async_callback(self._otel.close)
         parts.push_async_callback(self.recording_mode.close)
         parts.push_async_callback(self._close_fronts)
         await self._front.upstream.start()
@@ -166,6 +167,8 @@ class ProxyApp(Service):
                 await front.upstream.close()
                 raise
         front.start()
+        if self._otel is not None:
+            self._otel.set_upstreams(urls(settings))
         self._front, self.settings = front, settings
         self._fronts.append(front)
         task = asyncio.create_task(self._retire(before))

@@ -56,9 +56,7 @@ class Front:
         self._shown_upstream = settings.shown_upstream
         self.watch = StreamWatchdog(own.stall_timeout_s, settings.server.heartbeat_s)
         access_log = AccessLog(all_of_them=settings.server.access_log)
-        listeners: list[Listener] = [metrics, access_log]
-        if lasting.traces is not None:
-            listeners.append(lasting.traces)
+        listeners: list[Listener] = [metrics, access_log, *lasting.traces]
         self.gateway = GatewayMiddleware(settings, keys, listeners, lasting.failed)
         router = models = None
         if isinstance(upstream, UpstreamPool):

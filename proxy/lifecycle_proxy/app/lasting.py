@@ -1,6 +1,6 @@
 """What outlives a request, and a reload of the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lifecycle_proxy.app.live import LiveParts
@@ -21,7 +21,7 @@ class Lasting(NamedTuple):
         metrics: of the process.
         agent: makes the client of an upstream that is an agent.
         pages: answers what is below ``/-/approvals/``.
-        traces: the listener that makes spans, if there is one.
+        traces: the listeners that make spans and metrics for OpenTelemetry, if any.
         live: what the live page shows, if there may be one.
         recording_mode: what is recorded, and played.
         store: calls that clients run.
@@ -34,7 +34,7 @@ class Lasting(NamedTuple):
     metrics: Metrics
     agent: MakeUpstream
     pages: ApprovalPages
-    traces: Listener | None
+    traces: Sequence[Listener]
     live: LiveParts | None
     recording_mode: RecordingMode
     store: Store

@@ -6,12 +6,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-_PACKAGES: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-_CURE: Final = (
-    'install the extra "otel", or: pip install opentelemetry-sdk '
-    "opentelemetry-exporter-otlp-proto-http"
-)
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PACKAGES: Final = ("opentelemetry.sdk", "opentelemetry.proto")
+_CURE: Final = 'install the extra "otel", or: pip install opentelemetry-sdk opentelemetry-proto'
+_Signal = Literal["TRACES", "METRICS"]
 
 
 class TraceSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,20 +28,25 @@ def missing() -> str:
     return next((name for name in _PACKAGES if not _is_there(name)), "")
 
 
-def are_on(traces: TraceSettings, environ: Mapping[str, str]) -> bool:
-    """Whether spans are to be made.
+def are_on(traces: TraceSettings, environ: Mapping[str, str], signal: _Signal = "TRACES") -> bool:
+    """Whether spans are to be made, or metrics sent.
 
     Args:
         traces: ``[traces]``.
         environ: the environment. ``auto`` asks what OpenTelemetry's own programs ask.
+        signal: which of the two.
     """
-    if traces.enabled != "auto":
-        return traces.enabled
+    exporter = environ.get(f"OTEL_{signal}_EXPORTER", "").strip()
+    if traces.enabled is False:
+        return False
+    if traces.enabled is True:
+        return signal == "TRACES" or exporter in ("", "otlp")
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    if exporter := environ.get("OTEL_TRACES_EXPORTER", "").strip():
+    if exporter:
         return exporter == "otlp"
-    return any(environ.get(name) for name in _ENDPOINTS)
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return any(environ.get(name) for name in endpoints)
 
 
 def cure() -> str:

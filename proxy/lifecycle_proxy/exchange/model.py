@@ -25,8 +25,7 @@ Added = tuple[tuple[int, int], ...]
 SideName = Literal["upstream", "client"]
 
 _OF_BYTES: Final = (
-    *("on_request_body", "on_forwarded", "on_head"),
-    *("on_chunk", "on_write", "on_side_end"),
+    *("on_request_body", "on_forwarded", "on_head", "on_chunk", "on_write", "on_side_end"),
 )
 
 
@@ -222,7 +221,8 @@ class Exchange:
         stream_url: where the stream's events can be read; "" where they are not kept.
         is_resumable: the stream outlives its client, who may send the request again.
         traceparent: W3C's, as the client sent it; the proxy's own, below it, where traces are on.
-        answer: what the upstream's chunks say of themselves; None where it was no stream.
+        reads_usage: a listener wants to know the tokens of an answer that is no stream, too.
+        answer: what the upstream's answer says of itself; None where it was not read.
         listeners: are called with what happens.
     """
 
@@ -260,6 +260,7 @@ class Exchange:
     stream_url: str = ""
     is_resumable: bool = False
     traceparent: str = ""
+    reads_usage: bool = False
     answer: Envelope | None = None
     listeners: Listeners = field(default_factory=Listeners)
 

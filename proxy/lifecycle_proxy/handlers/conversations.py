@@ -28,7 +28,7 @@ from lifecycle_proxy.handlers.passthrough import plain
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.handlers.stream_opening import StreamOpener, maybe_keeper
 from lifecycle_proxy.handlers.stream_resuming import StreamKeeper
-from lifecycle_proxy.relay import detect, early_response
+from lifecycle_proxy.relay import detect, early_response, whole_answer
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.keeping import outlasting
 from lifecycle_proxy.relay.relay import Relay
@@ -208,7 +208,8 @@ class Conversations:
             return head
         if self._page_events != "all" and DIALECTS[request[EXCHANGE].dialect].runs_page_events:
             detect.refuse_unread_stream(begun.answer)
-        return await self._sender.relay(plain(request, begun.answer, begun.start))
+        body = whole_answer.body_for(request[EXCHANGE], begun.answer)
+        return await self._sender.relay(plain(request, begun.answer, begun.start, body))
 
     async def _stream(
         self,

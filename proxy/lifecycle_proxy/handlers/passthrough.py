@@ -62,12 +62,19 @@ class Passthrough:
         return await self._sender.relay(websocket.Tunnel(request, upstream, head, self._idle_s))
 
 
-def plain(request: web.Request, upstream: UpstreamResponse, start: bytes = b"") -> Relay:
+def plain(
+    request: web.Request,
+    upstream: UpstreamResponse,
+    start: bytes = b"",
+    body: PlainBody | None = None,
+) -> Relay:
     """Relays a response unchanged.
 
     Args:
         request: the client's.
         upstream: the response.
         start: what was read of its body.
+        body: looks on; None where nothing does.
     """
-    return Relay(request, upstream, start, responses.copy_head(upstream), PlainBody())
+    head = responses.copy_head(upstream)
+    return Relay(request, upstream, start, head, PlainBody() if body is None else body)

@@ -149,8 +149,11 @@ class Relay(BodyReceiver):
             return
         exchange, now = self._exchange, time.monotonic()
         gap_s = now - self.last_read
-        if gap_s > exchange.longest_gap_s:  # noqa: PLR1730  a call of max costs more
-            exchange.longest_gap_s = gap_s
+        if gap_s > exchange.longest_gap_s:
+            if exchange.chunks:
+                exchange.longest_gap_s = gap_s
+            else:  # until now the time of the headers
+                exchange.first_byte = now
         exchange.chunks += 1
         self._received_bytes += len(data)
         self.last_read = now
