@@ -3,7 +3,7 @@
 # LOCKED=1 installs the versions in locks/, with their hashes, as CI and the image do.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz mutants bench lint format conformance lock audit clean
+.PHONY: help demo test check fuzz mutants bench lint format conformance lock audit release clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -85,6 +85,12 @@ lock: $(TOOLS)/bin/uv ## write locks/ anew, with the newest versions that pyproj
 
 audit: $(TOOLS)/bin/pip-audit ## known vulnerabilities of the versions in locks/
 	@$(BIN)/python .ci/audit.py $< locks/*.txt
+
+twine := twine==7.0.0
+check-wheel-contents := check-wheel-contents==0.6.3
+cyclonedx-py := cyclonedx-bom==7.5.0
+release: $(addprefix $(TOOLS)/bin/,uv twine check-wheel-contents cyclonedx-py) ## build and check what is published, into dist/
+	@$(BIN)/python .ci/release.py $(TOOLS)/bin
 
 $(TOOLS)/bin/%: Makefile $(BIN)/python
 	@test -d $(TOOLS) || $(BIN)/python -m venv $(TOOLS)

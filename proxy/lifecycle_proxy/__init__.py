@@ -27,4 +27,4 @@ The path of the data, and the packages (``tests/test_layout.py``: which may impo
     cli/         the commands
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
