@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 DIST: Final = ROOT / "dist"
 _LISTENS: Final = re.compile(r"http://127\.0\.0\.1:\d+")
 _LIMIT_S: Final = 600
-_TEST: Final = '''
+_TEST: Final = """
     import json
     import urllib.request
 
@@ -42,7 +42,7 @@ _TEST: Final = '''
         )
         with urllib.request.urlopen(asked, timeout=60) as answer:
             assert assert_paired(answer.read())
-'''
+"""
 
 
 def version() -> str:

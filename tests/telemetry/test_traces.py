@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +39,11 @@ from tests.fakes import (
     text,
     tool_call,
 )
+from tests.handlers.test_approvals import decide, page_in
 from tests.handlers.test_follow_up import FOLLOW_UP, LAST, STEP
 from tests.telemetry.receiver import Receiver
+from tests.upstream.test_agents import says
+from tests.upstream.test_agents import settings as agent_settings
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -206,6 +210,21 @@ def _start(span: Any) -> int:
 
 def _chats(traced: Traced) -> list[Any]:
     return [span for span in traced.receiver.spans if span.name.startswith("chat")]
+
+
+async def test_an_approval_is_an_event(traced: Traced, tmp_path: Path) -> None:
+    url = await traced.start(agent_settings(env={"EXECUTED": str(tmp_path / "executed")}))
+    async with Client(url) as client:
+        answer = await client.chat(messages=says("ask c1 bash rm -rf build\nsay Done."))
+        await answer.until(b"needs your permission")
+        await decide(url, page_in(answer), "once")
+        await answer.read()
+    await traced.receiver.until(lambda: len(traced.receiver.spans) == 2)
+    [said] = _chats(traced)
+    assert (said.events, said.fields) == (["approval"], [{"gen_ai.tool.name": "bash"}])
+    assert "server.address" not in said.attributes
+    [tool] = traced.receiver.named("execute_tool bash")
+    assert tool.attributes["lifecycle_proxy.tool.outcome"] == "ok"
 
 
 async def test_a_tool_of_the_client_before_a_slow_answer(

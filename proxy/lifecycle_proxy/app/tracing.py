@@ -44,5 +44,5 @@ def maybe_telemetry(
 
 
 def urls(settings: Settings) -> dict[str, str]:
-    """The URLs of the upstreams by their names, the usual one first."""
-    return {one.name: one.url for one in upstreams_of(settings)}
+    """The URLs of the upstreams by their names, the usual one first; "" for an agent."""
+    return {one.name: "" if one.agent else one.url for one in upstreams_of(settings)}

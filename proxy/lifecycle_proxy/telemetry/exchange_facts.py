@@ -55,7 +55,9 @@ def tokens_of(usage: Mapping[str, Any]) -> Tokens:
 
 
 def server_of(url: str) -> dict[str, str | int]:
-    """The attributes of an upstream."""
+    """The attributes of an upstream; none for an agent, which has no URL."""
+    if not url:
+        return {}
     if url.startswith("unix:"):
         return {names.SERVER_ADDRESS: url[5:].partition(":")[0]}
     parts = urlsplit(url)

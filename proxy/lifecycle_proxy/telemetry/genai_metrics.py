@@ -158,7 +158,7 @@ class GenAiMetrics(Listener):
             names.TOKEN_TYPE: token_type,
         }
         found = {key: value for key, value in found.items() if value}
-        return found | dict(self.servers.get(str(upstream)) or self.servers[""])
+        return found | dict(self.servers.get(str(upstream), self.servers[""]))
 
 
 def _of_tool(labels: _Labels) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class SpanEncoder:
             names.ERROR_TYPE: kind.failure,
         }
         known |= {key: value for key, value in optional.items() if value}
-        known |= self._servers.get(kind.upstream) or self._servers[""]
+        known |= self._servers.get(kind.upstream, self._servers[""])
         span = Span(
             name=_text(f"{names.CHAT} {kind.model}".strip()),
             kind=Span.SPAN_KIND_CLIENT,
