@@ -23,7 +23,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 DIST: Final = ROOT / "dist"
 _LISTENS: Final = re.compile(r"http://127\.0\.0\.1:\d+")
-_LIMIT_S: Final = 600
+_LIMIT_S: Final = 1200
 _TEST: Final = """
     import json
     import urllib.request
@@ -34,7 +34,8 @@ _TEST: Final = """
 
     @pytest.mark.lifecycle_proxy(upstream="{upstream}/v1")
     def test_a_tool(lifecycle_proxy):
-        body = {{"model": "demo", "stream": True, "messages": [{{"role": "user", "content": "go"}}]}}
+        messages = [{{"role": "user", "content": "go"}}]
+        body = {{"model": "demo", "stream": True, "messages": messages}}
         asked = urllib.request.Request(
             lifecycle_proxy.base_url + "/chat/completions",
             json.dumps(body).encode(),

@@ -42,6 +42,10 @@ class WholeAnswer(PlainBody):
         self._exchange = exchange
         self._read = bytearray()
 
+    def skim(self, data: bytes) -> bool:
+        """See ``Body``. Each piece is kept."""
+        return False
+
     def feed(self, data: bytes, now: float) -> bytes:
         """See ``Body``."""
         if len(self._read) <= _MAX_BYTES:
