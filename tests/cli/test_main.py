@@ -227,12 +227,21 @@ def test_check_config_without_a_file_takes_that_of_the_environment(tmp_path: Pat
     [
         ("", "the command is missing, such as 'opencode acp'"),
         ("a 'b", "No closing quotation; quote it as in a shell, such as 'opencode acp'"),
+        ("nosuchprog acp", 'upstream.agent: "nosuchprog" is not a program in PATH; install it'),
     ],
 )
 def test_an_agent_that_is_no_command_is_wrong_usage(command: str, message: str) -> None:
     done = run("serve", "--agent", command)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert message in done.stderr
+
+
+def test_check_config_looks_for_the_program_of_an_agent(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[[upstreams]]\nname = "a"\nagent = ["nosuchprog", "acp"]\n')
+    done = run("check-config", str(file))
+    assert done.returncode == 2
+    assert 'upstreams[0].agent: "nosuchprog" is not a program in PATH' in done.stderr
 
 
 def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:

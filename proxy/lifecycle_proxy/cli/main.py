@@ -225,11 +225,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         "upstream.agent": arguments.agent,
         "server.workers": arguments.workers,
     }
-    loaded = _loaded(arguments, (machine.loops,), **own)
+    loaded = _loaded(arguments, (machine.loops, machine.agents), **own)
     settings, banner = loaded.settings, Banner(loaded)
 
     def read() -> config.Settings:
-        return _loaded(arguments, (machine.loops,), **own).settings
+        return _loaded(arguments, (machine.loops, machine.agents), **own).settings
 
     if settings.server.workers > 1:
         logs.configure(settings.server.log_format)

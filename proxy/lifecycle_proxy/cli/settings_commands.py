@@ -83,7 +83,7 @@ def _check(arguments: argparse.Namespace) -> int:
             "FILE is missing: name the settings file, such as config.toml, or set "
             "LIFECYCLE_PROXY_CONFIG"
         )
-    loaded = config.read(Path(str(file)), also=(machine.loops, machine.problems))
+    loaded = config.read(Path(str(file)), also=(machine.loops, machine.agents, machine.problems))
     settings = loaded.settings
     if settings.recording.mode in ("replay", "once", "new_episodes"):
         from lifecycle_proxy.app import recording_mode

@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -84,6 +85,24 @@ def _is_local(address: str) -> bool:
         probe.bind((address, 0))
         return True
     return False
+
+
+# --- agents that are not installed -------------------------------------------------------------
+
+
+def agents(settings: "Settings") -> Found:
+    """The program of an agent is not there: the first chat would fail. A replay starts none."""
+    keys = {f"upstreams[{at}].agent": one for at, one in enumerate(settings.upstreams)}
+    for key, own in keys.items() or [("upstream.agent", upstreams_of(settings)[0])]:
+        if own.agent and settings.recording.mode != "replay":
+            program = own.agent[0]
+            if "/" in program and not (own.cwd or Path(program).is_absolute()):
+                continue  # below a folder that the client names
+            path = own.env.get("PATH") or os.environ.get("PATH") or os.defpath
+            found = str(Path(own.cwd, program)) if "/" in program else program
+            if shutil.which(found, path=path) is None:
+                where = "cannot be run" if "/" in program else "is not a program in PATH"
+                yield key, f"{quoted(program)} {where}; install it, or write its whole path"
 
 
 # --- what a start would fail with ---------------------------------------------------------------

@@ -19,6 +19,9 @@ log = logging.getLogger("proxy.upstream")
 
 _TOKEN_BYTES: Final = 16
 _MAX_OPEN: Final = 1000
+# Anybody who reaches the page can have one refused: so many are logged within so long.
+_LOGGED: Final = 10
+_LOGGED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Approvals:
         self.timeout_s = timeout_s
         self._clock = clock
         self._open: dict[str, Approval] = {}
+        self._refused = 0
+        self._refused_since = -_LOGGED_S
 
     def open(
         self, *, owner: str, agent: str, tool: str, label: str, arguments: str
@@ -108,12 +113,21 @@ class Approvals:
         """
         approval = self.maybe_open(token)
         if approval is None:
-            log.warning(
-                "approval refused: no such request, or it has its answer (%s)", printable(by)
-            )
+            self._refuse(by)
             return False
         self._settle(approval, allowed=allowed, by=by)
         return True
+
+    def _refuse(self, by: str) -> None:
+        now = self._clock()
+        if now - self._refused_since >= _LOGGED_S:
+            self._refused, self._refused_since = 0, now
+        self._refused += 1
+        if self._refused <= _LOGGED:
+            text = "approval refused: no such request, or it has its answer (%s)"
+            log.warning(text, printable(by))
+        elif self._refused == _LOGGED + 1:
+            log.warning("more approvals refused: not logged for %g s", _LOGGED_S)
 
     def withdraw(self, approval: Approval, why: str) -> None:
         """Nobody waits for the answer any more.
