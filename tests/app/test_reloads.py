@@ -17,7 +17,7 @@ from lifecycle_proxy.config.reloading import reloaded
 
 from tests.backends import Backend, backends, complete, several
 from tests.commands import serving, workers
-from tests.fakes import DONE, Client, Request, Wire, text
+from tests.fakes import DONE, Client, Request, Wire, ask, text
 
 pytestmark = pytest.mark.usefixtures("quiet")
 PROCESSES = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -102,6 +102,20 @@ async def test_upstreams_that_stay_the_same_keep_what_is_known_of_them(
         assert len(one.wires) == 1
         await running.reload(settings(one, models={"m": "a/x"}))
         assert running.app._front.upstream is not before
+
+
+async def test_an_id_of_an_upstream_that_is_gone_decides_nothing(
+    runners: list[serve.Runner],
+) -> None:
+    async with backends(a=["x"], b=["y"]) as (one, two):
+        running = await started(runners, settings(one, two))
+        answer = await complete(running.url, "y", target="/v1/responses")
+        made = answer.json()["id"]
+        got = await ask(running.url, "GET", f"/v1/responses/{made}")
+        assert got.json()["by"] == "b"
+        await running.reload(settings(one))
+        got = await ask(running.url, "GET", f"/v1/responses/{made}")
+        assert (got.status, got.json()["by"]) == (200, "a")
 
 
 async def test_keys_are_changed_too(runners: list[serve.Runner]) -> None:

@@ -29,7 +29,6 @@ from lifecycle_proxy.middleware.gateway import GatewayMiddleware
 from lifecycle_proxy.relay.watchdog import StreamWatchdog
 from lifecycle_proxy.server.service import Service
 from lifecycle_proxy.state.event_log import EventLog
-from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.pending_calls import Store
 from lifecycle_proxy.telemetry.metrics import Metrics
 from lifecycle_proxy.upstream.agents.approvals import Approvals
@@ -90,7 +89,7 @@ class ProxyApp(Service):
             live=live,
             recording_mode=self.recording_mode,
             store=self._shared.calls if store is None else store,
-            ids=MadeIds(),
+            ids=self._shared.ids,
             opener=StreamOpener(settings, self._event_log, metrics.side, resuming),
             streams=stream_endpoints(
                 settings, self._event_log, metrics.side, self._is_ending, replay

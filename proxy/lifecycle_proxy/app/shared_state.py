@@ -8,16 +8,19 @@ from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.config.streams import StreamSettings
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.health import StoreHealth
+from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.pending_calls import MemoryStore, Store
 from lifecycle_proxy.state.redis_calls import RedisCalls
+from lifecycle_proxy.state.redis_ids import RedisIds
 from lifecycle_proxy.state.redis_link import RedisLink, client
 from lifecycle_proxy.state.redis_log import RedisLog
 from lifecycle_proxy.state.shared_calls import SharedCalls
 from lifecycle_proxy.state.shared_event_log import SharedEventLog
+from lifecycle_proxy.state.shared_ids import SharedIds
 from lifecycle_proxy.state.stream_records import LogLimits
 from lifecycle_proxy.state.wire import WireLink
-from lifecycle_proxy.state.wire_tables import WireCalls, WireLog
+from lifecycle_proxy.state.wire_tables import WireCalls, WireIds, WireLog
 from lifecycle_proxy.telemetry.metrics import Metrics
 
 _PATIENCE_S: Final = 0.5
@@ -46,6 +49,7 @@ class SharedState:
 
     calls: Store
     events: EventLog
+    ids: MadeIds
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         ttl_s, own = settings.lifecycle.registry_ttl_s, settings.streams
@@ -53,6 +57,7 @@ class SharedState:
         self._works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._wire: WireLink | None = None
         if own.store == "memory":
+            self.ids = MadeIds()
             self.calls = MemoryStore(ttl_s, metrics.completed)
             self._works.append(self.calls.run)
             return
@@ -60,12 +65,14 @@ class SharedState:
             health = StoreHealth("of the workers", metrics.store_failed)
             self._wire = wire = WireLink(own.store[5:], health)
             self.calls = SharedCalls(WireCalls(wire), ttl_s, metrics.completed)
+            self.ids = SharedIds(WireIds(wire))
             self.events = SharedEventLog(events, WireLog(wire))
             self._works += [wire.run, self.calls.run]
             return
         health = StoreHealth(without_secrets(own.store), metrics.store_failed)
         link = RedisLink(client(own.store, _PATIENCE_S), health)
         self.calls = SharedCalls(RedisCalls(link, own.prefix), ttl_s, metrics.completed)
+        self.ids = SharedIds(RedisIds(link, own.prefix))
         log = RedisLog(link, own.prefix, limits_of(own))
         self.events = SharedEventLog(events, log)
         self._works += [link.run, log.run, self.calls.run]

@@ -28,6 +28,7 @@ from lifecycle_proxy.upstream.pooled_response import HEADER
 _MAX_SEGMENTS: Final = 12  # of a path that may be ids
 # Nothing that is made there can be asked for again.
 _MAKES_NOTHING: Final = ("chat", "messages")
+_CONVERSATIONS: Final = "conversations"  # no hash of a credential
 _CODING: Final = istr("Content-Encoding")
 
 
@@ -44,6 +45,8 @@ class Router:
         self._ids = ids
         # A hash for each request, where nothing depends on it, is left out.
         self._needs_tenant = any(one.passes for one in pool.members.values())
+        if ids.is_shared:
+            pool.on_moved = self._moved
 
     async def route(
         self, request: web.Request, wanted: UpstreamRequest
@@ -79,6 +82,7 @@ class Router:
             choice = await self._pool.choose(facts, wanted.headers, tenant)
             if choice.has_equals and said is not None:
                 conversation = body_facts.conversation_of(scope_of(request.headers), said)
+                await self._recall(conversation)
             if wanted.model_at is not None and choice.only is None:
                 wanted = await body_facts.repeatable(wanted)
         if _CODING in wanted.headers:
@@ -90,6 +94,16 @@ class Router:
             self._pool, exchange, choice, model=model or "", conversation=conversation, made=made
         )
         return routed, wanted
+
+    def _moved(self, conversation: bytes, upstream: str) -> None:
+        self._ids.add(_CONVERSATIONS, conversation.hex(), upstream)
+
+    async def _recall(self, conversation: bytes) -> None:
+        """Learn from other processes where a conversation is that is new here."""
+        if conversation and self._ids.is_shared and not self._pool.place_of(conversation):
+            place = await self._ids.find(_CONVERSATIONS, [conversation.hex()])
+            if place in self._pool.members:
+                self._pool.remember(conversation, place)
 
     def _note(self, request: web.Request, upstream: str, made: str) -> None:
         self._ids.add(tenant_of(request.headers), made, upstream)

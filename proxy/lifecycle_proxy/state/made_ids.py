@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-_PER_TENANT: Final = 2_000
+PER_TENANT: Final = 2_000
 _IN_ALL: Final = 20_000
-_LONGEST_ID: Final = 512
+LONGEST_ID: Final = 512
 
 
 class MadeIds:
@@ -20,9 +20,14 @@ class MadeIds:
     Args:
         per_tenant: how many are kept for one credential.
         in_all: how many are kept.
+
+    Attributes:
+        is_shared: other processes know them, too.
     """
 
-    def __init__(self, per_tenant: int = _PER_TENANT, in_all: int = _IN_ALL) -> None:
+    is_shared = False
+
+    def __init__(self, per_tenant: int = PER_TENANT, in_all: int = _IN_ALL) -> None:
         self._per_tenant = per_tenant
         self._in_all = in_all
         self._size = 0
@@ -36,7 +41,7 @@ class MadeIds:
             made: the id.
             upstream: the name of the one that made it.
         """
-        if not 0 < len(made) <= _LONGEST_ID:
+        if not 0 < len(made) <= LONGEST_ID:
             return
         own = self._tenants.setdefault(tenant, OrderedDict())
         self._tenants.move_to_end(tenant)

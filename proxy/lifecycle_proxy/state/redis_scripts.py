@@ -84,3 +84,16 @@ end
 for i = 1, 2 do redis.call('PEXPIRE', KEYS[i], ARGV[8]) end
 return 1
 """
+
+# KEYS: ids and who made each; their order. ARGV: an id; who made it; the most ids; how long all of
+# them are kept, in seconds. The oldest is forgotten first.
+KEEP_ID: Final = """
+local newest = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], (newest[2] or 0) + 1, ARGV[1])
+if redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[3]) then
+  redis.call('HDEL', KEYS[1], redis.call('ZPOPMIN', KEYS[2])[1])
+end
+for i = 1, 2 do redis.call('EXPIRE', KEYS[i], ARGV[4]) end
+return 1
+"""

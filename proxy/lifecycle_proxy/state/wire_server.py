@@ -1,4 +1,4 @@
-"""The process that holds the store of one machine's workers: their calls and event logs, in memory.
+"""The process that holds the store of one machine's workers: calls, ids, event logs, in memory.
 
 The streams of a worker that is gone are ended at once: its connection ends with it.
 """
@@ -7,11 +7,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from lifecycle_proxy.state.log_delta import LogDelta
+from lifecycle_proxy.state.made_ids import MadeIds
 from lifecycle_proxy.state.memory_event_log import MemoryEventLog
 from lifecycle_proxy.state.memory_table import MemoryTable
 from lifecycle_proxy.state.page_hub import PageHub, PageNews
@@ -28,6 +29,24 @@ _READ_BYTES: Final = 1 << 20
 _request: Final = msgspec.msgpack.Decoder(WireRequest).decode
 
 
+class StoreParts(NamedTuple):
+    """What the workers share.
+
+    Attributes:
+        calls: that wait for their results.
+        ids: and which upstream made each.
+        events: of streams.
+        streams: what writes them.
+        pages: hands on the rows of live pages.
+    """
+
+    calls: MemoryTable
+    ids: MadeIds
+    events: MemoryEventLog
+    streams: ReceivedStreams
+    pages: PageHub
+
+
 class StoreServer:
     """Answers workers.
 
@@ -36,10 +55,8 @@ class StoreServer:
     """
 
     def __init__(self, limits: LogLimits | None = None) -> None:
-        self._calls = MemoryTable()
-        self._log = MemoryEventLog(limits)
-        self._streams = ReceivedStreams(self._log)
-        self._pages = PageHub()
+        self._log = log = MemoryEventLog(limits)
+        self._parts = StoreParts(MemoryTable(), MadeIds(), log, ReceivedStreams(log), PageHub())
         self._server: asyncio.Server | None = None
         self._connections: set[WorkerConnection] = set()
         self.empty = asyncio.Event()
@@ -65,7 +82,7 @@ class StoreServer:
             one.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = WorkerConnection(self._calls, self._log, self._streams, self._pages, writer)
+        connection = WorkerConnection(self._parts, writer)
         self._connections.add(connection)
         self.empty.clear()
         try:
@@ -87,30 +104,22 @@ class WorkerConnection:
     """One worker, and the streams that it writes.
 
     Args:
-        calls: of all workers.
-        events: of all workers.
-        streams: what writes them.
-        pages: hands on the rows of live pages.
+        parts: of all workers.
         writer: to this worker.
     """
 
-    def __init__(
-        self,
-        calls: MemoryTable,
-        events: MemoryEventLog,
-        streams: ReceivedStreams,
-        pages: PageHub,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, parts: StoreParts, writer: asyncio.StreamWriter) -> None:
+        calls, ids, events, self._streams, pages = parts
         self._log = events
         self._pages = pages
-        self._streams = streams
         self._writer = writer
         self._tasks: set[asyncio.Task[None]] = set()
         self._do: dict[str, Operation] = {
             "put": _later(calls.put),
             "look": _later(calls.look),
             "take": _later(calls.take),
+            "keep_id": _later(ids.add),
+            "find_id": ids.find,
             "push": self._push,
             "start": self._start,
             "discard": self._discard,

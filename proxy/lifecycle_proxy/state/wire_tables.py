@@ -45,6 +45,26 @@ class WireCalls:
         return self._link.submit("take", [list(names)], list[bool])
 
 
+class WireIds:
+    """An ``IdTable``.
+
+    Args:
+        link: to the process.
+    """
+
+    def __init__(self, link: WireLink) -> None:
+        self._link = link
+
+    def keep(self, tenant: str, made: str, upstream: str) -> "asyncio.Future[None]":
+        """See ``IdTable``."""
+        kind: Any = None
+        return self._link.submit("keep_id", [tenant, made, upstream], kind)
+
+    def find(self, tenant: str, ids: Sequence[str]) -> "asyncio.Future[str]":
+        """See ``IdTable``."""
+        return self._link.submit("find_id", [tenant, list(ids)], str)
+
+
 class WireLog:
     """A ``LogTable``.
 

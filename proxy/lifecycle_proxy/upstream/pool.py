@@ -39,6 +39,7 @@ class UpstreamPool:
     Attributes:
         members: the upstreams, by name, in order.
         table: the rules.
+        on_moved: called with a conversation and its upstream, where it was not there before.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class UpstreamPool:
         self._first = next(iter(self.members.values()))
         # Where each conversation went, if it could have gone elsewhere.
         self._places: OrderedDict[bytes, str] = OrderedDict()
+        self.on_moved: Callable[[bytes, str], None] | None = None
 
     async def start(self) -> None:
         """See ``UpstreamClient``."""
@@ -191,18 +193,33 @@ class UpstreamPool:
 
         return sorted(group, key=rank)
 
+    def place_of(self, conversation: bytes) -> str:
+        """The upstream that a conversation went to before; "" if that is not known."""
+        return self._places.get(conversation, "")
+
     def went_to(self, conversation: bytes, upstream: str) -> None:
+        """A conversation got an answer.
+
+        Args:
+            conversation: see ``in_order``.
+            upstream: whose answer.
+        """
+        if conversation:
+            if self.on_moved is not None and self.place_of(conversation) != upstream:
+                self.on_moved(conversation, upstream)
+            self.remember(conversation, upstream)
+
+    def remember(self, conversation: bytes, upstream: str) -> None:
         """Remember where a conversation is.
 
         Args:
             conversation: see ``in_order``.
             upstream: a name.
         """
-        if conversation:
-            self._places[conversation] = upstream
-            self._places.move_to_end(conversation)
-            if len(self._places) > _CONVERSATIONS:
-                self._places.popitem(last=False)
+        self._places[conversation] = upstream
+        self._places.move_to_end(conversation)
+        if len(self._places) > _CONVERSATIONS:
+            self._places.popitem(last=False)
 
     def states(self) -> list[dict[str, Any]]:
         """How each upstream is, for ``/-/upstreams``."""
