@@ -29,6 +29,7 @@ CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
 RESPOND_ASYNC: Final = "respond-async"
 _OWN_PREFIX: Final = "x-lifecycle-"
+_OWN_LENGTH: Final = len(_OWN_PREFIX)
 _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
 _NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | _REQUEST_ONLY | _OWN
 
@@ -47,12 +48,13 @@ def first_header(headers: Headers, name: str) -> str:
 def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The request headers to forward."""
     dropped = _with_listed(_NOT_FOR_UPSTREAM, headers)
-    kept: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower not in dropped and not lower.startswith(_OWN_PREFIX):
-            kept.add(name, value)
-    return kept
+    return CIMultiDict(
+        [
+            (name, value)
+            for name, value in headers.items()
+            if (lower := name.lower()) not in dropped and lower[:_OWN_LENGTH] != _OWN_PREFIX
+        ]
+    )
 
 
 def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str) -> None:
@@ -83,11 +85,8 @@ def prefers_async(headers: MultiMapping[str]) -> bool:
 def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The response headers to pass on."""
     dropped = _with_listed(HOP_BY_HOP, headers)
-    kept: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        if name.lower() not in dropped:
-            kept.add(name, value)
-    return kept
+    kept = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+    return CIMultiDict(kept)
 
 
 def _with_listed(names: frozenset[str], headers: Mapping[str, str]) -> frozenset[str]:
