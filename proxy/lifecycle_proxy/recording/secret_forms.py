@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from lifecycle_proxy.core.redact import KEY_PREFIXES
 from lifecycle_proxy.recording import secret_detection
 from lifecycle_proxy.recording.known_secrets import KnownSecrets, Span
+from lifecycle_proxy.recording.repetition import without_repetition
 
 _PLACEHOLDER: Final = re.compile(secret_detection.PLACEHOLDER.pattern.encode())
 # Patterns that the recorder redacts in addition to those that ``scan`` reports, which need a digit.
@@ -52,18 +53,16 @@ def _grouped(words: Iterable[bytes]) -> bytes:
 
 # Without one of these, in lower case, there is none of the forms: a quick no, most of the time. It
 # would take three times as long if they were not grouped.
-_TRIGGERS: Final = re.compile(
-    _grouped(
-        (
-            *(b"sk-", b"sk_", b"pk-", b"pk_", b"rk-", b"rk_", b"hf-", b"hf_", b"xai-", b"xai_"),
-            *(b"ghp", b"gho", b"ghu", b"ghs", b"ghr", b"github_pat", b"glpat", b"nvapi", b"xox"),
-            *(b"akia", b"asia", b"aiza", b"eyj", b"://", b"-----begin", b"bearer", b"basic"),
-            *(b"cookie", b"passw", b"passphrase", b"pwd", b"secret", b"access", b"key", b"token"),
-            *(b"auth", b"credential", b"npm_", b"pypi-", b"_v1_", b"sg.", b"hooks.slack.com"),
-            *(b"sig=", b"signature=", b"code=", b"machine", b"curl"),
-        )
-    )
+_WORDS: Final = (
+    *(b"sk-", b"sk_", b"pk-", b"pk_", b"rk-", b"rk_", b"hf-", b"hf_", b"xai-", b"xai_"),
+    *(b"ghp", b"gho", b"ghu", b"ghs", b"ghr", b"github_pat", b"glpat", b"nvapi", b"xox"),
+    *(b"akia", b"asia", b"aiza", b"eyj", b"://", b"-----begin", b"bearer", b"basic"),
+    *(b"cookie", b"passw", b"passphrase", b"pwd", b"secret", b"access", b"key", b"token"),
+    *(b"auth", b"credential", b"npm_", b"pypi-", b"_v1_", b"sg.", b"hooks.slack.com"),
+    *(b"sig=", b"signature=", b"code=", b"machine", b"curl"),
 )
+_TRIGGERS: Final = re.compile(_grouped(_WORDS))
+_LONGEST_TRIGGER: Final = max(map(len, _WORDS))
 _RUN: Final = re.compile(rb"[A-Za-z0-9+/]{8192,}+")
 _KEPT_BYTES: Final = 2048
 # Behind one of these no secret goes on, but for those that hold one themselves.
@@ -138,7 +137,7 @@ class ExchangeRules:
         return [(0, len(data))] if data else []
 
     def _may_hold(self, data: bytes) -> bool:
-        return bool(_TRIGGERS.search(data.lower())) or self._known.may_occur(data)
+        return _may_have_form(data) or self._known.may_occur(data)
 
     def _found(self, data: bytes) -> list[Span] | None:
         spans = self._known.spans(data)
@@ -151,9 +150,13 @@ class ExchangeRules:
         return spans + [short.span_in_data(span) for span in _by_form(short.data)]
 
 
+def _may_have_form(data: bytes) -> bool:
+    return _TRIGGERS.search(without_repetition(data, _LONGEST_TRIGGER).lower()) is not None
+
+
 def _by_form(data: bytes) -> list[Span]:
     """Where something has the form of a secret, in any order."""
-    if not _TRIGGERS.search(data.lower()):
+    if not _may_have_form(data):
         return []
     spans = [_span(found) for found in _FORM.finditer(data)]
     if b"eyJ" in data:
