@@ -26,7 +26,7 @@ def test_a_word_occurs_in_both_or_in_none(events: list[bytes]) -> None:
     assert [word in left for word in WORDS] == [word in data for word in WORDS]
 
 
-@pytest.mark.parametrize("word", ["token", "sk-", "x"])
+@pytest.mark.parametrize("word", ["token", "sk-", "q"])
 @pytest.mark.parametrize("number", [0, 1, 20, 39])
 def test_one_word_among_many_chunks(word: str, number: int) -> None:
     def chunk(text: str) -> bytes:
