@@ -264,6 +264,8 @@ class ExchangeEncoder:
     def _emit(self) -> None:
         """Write the transfers of which all is known, in their order, all at once."""
         transfers, lines = self._transfers, list[bytes]()
+        if not (transfers and transfers[0].is_clear):
+            return  # after most reads
         read, sent = list[bytes](), list[bytes]()
         self._check()
         while transfers and transfers[0].is_clear:
