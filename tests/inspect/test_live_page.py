@@ -289,6 +289,88 @@ async def test_the_page(upstream: Upstream, proxy: str, tmp_path: Path) -> None:
 
 
 @needs_chromium
+async def test_a_hostile_backend_acts_nowhere(
+    upstream: Upstream, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    """Markup, control characters, bidi and much of it, wherever a text can stand."""
+    long = EVIL + "\x07" + "x" * 1_000_000
+    call = {"id": EVIL, "type": "function", "function": {"name": EVIL, "arguments": EVIL}}
+    native = {"tool": EVIL, "emoji": EVIL, "label": long, "toolCallId": "n", "status": "running"}
+
+    async def script(request: Request, wire: Wire) -> None:
+        kind = f"Content-Type: text/event-stream\r\nX-Evil: {EVIL.rstrip(chr(0x202E))}"
+        await wire.head("200 OK", kind, "Transfer-Encoding: chunked")
+        for piece in (
+            text(EVIL),
+            delta(reasoning_content=EVIL),
+            delta(tool_calls=[{"index": 0, **call}]),
+            f"event: hermes.tool.progress\ndata: {json.dumps(native)}\n\n".encode(),
+            delta(role="tool", tool_call_id=EVIL, content=EVIL),
+            f"event: {EVIL}\ndata: {EVIL}\n\n: {EVIL}\n\n".encode(),
+            b'data: {"error": {"message": %b}}\n\n' % json.dumps(EVIL).encode(),
+            text(long),
+        ):
+            await wire.chunk(piece)
+        wire.close()  # broken off
+
+    upstream.script = script
+    url = (await start_proxy({"lifecycle.label_max": 10_000})).replace("localhost", "127.0.0.1")
+    asked = [{"role": "user", "content": long}]
+    async with a_page(f"{url}/-/") as page:
+        await page.until("document.getElementById('summary').textContent.startsWith('0 open')")
+        evil = EVIL.rstrip("\u202e")
+        await chat(url, f"X-Evil: {evil}", f"User-Agent: {evil}", model=long, messages=asked)
+        await page.until("document.querySelector('#rows tr.bad') !== null")
+        await page.run("document.querySelector('#rows tr').click()")
+        await page.until("document.querySelectorAll('#frames tr').length > 3")
+        for side in ("upstream", "client"):
+            await page.run(f"document.querySelector('input[value={side}]').click()")
+            for row in range(await page.run("document.querySelectorAll('#frames tr').length")):
+                await page.run(f"document.querySelectorAll('#frames tr')[{row}].click()")
+        await page.run("for (const one of document.querySelectorAll('details')) one.open = true")
+        shown = await page.run("document.body.innerText")
+        assert "<img src=x" in shown
+        assert "\\u202e" in shown
+        assert "\u202e" not in shown
+        assert len(shown) < 5_000_000
+        assert await page.run("document.querySelectorAll('#live img, #exchange img').length") == 0
+        await page.resize(360, 800)
+        assert await page.run(WIDER) == []
+        saved = await get(
+            url, f"/-/page/exchanges/{await page.run('location.hash.slice(1)')}.jsonl"
+        )
+        (tmp_path / "evil.jsonl").write_bytes(saved.body)
+        await page.choose("#file", tmp_path / "evil.jsonl")
+        await page.until("document.querySelectorAll('#list tr').length === 1")
+        assert await page.run("document.title") == "lifecycle-proxy"
+        assert page.dialogs == 0
+        assert errors(page) == []
+
+
+@needs_chromium
+async def test_finished_ones_are_bounded_in_the_browser(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    async def script(request: Request, wire: Wire) -> None:
+        await wire.answer(b"{}", "200 OK", "Content-Type: application/json")
+
+    upstream.script = script
+    url = (await start_proxy({"server.access_log": False})).replace("localhost", "127.0.0.1")
+    async with a_page(f"{url}/-/") as page:
+        await page.until("document.getElementById('summary').textContent.startsWith('0 open')")
+        async with Client(url) as client:
+            for _ in range(1500):
+                await client.send("GET", "/v1/models")
+                await (await client.head()).read()
+        await page.until(
+            "document.getElementById('summary').textContent === '0 open, 200 finished'"
+        )
+        assert await page.run("document.querySelectorAll('#rows tr').length") == 100
+        assert await page.run("document.getElementsByTagName('*').length") < 3000
+        assert errors(page) == []
+
+
+@needs_chromium
 async def test_a_stream_is_ended_by_the_keyboard_once_that_is_confirmed(
     upstream: Upstream, proxy: str
 ) -> None:
