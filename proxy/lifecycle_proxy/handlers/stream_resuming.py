@@ -90,11 +90,11 @@ class Resuming:
         Raises:
             ProxyError: ``bad_request``; ``idempotency_conflict``: the key is another request's.
         """
-        if prefers_async(request.headers):
-            return None  # it is answered with a URL, not with a stream
         resume_s = _seconds(request.headers.get(HEADER), self._resume_s)
         if not (resume_s and self._is_on and asked.stream and isinstance(asked.original, bytes)):
             return None
+        if prefers_async(request.headers):
+            return None  # it is answered with a URL, not with a stream
         exchange, owner = request[EXCHANGE], owner_of(request.headers)
         fingerprint = _fingerprint(request, asked.original)
         key = request.headers.get(_KEY_HEADER, "").strip()

@@ -223,11 +223,11 @@ class MemoryEventLog:
 
     async def read(self, key: StreamKey, after: int, wait_s: float) -> Page:
         """See ``EventLog``."""
-        events = self._stream(key).events
+        stream = self._stream(key)
+        events = stream.events
         if after == events.last and events.done is None and wait_s > 0:
-            await events.wait(wait_s)
-            events = self._stream(key).events
-        return events.page(after)
+            await stream.wait(wait_s)
+        return self._stream(key).events.page(after)
 
     async def read_bytes(self, key: StreamKey, offset: int, wait_s: float) -> BytesPage:
         """See ``EventLog``."""

@@ -68,11 +68,6 @@ class KeptEvents:
     def first(self) -> int:
         return self.last - len(self) + 1
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody has waited for the next one."""
-        return self._changed is not None
-
     def append(self, type_: EventType, data: Fields, at: float, offset: int) -> None:
         """Add one.
 

@@ -5,6 +5,7 @@ their events then. They are made when somebody looks at them.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
@@ -15,13 +16,16 @@ from lifecycle_proxy.state.log_shares import Measure
 from lifecycle_proxy.state.memory_stream import NO_BYTES, KeptBytes, KeptEvents
 from lifecycle_proxy.state.stream_records import BytesEnd, BytesHead, EventData, StreamKey
 
-# What is put aside is not counted, so it is little: so many events, and so many characters in them.
-_MAX_ASIDE: Final = 16
-_MAX_LENGTH: Final = 2_000
+# What is put aside is not counted, so it is little: characters, of which each event takes some.
+_ROOM: Final = 4_000
+_EACH: Final = 250
+# These events have no text of any length.
+_SHORT: Final = frozenset({"usage", FINAL_TYPE, "llm_failover"})
 
 
 class _Log(Protocol):
-    def now(self) -> float: ...
+    @property
+    def now(self) -> Callable[[], float]: ...
     def count(self, stream: "MemoryStream", measure: Measure, size: int) -> None: ...
     def ended(self, stream: "MemoryStream") -> None: ...
     def make_room(self, stream: "MemoryStream") -> None: ...
@@ -40,20 +44,21 @@ class MemoryStream:
     """
 
     __slots__ = (
-        *("_aside", "_before", "_events", "_is_kept", "_key", "_length", "_log"),
+        *("_aside", "_before", "_budget", "_events", "_is_kept", "_key", "_log", "_now", "_room"),
         *("is_done", "kept", "read_at", "readers", "started_at"),
     )
 
     def __init__(self, log: _Log, key: StreamKey, *, is_resumable: bool, before: int = 0) -> None:
         self._log = log
+        self._now = log.now
         self._before = before
         self._key = key
         self._is_kept = True
         self._aside: list[tuple[EventType, EventData, float, int]] = []
-        self._length = 0  # of what is put aside
+        self._budget = self._room = _ROOM  # for what is put aside; none where somebody waits
         self._events: KeptEvents | None = None
         self.is_done = False
-        self.started_at = log.now()
+        self.started_at = self._now()
         self.readers = 0  # that wait for bytes
         self.read_at = -math.inf
         self.kept = KeptBytes(partial(log.count, self, "bytes")) if is_resumable else NO_BYTES
@@ -70,7 +75,7 @@ class MemoryStream:
             count = partial(self._log.count, self, "events")
             events = self._events = KeptEvents(count, self._before)
         if self._aside:
-            aside, self._aside, self._length = self._aside, [], 0
+            aside, self._aside, self._room = self._aside, [], self._budget
             for type_, data, at, offset in aside:
                 if isinstance(data, ToolRunning | ToolCompleted):
                     data = tool_fields(data)  # noqa: PLW2901
@@ -90,17 +95,20 @@ class MemoryStream:
 
     def append(self, type_: EventType, data: EventData) -> None:
         """See ``LogWriter``."""
-        if not self._is_kept or self.is_done:
+        if self.is_done:
             return
-        aside = self._aside
-        aside.append((type_, data, self._log.now(), self.kept.total))
-        self._length += _length(data)
+        self._aside.append((type_, data, self._now(), self.kept.total))
         if type_ == FINAL_TYPE:
             self.is_done = True
             self._log.ended(self)
-        is_awaited = self._events is not None and self._events.is_awaited
-        if is_awaited or len(aside) >= _MAX_ASIDE or self._length > _MAX_LENGTH:
+        self._room -= _EACH if type_ in _SHORT else _EACH + _length(data)
+        if self._room < 0:
             _ = self.events  # makes them
+
+    async def wait(self, wait_s: float) -> None:
+        """Until there is a new event, or the time is over. From now on none is put aside."""
+        self._budget = self._room = -1
+        await self.events.wait(wait_s)
 
     def begin_bytes(self, head: BytesHead) -> None:
         """See ``LogWriter``."""
@@ -139,7 +147,7 @@ class MemoryStream:
 
     def clear(self) -> None:
         """Nothing of it is kept any more."""
-        self._is_kept = False
+        self._is_kept, self.is_done = False, True
         self._aside.clear()
         if self._events is not None:
             self._events.clear()
@@ -152,4 +160,4 @@ def _length(data: EventData) -> int:
         return len(data.id) + len(data.tool) + len(data.label) + len(data.arguments)
     if isinstance(data, ToolCompleted):
         return len(data.id) + len(data.tool) + len(data.label) + len(data.output or "")
-    return sum(len(data.get(name, "")) for name in ("text", "delta", "model"))
+    return len(data.get("text") or data.get("delta") or data.get("model") or "")

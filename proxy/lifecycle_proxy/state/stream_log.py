@@ -65,9 +65,11 @@ class StreamLog(Listener):
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         for event in events:
-            is_running = isinstance(event, ToolRunning)
-            self._calls += is_running
-            self._writer.append("tool.running" if is_running else "tool.completed", event)
+            if type(event) is ToolRunning:
+                self._calls += 1
+                self._writer.append("tool.running", event)
+            else:
+                self._writer.append("tool.completed", event)
 
     def on_end(self, exchange: Exchange) -> None:
         if usage := usage_fields(exchange.counts.usage):
