@@ -286,6 +286,11 @@ async def _big(server: HermesServer, run: HermesRun, rest: str) -> None:
     run.events.put_nowait(b'data: {"event": "x", "y": "' + b"x" * int(rest) + b'"}\n\n')
 
 
+async def _tiny(server: HermesServer, run: HermesRun, rest: str) -> None:
+    """N events that say next to nothing, in one write."""
+    run.events.put_nowait(b'data: {"event":"message.delta","delta":"x"}\n\n' * int(rest))
+
+
 async def _flood(server: HermesServer, run: HermesRun, rest: str) -> None:
     for _ in range(int(rest)):
         run.say("message.delta", delta="x" * 1000)
@@ -325,6 +330,7 @@ _STEPS: Final[dict[str, Step]] = {
     "elsewhere": _elsewhere,
     "raw": _raw,
     "big": _big,
+    "tiny": _tiny,
     "flood": _flood,
     "die": _die,
     "end": _end,

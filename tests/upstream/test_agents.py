@@ -700,3 +700,28 @@ async def test_a_start_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None
         await gone(process.pid)
         if started.exists() and (text := started.read_text("utf-8")):
             await gone(int(text))
+
+
+async def test_an_agent_behind_a_proxy_of_its_own(start_proxy: StartProxy, tmp_path: Path) -> None:
+    """As docs/agents.md says for several workers: the other one shows and asks the same."""
+    ran = tmp_path / "ran"
+    inner = await start_proxy(
+        {
+            **settings(env={"EXECUTED": str(ran)}),
+            "server.public_url": "http://agents.example",
+        }
+    )
+    outer = await start_proxy({"upstream.url": f"{inner}/v1"})
+    async with Client(outer) as client:
+        answer = await client.chat(messages=says("who\nask c1 bash ls\nsay Done."))
+        await answer.until(b"needs your permission")
+        assert b"http://agents.example/-/approvals/" in answer.body
+        token = str(re.findall(rb"/-/approvals/([0-9a-f]{32})", answer.body)[0], "ascii")
+        body = b'{"decision": "once"}'
+        done = await ask(inner, "POST", f"/-/approvals/{token}", JSON, body=body)
+        assert done.status == 200
+        await answer.read()
+    assert pairs(answer) == [("c1", "bash", "running", False), ("c1", "bash", "completed", False)]
+    assert ran.read_text("utf-8") == "ls\n"
+    again = await say(outer, "who\nask c1 bash ls\nsay Done.", content(answer), "who")
+    assert "prompts=2" in content(again)

@@ -14,6 +14,7 @@ from lifecycle_proxy.config import model
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, ask, chat
 from tests.hermes_server import KEY, HermesServer
+from tests.loop_watch import watched_proxy
 from tests.upstream.test_agents import chunks, content, pairs, says
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -418,6 +419,17 @@ async def test_a_flood_and_a_slow_client(start_proxy: StartProxy, hermes: Hermes
         await asyncio.sleep(0.3)
         await answer.read()
     assert content(answer) == "x" * 5_000_000 + "Done."
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("size", [0, 3 << 20])
+async def test_nothing_holds_the_loop(hermes: HermesServer, size: int) -> None:
+    """A long conversation, and a hundred thousand events at once."""
+    own = {key.replace(".", "__"): value for key, value in settings(hermes).items()}
+    with watched_proxy(**own) as (url, watch):
+        answer = await say(url, "a " * size or "hello", "b", "tiny 100000\nsay Done.")
+        assert content(answer) == "x" * 100_000 + "Done."
+        assert watch.longest_s < 0.05
 
 
 @pytest.mark.parametrize(

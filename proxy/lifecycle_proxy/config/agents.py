@@ -60,7 +60,10 @@ def problems(own: AgentSettings, table: str, workers: int) -> Found:
     """
     if own.is_agent and workers > 1:
         key = "agent" if own.agent else "hermes_runs"
-        text = "an agent's sessions live in one process; set server.workers to 1"
+        text = (
+            "an agent's sessions live in one process; set server.workers to 1, or run a second "
+            "proxy for the agent and write its url here: docs/agents.md"
+        )
         yield f"{table}.{key}", text
     if not own.agent:
         return
