@@ -80,13 +80,11 @@ def main(tools: str) -> None:
 
 
 def _sbom(tool: Path, to: Path, wanted: str) -> None:
-    """The locked dependencies, without the address of the index that was asked."""
+    """The locked dependencies, and their hashes."""
     options = ("--output-reproducible", "--pyproject", ROOT / "pyproject.toml", "-o", to)
     _run(tool, "requirements", *options, ROOT / "locks" / "run.txt")
     found = json.loads(to.read_text("utf-8"))
     found["metadata"]["component"]["version"] = wanted  # dynamic in pyproject.toml
-    for part in found["components"]:
-        part.pop("externalReferences", None)
     to.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     print(f"{to.name}: {len(found['components'])} components")
 
