@@ -282,9 +282,16 @@ async def test_ids_go_back_to_the_upstream_that_made_them(start_proxy: StartProx
         assert made.json()["id"] == "resp_cloud"
         for target in ("/v1/responses/resp_cloud", "/v1/responses/resp_cloud/input_items"):
             assert (await ask(url, "GET", target, key)).json()["by"] == "cloud"
-        body = b'{"previous_response_id":"resp_cloud","input":"hi"}'
-        answer = await ask(url, "POST", "/v1/responses", JSON, key, body=body)
-        assert answer.json()["by"] == "cloud"
+        for named in (
+            b'"previous_response_id":"resp_cloud"',
+            b'"conversation":{"id":"resp_cloud"}',
+        ):
+            body = b'{%b,"input":"hi"}' % named
+            answer = await ask(url, "POST", "/v1/responses", JSON, key, body=body)
+            assert answer.json()["by"] == "cloud"
+        for odd in (b'"conversation":{"id":5}', b'"conversation":{}', b'"file_id":["resp_cloud"]'):
+            answer = await ask(url, "POST", "/v1/responses", JSON, key, body=b"{%b}" % odd)
+            assert answer.json()["by"] == "local"
         # Another user's id decides nothing, nor does one that nobody made.
         other = "Authorization: Bearer b"
         assert (await ask(url, "GET", "/v1/responses/resp_cloud", other)).json()["by"] == "local"
