@@ -503,3 +503,10 @@ def test_runs_need_one_worker() -> None:
     flags = {"server.workers": 2, "upstream.hermes_runs": True}
     with pytest.raises(model.ConfigError, match=r"upstream\.hermes_runs: .*server\.workers to 1"):
         model.load(environ={}, flags=flags)
+
+
+async def test_the_server_is_probed(start_proxy: StartProxy, hermes: HermesServer) -> None:
+    url = await start_proxy(settings(hermes))
+    assert (await ask(url, "GET", "/-/ready")).status == 200
+    away = await start_proxy({**settings(hermes), "upstream.url": "http://127.0.0.1:9/v1"})
+    assert (await ask(away, "GET", "/-/ready")).status == 503
