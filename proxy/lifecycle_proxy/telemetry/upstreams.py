@@ -15,7 +15,8 @@ class UpstreamMetrics:
 
     def __init__(self, make: MetricFactory, bounds: tuple[float, ...]) -> None:
         text = "Exchanges that are over, by the upstream that answered, or failed last"
-        self._requests = make.counter("upstream_requests_total", text, "upstream", "status")
+        requests = make.counter("upstream_requests_total", text, "upstream", "status")
+        self._requests = make.sums(requests)
         text = "As first_byte_seconds, by the upstream that answered"
         self._first_byte = make.histogram("upstream_first_byte_seconds", text, bounds, "upstream")
         text = "Requests that went on to the next target, by the upstream that failed"
@@ -25,7 +26,7 @@ class UpstreamMetrics:
         """Count an exchange that has ended."""
         if not exchange.upstream:
             return
-        self._requests[exchange.upstream, exchange.status or "none"].inc()
+        self._requests[exchange.upstream, exchange.status or "none"] += 1
         if exchange.first_byte is not None:
             wait_s = exchange.first_byte - exchange.started
             self._first_byte.observe((exchange.upstream,), wait_s)
