@@ -4,10 +4,12 @@ Those that are not the one of this environment are installed into pytest's cache
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ from tests.fakes import DONE, Request, Upstream, Wire, delta, text, tool_call
 VERSIONS: Final = ("1.109.1", "2.16.0", "installed")
 _INSTALL_S: Final = 180
 _SCRIPT: Final = Path(__file__).with_name("old_sdk.py")
+
+pytestmark = pytest.mark.unmeasured
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -34,18 +38,20 @@ def sdk(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def _install(package: str, place: Path) -> None:
-    half = place.with_name(f"{place.name}-half")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    try:
-        subprocess.run(
-            [*pip, "--upgrade", "--target", str(half), package],
-            check=True,
-            capture_output=True,
-            timeout=_INSTALL_S,
-        )
-    except (subprocess.SubprocessError, OSError) as failure:
-        pytest.skip(f"{package} cannot be installed here: {failure}")
-    half.rename(place)
+    with tempfile.TemporaryDirectory(dir=place.parent) as half:
+        try:
+            subprocess.run(
+                [*pip, "--no-compile", "--upgrade", "--target", half, package],
+                check=True,
+                capture_output=True,
+                timeout=_INSTALL_S,
+            )
+        except (subprocess.SubprocessError, OSError) as failure:
+            pytest.skip(f"{package} cannot be installed here: {failure}")
+        with contextlib.suppress(OSError):  # another process was faster
+            Path(half).rename(place)
+            Path(half).mkdir()  # for the end of this block
 
 
 async def read(environment: dict[str, str], base_url: str) -> Any:
