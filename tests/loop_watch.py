@@ -53,7 +53,8 @@ def watched_proxy(**settings: Any) -> Iterator[tuple[str, Watch]]:
     """
     flags = {"server.listen": "127.0.0.1:0", "server.drain_timeout_s": 0}
     flags |= {key.replace("__", "."): value for key, value in settings.items()}
-    with _garbage_of_others_left_alone(), background_loop() as loop:
+    _leave_the_garbage_of_others_alone()
+    with background_loop() as loop:
         runner, url = loop.run(serve.start(config.load(environ={}, flags=flags)))
         loop.run(_untraced())
         watch = Watch()
@@ -65,14 +66,10 @@ def watched_proxy(**settings: Any) -> Iterator[tuple[str, Watch]]:
             loop.run(serve.stop(runner, 0))
 
 
-@contextmanager
-def _garbage_of_others_left_alone() -> Iterator[None]:
-    """A full collection would walk all that a whole test run holds, in whatever thread it comes."""
+def _leave_the_garbage_of_others_alone() -> None:
+    """A full collection would walk what earlier tests left, in whatever thread it comes."""
+    gc.collect()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 async def _task(watch: Watch) -> "asyncio.Task[None]":

@@ -37,6 +37,8 @@ _UNPLAIN = (
     r"|\bis no (HTTP|JSON|UTF-8)\b|\bembraces\b|\bunasked\b|passe[sd]? over\b"
 )
 
+pytestmark = pytest.mark.unmeasured
+
 
 def _read(page: Path) -> str:
     return page.read_text(encoding="utf-8")

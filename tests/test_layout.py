@@ -49,6 +49,8 @@ _PURE: Final = frozenset(
 _LONGEST_FUNCTION: Final = 45
 _LONGEST_MODULE: Final = 300
 
+pytestmark = pytest.mark.unmeasured
+
 
 def modules() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))

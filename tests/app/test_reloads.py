@@ -211,6 +211,7 @@ async def said(process: "subprocess.Popen[str]", text: str, times: int = 1) -> N
             assert line, "the log has ended"
 
 
+@pytest.mark.unmeasured
 @PROCESSES
 @pytest.mark.parametrize("count", [1, 2])
 async def test_the_signal_reaches_all_workers(tmp_path: Path, count: int) -> None:

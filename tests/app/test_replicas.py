@@ -35,6 +35,7 @@ from tests.redis_server import RedisServer, redis_server
 from tests.server.test_life import lives, until
 
 __all__ = ("redis_server",)
+pytestmark = pytest.mark.unmeasured
 
 SPAN: Final = {"LIFECYCLE_PROXY_LIFECYCLE__SPAN": "execution"}
 

@@ -24,11 +24,13 @@ def test_serve_says_where_it_listens_and_where_it_forwards_to() -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.unmeasured
 async def test_serve_forwards(upstream: Upstream) -> None:
     with serving(*LISTEN, "--upstream", f"{upstream.origin}/v1") as (_, url, _base):
         assert (await ask(url, "GET", "/v1/models")).json() == {"ok": True}
 
 
+@pytest.mark.unmeasured
 def test_serve_reads_file_environment_and_flags(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[server]\nlisten = "127.0.0.1:0"\n[upstream]\nurl = "http://file/v1"')

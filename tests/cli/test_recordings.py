@@ -507,6 +507,7 @@ def test_one_cassette_and_several_workers(tmp_path: Path) -> None:
     assert "is one file, for 2 workers; name a folder, or set workers to 1" in done.stderr
 
 
+@pytest.mark.unmeasured
 async def test_faults_are_refused_unless_they_are_allowed(
     upstream: Upstream, tmp_path: Path
 ) -> None:

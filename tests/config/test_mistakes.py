@@ -345,6 +345,7 @@ def test_each_mistake_has_one_plain_sentence(
     assert err.splitlines() == [f"lifecycle-proxy: FILE: {line}" for line in lines.splitlines()]
 
 
+@pytest.mark.unmeasured
 def test_serve_says_the_same(file: Path) -> None:
     file.write_text("[server]\nlisten = 5\nworkers = 0\n[upstream]\nurll = 'x'")
     assert run("serve", "--config", str(file)).stderr == run("check-config", str(file)).stderr

@@ -45,6 +45,7 @@ def compared(node: ast.AST) -> set[object]:
     return {operand.value for operand in flat if isinstance(operand, ast.Constant)}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "path", [*ROOT.rglob("*.py")], ids=lambda path: str(path.relative_to(ROOT))
 )

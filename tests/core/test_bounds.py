@@ -127,6 +127,7 @@ def _played(pieces: list[bytes], dialect: str, span: str) -> None:
     pipeline.eof(2.0)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize(
     ("dialect", "span"), [("chunk", "call"), ("openwebui", "execution"), ("quote", "call")]
@@ -162,6 +163,7 @@ def _blocks(size: int) -> list[bytes]:
     return [*begun, *[paused, sse({"type": "message_start", "message": {}})] * size]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("api", "pieces"), [("responses", _hosted_items), ("messages", _blocks)])
 def test_the_work_on_other_apis_grows_as_the_stream(api: str, pieces: Pieces) -> None:
     def work(given: list[bytes]) -> None:
@@ -339,6 +341,7 @@ def test_large_json_is_decoded_strictly() -> None:
         loads(json.dumps(large).encode().replace(b"x", b"\xff", 1))
 
 
+@pytest.mark.unmeasured
 def test_looking_for_secrets_takes_a_time_that_grows_with_the_text() -> None:
     assert_linear(lambda size: "a" * size + " ", redact, 4_000)
 
@@ -360,6 +363,7 @@ def _with_escaped_marks(size: int) -> bytes:
     return b'{"messages": ["' + rb"\\u2063\\u2063\\u00e4 \\u2063\\n" * size + b'"]}'
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("body", [_with_cards, _with_marks, _with_escaped_marks])
 def test_cleaning_a_request_takes_a_time_that_grows_with_its_size(
     body: Callable[[int], bytes],

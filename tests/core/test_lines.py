@@ -187,6 +187,7 @@ def test_what_is_not_ours_stays_to_the_byte(text: str) -> None:
             assert without_lines(body) is body
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "label",
     [

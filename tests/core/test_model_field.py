@@ -156,6 +156,7 @@ def test_a_name_that_is_no_utf8_is_still_text() -> None:
     assert replaced(b'{"model":"a"}', [(9, 12)], "\ud800") == b'{"model":"?"}'
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "part",
     [b"[[],[]],", b'"\\"\\"\\"",', b"1,", b'"a",', b'{"a":"b"},', b"      ", b"\\\\\\\\"],

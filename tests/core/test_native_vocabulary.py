@@ -116,6 +116,7 @@ def _unspaced(data: bytes) -> bytes:
     return re.sub(rb"^(: hermes[^\n]*\n)\n", rb"\1", data, flags=re.MULTILINE)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
@@ -123,6 +124,7 @@ def test_other_events_pass_and_change_nothing(event: bytes, context: str, name: 
     assert_untouched(event, context, name)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", SEGMENTATIONS)
 @pytest.mark.parametrize("context", ["nothing open", "a call open", "a call held"])
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
@@ -135,6 +137,7 @@ def test_other_events_pass_in_their_place(
     assert played.told == play(before + after).told
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 @pytest.mark.parametrize("context", [c for c in CONTEXTS if c != "before the first call"])
 def test_a_request_for_approval_passes_and_changes_nothing(context: str, name: str) -> None:
@@ -174,6 +177,7 @@ def test_other_events_pass_with_any_line_end(line_end: str, name: str) -> None:
         )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 @pytest.mark.parametrize("before", [text(), HEAD], ids=["nothing open", "a call open"])
 @pytest.mark.parametrize("missing", [1, 2, 5, 40])
@@ -183,6 +187,7 @@ def test_an_unfinished_last_event_passes(missing: int, before: bytes, name: str)
         assert event in sent(before + event, sizes, DIALECTS[name])
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", SEGMENTATIONS)
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 @pytest.mark.parametrize(
@@ -210,6 +215,7 @@ def test_events_that_end_or_begin_a_call_pass_too(
 NATIVE = text() + RUN + END + text() + DONE
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", SEGMENTATIONS)
 @pytest.mark.parametrize("name", PASSING)
 @pytest.mark.parametrize(
@@ -305,6 +311,7 @@ def test_strip_takes_nothing_from_an_event_that_has_begun_to_pass() -> None:
     assert b"".join(data) == text() + large + DONE
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("translate", [True, False])
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_the_output_does_not_depend_on_the_segmentation(name: str, translate: bool) -> None:

@@ -285,6 +285,7 @@ def _hostile(size: int) -> bytes:
     return status + b"data: " + b'"\\u0065v' * (size // 8) + b"\n\n" + lines + b"\n"
 
 
+@pytest.mark.unmeasured
 def test_the_time_grows_with_the_bytes() -> None:
     assert_linear(_hostile, passed, 50_000)
 

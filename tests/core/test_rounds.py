@@ -94,6 +94,7 @@ def test_of_several_answers_one_finish_is_left_at_the_end(
     assert played.told == play(body, sizes).told
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", _SIZES)
 @pytest.mark.parametrize("path", _CORPUS, ids=lambda path: path.stem)
 def test_a_stream_of_one_answer_is_the_same_to_the_byte(path: Path, sizes: tuple[int, ...]) -> None:
@@ -336,6 +337,13 @@ def test_only_so_much_is_kept_back() -> None:
     assert pipeline.feed(STOP + usage, 0.0).data == b""
     assert pipeline.feed(ROLE, 0.0).data == STOP + usage + ROLE
     assert pipeline.feed(TWO, 0.0).data == TWO
+
+
+def test_only_so_many_finishes_are_kept_back() -> None:
+    stops = [finish("stop", choice=number) for number in range(65)]
+    pipeline = make(DIALECTS["off"], merge_rounds=True)
+    assert pipeline.feed(b"".join(stops[:-1]), 0.0).data == b""
+    assert pipeline.feed(stops[-1], 0.0).data == b"".join(stops)
 
 
 def test_what_is_kept_back_is_counted_anew_when_it_is_written() -> None:

@@ -62,6 +62,7 @@ def test_one_read_may_become_32_mb() -> None:
     assert len(Decompressor().feed(gzip.compress(bytes(32 << 20)))) == 32 << 20
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "member",
     [zlib.compress(b""), gzip.compress(b""), gzip.compress(b"x" * 100)],

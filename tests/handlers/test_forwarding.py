@@ -413,6 +413,7 @@ async def test_a_compressed_body_is_forwarded_as_it_is(upstream: Upstream, proxy
         assert request.body == packed
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("target", [CHAT, "/v1/files"])
 async def test_a_body_of_50_mb_is_forwarded_unchanged(
     upstream: Upstream, proxy: str, target: str

@@ -18,6 +18,7 @@ from tests.fakes import DONE, JSON, Request, Upstream, Wire, delta, text
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
+    pytest.mark.unmeasured,
     pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
 ]
 

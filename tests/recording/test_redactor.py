@@ -149,6 +149,7 @@ def cuts(body: bytes) -> Iterator[list[bytes]]:
 # --- forms ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("whole", "secret"), [*SECRETS, *IN_PARTS])
 def test_a_form_is_known_however_it_is_cut(whole: str, secret: str) -> None:
     own = Redaction().exchange(())
@@ -160,6 +161,7 @@ def test_a_form_is_known_however_it_is_cut(whole: str, secret: str) -> None:
         assert [key for key, _, _ in out] == list(range(len(parts)))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("innocent", INNOCENT)
 def test_innocent_text_stays_however_it_is_cut(innocent: str) -> None:
     own = Redaction().exchange((("Authorization", "Bearer undefined"), ("Cookie", "l=javascript")))
@@ -586,10 +588,10 @@ def test_trees() -> None:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def cost(work: Callable[[], object]) -> float:
-    """Processor seconds of the fastest of three runs."""
+def cost(work: Callable[[], object], runs: int = 3) -> float:
+    """Processor seconds of the fastest run."""
     seconds = []
-    for _ in range(3):
+    for _ in range(runs):
         start = time.thread_time()
         work()
         seconds.append(time.thread_time() - start)
@@ -628,6 +630,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("run", RUNS)
 def test_the_time_grows_as_the_size_does(run: str) -> None:
     """Of a recorded body, of a scanned text, and of a label: not a hundred times for ten times."""
@@ -638,10 +641,12 @@ def test_the_time_grows_as_the_size_does(run: str) -> None:
         list(find_secrets(text))
         redact(text)
 
-    seconds = [cost(partial(look, (run * size)[:size])) for size in (40_000, 400_000)]
+    small, large = (partial(look, (run * size)[:size]) for size in (40_000, 400_000))
+    seconds = cost(small), cost(large, runs=1)
     assert seconds[1] <= 60 * max(seconds[0], 0.002), seconds
 
 
+@pytest.mark.unmeasured
 def test_the_time_does_not_grow_with_the_number_of_credentials() -> None:
     body = json.dumps({"content": "key vvvv cccc v1 v2 v3 " * 4000}).encode()
     few, many = (Redaction().exchange(cookie(number)) for number in (5, 3500))

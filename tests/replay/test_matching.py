@@ -247,6 +247,7 @@ MISSED = [
 ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("text", MISSED)
 def test_a_miss_takes_milliseconds_whatever_the_body_holds(text: str) -> None:
     recorded = [exchange(asked(said(f"{number}{text}")), name=str(number)) for number in range(20)]

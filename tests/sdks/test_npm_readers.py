@@ -17,6 +17,8 @@ from tests.core.vocabularies.legal import Plan, plans, read, streams
 from tests.core.vocabularies.test_bytes import ROWS
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, tool_call
 
+pytestmark = pytest.mark.unmeasured
+
 _PACKAGES: Final = ("@ag-ui/client@1.0.0", "ai@6.0.326", "rxjs@7.8.2")
 _SCRIPT: Final = Path(__file__).with_name("readers.mjs")
 Reader = Callable[[str, bytes], Any]

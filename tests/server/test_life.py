@@ -94,6 +94,7 @@ async def requests_total(url: str) -> float:
     return float(found)
 
 
+@pytest.mark.unmeasured
 async def test_workers_share_the_port_and_their_numbers_are_summed(upstream: Upstream) -> None:
     with serving(*LISTEN, *WORKERS, "--upstream", upstream.origin) as (process, url, _):
         assert len(workers(process)) == 2
@@ -128,6 +129,7 @@ async def test_a_killed_worker_is_replaced(upstream: Upstream) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.unmeasured
 async def test_a_killed_workers_open_exchanges_are_forgotten(upstream: Upstream) -> None:
     upstream.script = stuck_tool
     with serving(*LISTEN, *WORKERS, "--upstream", upstream.origin) as (process, url, _):
@@ -143,6 +145,7 @@ async def test_a_killed_workers_open_exchanges_are_forgotten(upstream: Upstream)
         assert re.findall(r'exchanges_open\{route="chat"\} (\S+)', told) in ([], ["0.0"])
 
 
+@pytest.mark.unmeasured
 async def test_workers_end_with_their_supervisor(upstream: Upstream) -> None:
     with serving(*LISTEN, *WORKERS, "--upstream", upstream.origin) as (process, url, _):
         left = workers(process)
@@ -205,6 +208,7 @@ def test_a_port_that_is_taken_is_a_failure(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("arguments", [(), WORKERS])
 def test_a_port_that_another_proxy_with_workers_has_is_taken(arguments: tuple[str, ...]) -> None:
     with serving(*LISTEN, *WORKERS) as (_, url, _base), sharing(url, *arguments) as second:
@@ -355,6 +359,7 @@ async def test_it_listens_on_a_unix_socket(
     assert left(short_path.parent) == []
 
 
+@pytest.mark.unmeasured
 async def test_a_dead_socket_file_is_replaced(upstream: Upstream, short_path: Path) -> None:
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
         dead.bind(str(short_path))
@@ -366,6 +371,7 @@ async def test_a_dead_socket_file_is_replaced(upstream: Upstream, short_path: Pa
         assert (await ask(url, "GET", "/v1/models")).status == 200
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("arguments", [(), WORKERS])
 async def test_a_socket_that_somebody_listens_on_is_left_alone(
     upstream: Upstream, short_path: Path, arguments: tuple[str, ...]

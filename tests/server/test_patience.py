@@ -79,6 +79,7 @@ async def test_what_stands_beside_a_chunked_body_is_limited(
         await client.wire.left()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.skipif(not Path("/proc").exists(), reason="memory is read from /proc")
 async def test_unfinished_headers_take_little_memory() -> None:
     with serving(*LISTEN) as (process, url, _):

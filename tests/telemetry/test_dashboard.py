@@ -34,9 +34,12 @@ PROMETHEUS: Final = shutil.which("prometheus")
 _PATIENCE_S: Final = 60
 _TRIES: Final = 200
 
-pytestmark = pytest.mark.skipif(
-    PROMETHEUS is None, reason="prometheus is not installed: apt-get install prometheus"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        PROMETHEUS is None, reason="prometheus is not installed: apt-get install prometheus"
+    ),
+    pytest.mark.unmeasured,
+]
 
 
 def queries() -> list[tuple[str, str]]:

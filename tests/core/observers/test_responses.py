@@ -428,6 +428,7 @@ def piece(part: str, event_: str, **fields: Any) -> bytes:
     return event(f"response.{part}.{event_}", **place | fields)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", [WHOLE, (50,), BYTEWISE])
 @pytest.mark.parametrize(
     ("kind", "part", "key", "whole"),
