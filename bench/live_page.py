@@ -59,7 +59,8 @@ def _script(number: int) -> list[bytes]:
 
 async def _upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     number = 0
-    with suppress(ConnectionError, asyncio.IncompleteReadError):
+    # Cancelled at the end: asyncio would log it as a failure.
+    with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split()[0])
