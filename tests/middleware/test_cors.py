@@ -438,3 +438,15 @@ async def test_without_origins_nothing_of_ours_is_marked(upstream: Upstream, pro
     ):
         assert cors(answer) == {}
         assert "Vary" not in answer.headers
+
+
+async def test_a_path_that_only_decodes_to_one_of_the_proxys_own_is_the_upstreams(
+    upstream: Upstream, proxy: str
+) -> None:
+    async def give(request: Request, wire: Wire) -> None:
+        await wire.answer(b"{}", "200 OK", JSON)
+
+    upstream.script = give
+    answer = await ask(proxy, "GET", "/%2D/embed/x")
+    assert answer.status == 200
+    assert cors(answer) == {}

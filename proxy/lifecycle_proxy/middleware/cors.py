@@ -96,7 +96,7 @@ class Cors:
             request: the browser's.
             headers: of the response; changed in place.
         """
-        if request.path.startswith(EMBED_PREFIX):
+        if request.raw_path.startswith(EMBED_PREFIX):  # as it is routed, not decoded
             headers["Access-Control-Allow-Origin"] = "*"  # a sandboxed frame has no origin
             return
         if not self._is_on:
