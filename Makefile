@@ -42,16 +42,16 @@ test: style ## everything that must hold before a commit: lint, types, tests, co
 check: style ## the quick part: lint, types, the tests of the core
 	@$(MAKE) --no-print-directory --jobs=2 types core
 
-# Who has no tests left takes some of another process: none waits for the longest file at the end.
+# Each file stays in one process: what it starts is started once.
 tests: $(VENV)/.compiled
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n $(PROCESSES) --dist worksteal
+	$(BIN)/coverage run -m pytest -n $(PROCESSES) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='*/lifecycle_proxy/core/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=95
 
 core: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal tests/core tests/test_layout.py tests/test_docs.py
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile tests/core tests/test_layout.py tests/test_docs.py
 
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60 for each

