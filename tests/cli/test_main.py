@@ -3,6 +3,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -250,3 +252,10 @@ def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:
     done = run("check-config", str(tmp_path / "none.toml"))
     assert done.returncode == 2
     assert "none.toml: No such file" in done.stderr
+
+
+def test_nothing_of_the_metrics_is_imported_before_the_workers_have_their_folder() -> None:
+    """prometheus_client looks at the environment once, when it is imported."""
+    code = "import sys, lifecycle_proxy.cli.main; print('prometheus_client' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

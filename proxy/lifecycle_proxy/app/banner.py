@@ -18,12 +18,12 @@ import msgspec
 from lifecycle_proxy import __version__
 from lifecycle_proxy.app import route_report
 from lifecycle_proxy.config import checks
+from lifecycle_proxy.config.hidden import redacted
 from lifecycle_proxy.config.machine import is_open
 from lifecycle_proxy.config.model import Loaded, Settings
 from lifecycle_proxy.config.plain import shown
 from lifecycle_proxy.config.shared_store import without_secrets
 from lifecycle_proxy.core.printable import printable, wants_colour
-from lifecycle_proxy.handlers.admin import redacted
 
 Connect = Callable[[tuple[str, int], float], socket.socket]
 

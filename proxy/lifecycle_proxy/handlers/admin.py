@@ -1,16 +1,13 @@
 """The proxy's own paths, all under ``/-/``."""
 
 import asyncio
-import re
 import time
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
+from lifecycle_proxy.config.hidden import redacted
 from lifecycle_proxy.config.model import Settings
-from lifecycle_proxy.config.shared_store import without_secrets
-from lifecycle_proxy.core.redact import redact
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.model import EXCHANGE, Handler
@@ -25,10 +22,7 @@ from lifecycle_proxy.upstream.pool import UpstreamPool
 
 # Probes come every few seconds from several sides; the upstream need not hear of each.
 _PROBE_FRESH_S: Final = 2.0
-_HIDDEN: Final = "***"
 _LIVE: Final = (routes.VIEW_PREFIX, routes.PAGE_PREFIX)
-_NAMED: Final = re.compile("-[^=]+")  # a flag whose value is the next word
-_SECRET_HEADER: Final = re.compile("auth|key|token|secret|cookie|password|session")
 
 
 class AdminEndpoints:
@@ -141,33 +135,3 @@ class AdminEndpoints:
             ProxyError: ``not_found``.
         """
         raise ProxyError("not_found", f"the proxy has nothing at {request[EXCHANGE].path[:200]}")
-
-
-def redacted(settings: Settings) -> dict[str, Any]:
-    """The settings as plain data, keys hidden."""
-    tree: dict[str, Any] = msgspec.to_builtins(settings)
-    tree["server"]["api_keys"] = [_HIDDEN for _ in settings.server.api_keys]
-    tree["upstream"]["api_key"] = _HIDDEN if settings.upstream.api_key else ""
-    tree["streams"]["store"] = without_secrets(settings.streams.store)
-    tree["streams"]["token_key"] = _HIDDEN if settings.streams.token_key else ""
-    for one in tree["upstreams"]:
-        one["api_key"] = _HIDDEN if one["api_key"] else ""
-    for one in (tree["upstream"], *tree["upstreams"]):
-        one["env"] = dict.fromkeys(one["env"], _HIDDEN)
-        one["agent"] = _command(one["agent"])
-    tree["recording"]["redact_patterns"] = [_HIDDEN for _ in settings.recording.redact_patterns]
-    secret = {name.lower() for name in settings.recording.redact_headers}
-    for rule in tree["lifecycle"]["clients"]:
-        name = rule["header"].lower()
-        if rule["match"] != "*" and (name in secret or _SECRET_HEADER.search(name)):
-            rule["match"] = _HIDDEN
-    return tree
-
-
-def _command(words: list[str]) -> list[str]:
-    """A command without what looks like a secret, or follows a flag that names one."""
-    flags = [word.lower() if _NAMED.fullmatch(word) else "" for word in ("", *words)]
-    return [
-        _HIDDEN if _SECRET_HEADER.search(flag) else redact(word)
-        for flag, word in zip(flags, words, strict=False)
-    ]

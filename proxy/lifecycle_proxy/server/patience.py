@@ -75,7 +75,7 @@ class WatchedParser:
         was_in_body = not self.payload.is_eof()
         try:
             fed: tuple[Any, bool, bytes] = self._parser.feed_data(data)
-            if data or fed[0]:
+            if data or fed[0] or was_in_body:
                 self._count(fed[0], data, was_in_body=was_in_body)
         except Exception:
             self.has_failed = True
