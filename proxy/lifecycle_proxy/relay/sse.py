@@ -44,7 +44,7 @@ class StreamBody:
         self._exchange = exchange
         self._pipeline = pipeline
         self.skim: Callable[[bytes], bool] = never if is_compressed else pipeline.skim
-        self._decode: Callable[[bytes, float], Step] = pipeline.decode
+        self._is_continued = False  # the next read is another upstream's
         self._api = api
         self._decompressor = Decompressor() if is_compressed else None
         exchange.stream = True
@@ -57,9 +57,10 @@ class StreamBody:
         if self._decompressor is not None:
             data = self._decompressor.feed(data)
             self.added = ()
-            if self._pipeline.skim(data):
+            if not self._is_continued and self._pipeline.skim(data):
                 return data
-        step = self._decode(data, now)
+        decode = self._decode_continued if self._is_continued else self._pipeline.decode
+        step = decode(data, now)
         if self._decompressor is None:
             self.skim = self._pipeline.skim
         self.added = step.added
@@ -69,11 +70,11 @@ class StreamBody:
 
     def continues(self) -> None:
         """What comes next is of another upstream, which goes on with the answer."""
-        self.skim, self._decode = never, self._decode_continued
+        self._is_continued, self.skim = True, never
 
     def _decode_continued(self, data: bytes, now: float) -> Step:
         """The first read of another upstream: calls that the one before left open end here."""
-        self._decode = self._pipeline.decode
+        self._is_continued = False
         ended = self._pipeline.abort(FAILOVER, now, outcome=Outcome.CUT)
         step, at = self._pipeline.decode(data, now), len(ended.data)
         return Step(
