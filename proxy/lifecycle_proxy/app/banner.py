@@ -219,13 +219,13 @@ def _count(number: int, noun: str) -> str:
 
 def _changed(settings: Settings) -> Iterator[str]:
     """The settings that differ from their default and are in no other line. No secrets."""
-    default, told = Settings(), redacted(settings)
+    default, tree = Settings(), redacted(settings)
     for table in ("server", "upstream", "failover", "lifecycle", "recording", "streams"):
         own, usual = getattr(settings, table), getattr(default, table)
         for name in own.__struct_fields__:
             key, value = f"{table}.{name}", msgspec.to_builtins(getattr(own, name))
             if key not in _SHOWN and value != msgspec.to_builtins(getattr(usual, name)):
-                yield f"{key} = {shown(told[table][name], key)}"
+                yield f"{key} = {shown(tree[table][name], key)}"
 
 
 # --- the upstream -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The chunks of an answer differ in a word. Where it is only asked whether any of 
 occurs, the rest need not be read again and again: it is four fifths of the bytes.
 """
 
-from typing import Final
+from typing import AnyStr, Final
 
 _BETWEEN: Final = b"\n\n"
 _FEW: Final = 4
@@ -33,21 +33,27 @@ def without_repetition(data: bytes, longest: int) -> bytes:
             or event[:front] != before[:front]
             or event[len(event) - back :] != before[len(before) - back :]
         ):
-            front = _common(event, before, size)
-            back = _common(event[::-1], before[::-1], size - front)
+            front = common_start(event, before, size)
+            back = common_start(event[::-1], before[::-1], size - front)
         start, stop = max(0, front - longest), len(event) - max(0, back - longest)
         pieces.append(event[start:stop])
         before = event
     return b"\n".join(pieces)
 
 
-def _common(one: bytes, other: bytes, most: int) -> int:
-    """How many bytes at the beginning are the same, up to ``most``."""
-    least = 0
-    while least < most:
-        middle = (least + most + 1) // 2
-        if one[least:middle] == other[least:middle]:
-            least = middle
+def common_start(one: AnyStr, other: AnyStr, most: int | None = None) -> int:
+    """How much two texts have in common at their start.
+
+    Args:
+        one: a text, or bytes.
+        other: of the same type.
+        most: more is not looked at; None for all.
+    """
+    low, high = 0, min(len(one), len(other)) if most is None else most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
         else:
-            most = middle - 1
-    return least
+            high = middle - 1
+    return low

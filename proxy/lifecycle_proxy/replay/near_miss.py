@@ -10,6 +10,7 @@ import orjson
 from lifecycle_proxy.core.redact import redact, redact_json
 from lifecycle_proxy.recording import normalize
 from lifecycle_proxy.recording.cassette import Request
+from lifecycle_proxy.recording.repetition import common_start
 
 # Not one that an SDK tries again by itself (408, 409, 429, 5xx).
 MISS_STATUS: Final = 404
@@ -216,25 +217,13 @@ def _alike(one: object, other: object) -> float:
         return 1.0
     if not (isinstance(one, str) and isinstance(other, str)):
         return 0.0
-    return _common(one[:_COMPARED], other[:_COMPARED]) / max(len(one), len(other))
+    return common_start(one[:_COMPARED], other[:_COMPARED]) / max(len(one), len(other))
 
 
 def _first_difference(one: object, other: object) -> int:
     if isinstance(one, str) and isinstance(other, str):
-        return _common(one, other)
+        return common_start(one, other)
     return 0
-
-
-def _common(one: str, other: str) -> int:
-    """How many characters two texts have in common at their start."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _shown(value: object, key: str, start: int) -> object:
