@@ -2,17 +2,22 @@
 
 The parent serves nobody. It starts the workers, replaces one that died, hands signals on, and ends
 when all have ended. The kernel spreads connections over the workers.
+
+It waits at one place, for signals and for its processes alike: signals come as bytes in a socket
+(``signal.set_wakeup_fd``). A handler in Python runs before the next bytecode, and so not at all
+while ``os.wait`` blocks that has been entered meanwhile.
 """
 
 import logging
 import os
+import selectors
 import shutil
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from lifecycle_proxy.config.model import ConfigError, Problem, Settings
@@ -24,6 +29,7 @@ log = logging.getLogger("proxy.server")
 # so nothing imported here may import it.
 _METRICS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 _RESTART_DELAY_S: Final = 0.5
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # What a worker does: takes its socket and the descriptor of its supervisor, returns its exit code.
 Work = Callable[[socket.socket, int], int]
@@ -60,8 +66,12 @@ class Supervisor:
         self._ended = ended
         self._reload = reload
         self._hold = hold
-        self._holder: tuple[int, socket.socket] | None = None  # as of the workers
-        self._workers: dict[int, socket.socket] = {}  # by process id: our end of its line
+        self._selector = selectors.PollSelector()  # has no descriptor that children would inherit
+        self._signals, self._told = socket.socketpair()  # of a signal, its number
+        self._lines: dict[int, socket.socket] = {}  # by process id: our end
+        self._ready: set[int] = set()  # the workers that take connections
+        self._holder: int | None = None
+        self._is_up = False
         self._stopping = False
         self._code = 0
 
@@ -84,18 +94,8 @@ class Supervisor:
         # unless it is a unix socket, which the workers share.
         holder = bind(self._settings, shared=True)
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
-            signal.signal(signal.SIGHUP, self._on_hangup)
-            self._start_holder()
-            for _ in range(self._settings.server.workers):
-                self._start(holder)
-            if all(line.recv(1) for line in list(self._workers.values())):
-                notify("READY=1")
-                self._announce(url(holder, self._settings))
-            else:
-                self._stop(signal.SIGTERM)  # one could not even start; its exit code says why
-            self._supervise(holder)
+            with self._taking_signals():
+                self._run_workers(holder)
             return self._code
         finally:
             self._end_holder()
@@ -104,84 +104,134 @@ class Supervisor:
             if directory is not None:
                 shutil.rmtree(directory, ignore_errors=True)
 
+    @contextmanager
+    def _taking_signals(self) -> Iterator[None]:
+        self._told.setblocking(False)
+        signal.set_wakeup_fd(self._told.fileno())
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            self._signals.close()
+            self._told.close()
+
+    def _run_workers(self, holder: socket.socket) -> None:
+        self._start_holder()
+        for _ in range(self._settings.server.workers):
+            self._start(holder)
+        while workers := self._workers():
+            if not self._is_up and self._ready.issuperset(workers):
+                self._is_up = True
+                notify("READY=1")
+                self._announce(url(holder, self._settings))
+            for pid in self._wait():
+                self._on_end(pid, holder)
+
+    def _workers(self) -> list[int]:
+        return [pid for pid in self._lines if pid != self._holder]
+
     def _start(self, holder: socket.socket) -> None:
-        pid, line = self._fork(lambda line: self._work(self._socket(holder), line))
-        self._workers[pid] = line
+        self._fork(lambda line: self._work(self._socket(holder), line))
 
     def _start_holder(self) -> None:
         if self._hold is not None:
             self._holder = self._fork(self._hold)
-            self._holder[1].recv(1)  # or its end: then workers go on without
+            self._lines[self._holder].recv(1)  # or its end: then workers go on without
 
     def _end_holder(self) -> None:
         if self._holder is not None:
-            pid, line = self._holder
-            line.close()
-            os.waitpid(pid, 0)
+            self._lines[self._holder].close()
+            os.waitpid(self._holder, 0)
 
-    def _fork(self, work: Hold) -> tuple[int, socket.socket]:
+    def _fork(self, work: Hold) -> int:
         """Start a process.
 
         Returns:
-            Its id, and our end of its line.
+            Its id.
         """
         ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it has its own handlers
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
                 # Nobody but this process's parent holds the other ends of lines.
-                for line in (ours, *self._workers.values(), *(self._holder or ())[1:]):
+                for line in (ours, self._signals, self._told, *self._lines.values()):
                     line.close()
                 os.setpgid(0, 0)  # a Ctrl-C reaches the parent only, which hands it on once
+                signal.set_wakeup_fd(-1)
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_DFL)
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can reload
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                 code = work(theirs.fileno())
             finally:
                 logging.shutdown()
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
-        return pid, ours
+        self._lines[pid] = ours
+        self._selector.register(ours, selectors.EVENT_READ, pid)
+        return pid
 
     def _socket(self, holder: socket.socket) -> socket.socket:
         if holder.family == socket.AF_UNIX:
             return holder.dup()
         return bind(self._settings, shared=True, port=holder.getsockname()[1])
 
-    def _supervise(self, holder: socket.socket) -> None:
-        while self._workers:
-            pid, status = os.wait()
-            if self._holder is not None and pid == self._holder[0]:
-                self._replace_holder(os.waitstatus_to_exitcode(status))
-                continue
-            line = self._workers.pop(pid, None)
-            if line is None:
-                continue
-            line.close()
-            code = os.waitstatus_to_exitcode(status)
-            if self._stopping:
-                self._code = self._code or max(code, 0)
-                continue
-            log.error("worker %d ended (%s); starting another", pid, code)
-            self._ended(pid)
-            time.sleep(_RESTART_DELAY_S)  # no faster than this, should it die at once each time
-            if not self._stopping:
-                self._start(holder)
+    def _wait(self, timeout_s: float | None = None) -> list[int]:
+        """Wait for a signal, or for a process that begins or ends.
 
-    def _replace_holder(self, code: int) -> None:
-        assert self._holder is not None
-        self._holder[1].close()
-        self._holder = None
-        log.error("the process with the workers' store ended (%s): what it held is lost", code)
-        time.sleep(_RESTART_DELAY_S)
-        if not self._stopping:
-            self._start_holder()
+        Returns:
+            The processes that have ended: each time, until `_on_end`.
+        """
+        ended = []
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is None:
+                for number in self._signals.recv(256):
+                    self._on_signal(signal.Signals(number))
+            elif self._lines[key.data].recv(1):
+                self._ready.add(key.data)
+            else:
+                ended.append(key.data)
+        return ended
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop(signal.Signals(number))
+    def _on_end(self, pid: int, holder: socket.socket) -> None:
+        line = self._lines.pop(pid)
+        self._selector.unregister(line)
+        line.close()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if pid == self._holder:
+            self._holder = None
+            log.error("the process with the workers' store ended (%s): what it held is lost", code)
+            if self._may_restart():
+                self._start_holder()
+            return
+        if not self._is_up and pid not in self._ready:
+            self._stop(signal.SIGTERM)  # it could not even start; its exit code says why
+        if self._stopping:
+            self._code = self._code or max(code, 0)
+            return
+        log.error("worker %d ended (%s); starting another", pid, code)
+        self._ended(pid)
+        if self._may_restart():
+            self._start(holder)
 
-    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+    def _may_restart(self) -> bool:
+        time.sleep(_RESTART_DELAY_S)  # no faster than this, should it die at once each time
+        self._wait(0)
+        return not self._stopping
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            self._on_hangup()
+        else:
+            self._stop(number)
+
+    def _on_hangup(self) -> None:
         """Read the settings, for workers that start from now on, and let the others do so, too."""
         if self._reload is None or self._stopping:
             return
@@ -192,12 +242,12 @@ class Supervisor:
             problems = error.problems
         for problem in problems:
             log.error("SIGHUP: the settings stay as they are: %s", problem)
-        for pid in () if problems else self._workers:
+        for pid in () if problems else self._workers():
             os.kill(pid, signal.SIGHUP)
 
     def _stop(self, number: signal.Signals) -> None:
         if not self._stopping:
             notify("STOPPING=1")
         self._stopping = True
-        for pid in self._workers:
+        for pid in self._workers():
             os.kill(pid, number)
