@@ -254,8 +254,22 @@ def test_check_config_of_a_missing_file_is_a_2(tmp_path: Path) -> None:
     assert "none.toml: No such file" in done.stderr
 
 
-def test_nothing_of_the_metrics_is_imported_before_the_workers_have_their_folder() -> None:
+@pytest.mark.parametrize("command", ["main", "supervised"])
+def test_nothing_of_the_metrics_is_imported_before_the_workers_have_their_folder(
+    command: str,
+) -> None:
     """prometheus_client looks at the environment once, when it is imported."""
-    code = "import sys, lifecycle_proxy.cli.main; print('prometheus_client' in sys.modules)"
+    assert "prometheus_client" not in modules_of(command)
+
+
+def test_help_need_not_wait_for_what_serves() -> None:
+    """The import of aiohttp takes longer than all else together; workers share its memory."""
+    assert "aiohttp" not in modules_of("main")
+    assert "aiohttp" in modules_of("supervised")
+
+
+def modules_of(command: str) -> list[str]:
+    """What is imported with a module of the command line."""
+    code = f"import sys, lifecycle_proxy.cli.{command}; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+    return found.stdout.split()

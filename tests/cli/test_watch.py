@@ -5,7 +5,7 @@ import io
 
 import pytest
 from lifecycle_proxy.cli import main as cli
-from lifecycle_proxy.cli import watch as command
+from lifecycle_proxy.cli import watch_client as command
 from lifecycle_proxy.inspect.terminal import Paper
 from lifecycle_proxy.inspect.watching import WatchLines
 

@@ -11,7 +11,8 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.vocabularies import VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.handlers.stream_reader import StreamReader
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
 from lifecycle_proxy.handlers.stream_replay import StreamReplay

@@ -10,7 +10,8 @@ from lifecycle_proxy.app.recording_mode import redaction_of
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
 from lifecycle_proxy.exchange.errors import stopped
-from lifecycle_proxy.exchange.model import Exchange, Handler, Listener
+from lifecycle_proxy.exchange.handler import Handler
+from lifecycle_proxy.exchange.model import Exchange, Listener
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.admin import AdminEndpoints
 from lifecycle_proxy.handlers.conversations import Conversations

@@ -13,7 +13,8 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
 from lifecycle_proxy.config.streams import PROCESS_KEY
 from lifecycle_proxy.exchange.client_scope import owner_of
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler
+from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.routes import VIEW_PREFIX
 from lifecycle_proxy.handlers.embed import VALID_S, EmbedPages
 from lifecycle_proxy.handlers.page import LivePage

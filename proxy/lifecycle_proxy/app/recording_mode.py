@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from lifecycle_proxy.config.model import ConfigError, Mode, Recording, Settings
 from lifecycle_proxy.exchange import headers, streamed_body
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError

@@ -11,9 +11,6 @@ from lifecycle_proxy.config.targets import (
     settings_for,
     upstreams_of,
 )
-from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.upstream.choice import RequestFacts
-from lifecycle_proxy.upstream.pool import UpstreamPool
 
 
 def each(settings: Settings) -> dict[str, Settings]:
@@ -36,24 +33,6 @@ def lines(settings: Settings) -> Iterator[str]:
     names = [one.name for one in upstreams_of(settings)]
     for name, groups in leads(settings.models, names).items():
         yield f"{name} -> {described(groups)}"
-
-
-async def lead(settings: Settings, model: str) -> tuple[str, bool]:
-    """Where a request for a model goes, and whether it goes anywhere.
-
-    Args:
-        settings: everything.
-        model: as a client names it.
-    """
-    pool = UpstreamPool(settings)
-    await pool.start()
-    try:
-        choice = await pool.choose(RequestFacts(model))
-    except ProxyError as error:
-        return error.message, False
-    finally:
-        await pool.close()
-    return f"{model} -> {described(choice.groups)} ({choice.why})", True
 
 
 def described(groups: Groups) -> str:

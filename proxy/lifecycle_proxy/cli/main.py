@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.app.banner import Banner
-from lifecycle_proxy.cli import recordings, settings_commands, supervised, usage, watch
+from lifecycle_proxy.cli import recordings, settings_commands, usage, watch
 from lifecycle_proxy.config import checks, machine
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.core.printable import printable
@@ -232,6 +232,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         return _loaded(arguments, (machine.loops, machine.agents), **own).settings
 
     if settings.server.workers > 1:
+        from lifecycle_proxy.cli import supervised
+
         logs.configure(settings.server.log_format)
         _warn(banner, settings)
         return supervised.serve(settings, read, banner, _worker, _run)

@@ -69,9 +69,9 @@ def _routes(arguments: argparse.Namespace, run: usage.Run) -> int:
 
 
 async def _lead(settings: config.Settings, model: str) -> int:
-    from lifecycle_proxy.app import route_report
+    from lifecycle_proxy.app import route_lookup
 
-    text, is_found = await route_report.lead(settings, model)
+    text, is_found = await route_lookup.lead(settings, model)
     write([text], sys.stdout if is_found else sys.stderr)
     return 0 if is_found else 1
 

@@ -1,5 +1,8 @@
 """``serve`` with several workers."""
 
+# What workers serve with is imported before they fork: then they share its memory.
+# But for the metrics: see server.supervisor.
+
 import os
 import socket
 import tempfile
@@ -7,6 +10,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp.web  # noqa: F401
+
+import lifecycle_proxy.upstream.pool  # noqa: F401
 from lifecycle_proxy.app.banner import Banner
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.reloading import reloaded

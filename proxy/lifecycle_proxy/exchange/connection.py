@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from lifecycle_proxy.exchange.model import EXCHANGE, Headers
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Headers
 
 
 def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:

@@ -7,11 +7,9 @@ and counted; the bytes go on.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
-
-from aiohttp import web
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api, ApiName
 from lifecycle_proxy.core.counts import Counts
@@ -287,7 +285,3 @@ class Exchange:
             cause: for the log.
         """
         self.ended, self.error, self.cause = ended_by(code), code, cause
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

@@ -8,7 +8,8 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE, Headers
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 
 # On every stream that frames may be added to: no proxy between here and the client may buffer it

@@ -5,13 +5,14 @@ Only the end of the path counts, so that base URLs of any form are alike: ``/v1/
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qs, parse_qsl, quote, unquote_plus
-
-from aiohttp import web
 
 from lifecycle_proxy.core.apis import APIS, RESPONSES, Api
 from lifecycle_proxy.exchange.errors import ProxyError
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
@@ -54,7 +55,7 @@ def is_framed(path: str) -> bool:
     return path.startswith(_FRAMED)
 
 
-def check_target(request: web.Request) -> None:
+def check_target(request: "web.Request") -> None:
     """Refuse a request line that this proxy must not forward.
 
     Raises:
@@ -71,7 +72,7 @@ def check_target(request: web.Request) -> None:
         raise ProxyError("bad_request", "the request line has no path that can be forwarded")
 
 
-def _check_authority(request: web.Request, authority: str | None) -> None:
+def _check_authority(request: "web.Request", authority: str | None) -> None:
     if authority is not None and authority.lower() != request.headers.get("Host", "").lower():
         message = "the request line names another host than the Host header"
         raise ProxyError("bad_request", message)
@@ -159,7 +160,7 @@ def is_messages(target: str) -> bool:
     return "/messages" in path and not _THREAD.search(path)
 
 
-def is_upgrade(request: web.Request) -> bool:
+def is_upgrade(request: "web.Request") -> bool:
     """Whether the client asks for a WebSocket."""
     headers = request.headers
     return (

@@ -10,7 +10,7 @@ from lifecycle_proxy.config.hidden import redacted
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE, Handler
+from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.embed import FramedPages
 from lifecycle_proxy.handlers.page import LivePage

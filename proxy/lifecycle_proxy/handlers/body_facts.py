@@ -20,7 +20,7 @@ from lifecycle_proxy.core.form_field import FieldSearch
 from lifecycle_proxy.exchange import streamed_body
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.ports import RequestBody, UpstreamRequest
 from lifecycle_proxy.upstream.pooled_response import HEADER
 

@@ -18,8 +18,9 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import request_body, responses, routes
 from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.headers import prefers_async
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.detached import DetachedStreams

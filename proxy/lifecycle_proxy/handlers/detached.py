@@ -17,7 +17,8 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.routes import COMPAT_PREFIX
 from lifecycle_proxy.handlers.progress import ask_for_stream, streaming
 from lifecycle_proxy.handlers.sending import Sender

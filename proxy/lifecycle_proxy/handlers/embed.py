@@ -12,7 +12,7 @@ from aiohttp import web
 from lifecycle_proxy.core.vocabularies import DEFAULT
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.routes import APPROVALS_PREFIX, EMBED_PREFIX
 from lifecycle_proxy.handlers.approvals import ApprovalPages
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints

@@ -9,7 +9,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.faults.live import PLAN, response_of
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.handlers.conversations import Conversations

@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.client_scope import tenant_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.headers import for_upstream
-from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.routes import Prefixes
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.upstream.pool import UpstreamPool

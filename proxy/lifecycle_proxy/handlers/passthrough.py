@@ -5,7 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.exchange import request_body, responses
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import websocket

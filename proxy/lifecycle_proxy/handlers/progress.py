@@ -16,8 +16,8 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.core.vocabularies import agentlang
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.content_coding import coding
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.media_type import asks_for_event_stream
-from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import detect, early_response

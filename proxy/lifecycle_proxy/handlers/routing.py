@@ -15,7 +15,8 @@ from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.client_scope import scope_of, tenant_of
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import body_facts
 from lifecycle_proxy.handlers.body_facts import ABSENT, BodyFacts

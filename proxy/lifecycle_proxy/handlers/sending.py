@@ -9,8 +9,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers, responses, streamed_body
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
-from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.ports import (
     AskedBy,
     RequestBody,

@@ -11,7 +11,7 @@ from lifecycle_proxy.core.argument_pieces import ArgumentPieces
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_resuming import RESUMABLE, Resuming, StreamKeeper
 from lifecycle_proxy.state.event_log import EventLog, LogWriter

@@ -16,7 +16,7 @@ from lifecycle_proxy.core.stream_events import ClosedReason
 from lifecycle_proxy.core.vocabularies import VOCABULARIES, Vocabulary
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.handlers.stream_opening import CHOSEN_ID
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (

@@ -12,7 +12,7 @@ from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.core.vocabularies import DEFAULT, VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, fields_of, maybe_token
 from lifecycle_proxy.handlers.stream_reader import StreamReader, refusal
 from lifecycle_proxy.handlers.stream_replay import StreamReplay

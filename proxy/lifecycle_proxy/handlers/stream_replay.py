@@ -8,8 +8,8 @@ from aiohttp import HttpVersion11, web
 
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.connection import break_connection
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
-from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (
     BytesPage,

@@ -20,8 +20,8 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.client_scope import hashed, owner_of, scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.headers import prefers_async
-from lifecycle_proxy.exchange.model import EXCHANGE
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
 from lifecycle_proxy.state.event_log import EventLog, LogWriter

@@ -14,8 +14,9 @@ from lifecycle_proxy.config.targets import settings_for, upstreams_of
 from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
 from lifecycle_proxy.exchange.hops import Hops
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange, Handler, Listener, Listeners
+from lifecycle_proxy.exchange.model import Exchange, Listener, Listeners
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.middleware.beginning import begin_exchange
 from lifecycle_proxy.middleware.cors import Cors

@@ -15,7 +15,8 @@ from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError, stopped
-from lifecycle_proxy.exchange.model import EXCHANGE, Exchange
+from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
 from lifecycle_proxy.upstream.collect import collect

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.model import EXCHANGE
+from lifecycle_proxy.exchange.handler import EXCHANGE
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
 from lifecycle_proxy.relay.client import AbsentClient, ClientWriter
