@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.vocabularies import VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.handlers.stream_reader import StreamReader
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
@@ -58,16 +59,17 @@ async def serving(log: EventLog, **limits: Any) -> AsyncIterator[tuple[str, Metr
     replay = StreamReplay(log, stall_s=limits.get("stall_s", 60))
     endpoints = StreamEndpoints(log, StreamTokens("secret"), reader, replay)
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: Any) -> web.StreamResponse:
         path, _, _ = request.raw_path.partition("?")
         exchange = Exchange("req", request.method, path, "", target=request.raw_path)
-        request[EXCHANGE] = exchange
+        request.exchange = exchange
         try:
-            return await endpoints.handle(request)  # type: ignore[arg-type]
+            return await endpoints.handle(request)
         except ProxyError as failure:
             return web.Response(body=failure.body(), status=failure.status)
 
-    server = web.Server(handle, handler_cancellation=True)
+    make = partial(ClientRequest, loop=asyncio.get_running_loop())
+    server = web.Server(handle, request_factory=make, handler_cancellation=True)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

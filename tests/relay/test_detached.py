@@ -108,6 +108,6 @@ async def test_an_end_that_is_none() -> None:
 async def test_there_are_only_so_many_at_a_time() -> None:
     nothing: Any = None
     streams = DetachedStreams(Settings(), nothing, nothing, max_streams=0)
-    request = make_mocked_request("POST", "/", headers={"Prefer": "respond-async"})
+    request: Any = make_mocked_request("POST", "/", headers={"Prefer": "respond-async"})
     asked = ParsedBody(b"{}", stream=True)
     assert await streams.maybe_start(request, "/", asked, CHAT, nothing) is None

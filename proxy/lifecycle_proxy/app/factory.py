@@ -19,6 +19,7 @@ from lifecycle_proxy.app.tracing import maybe_telemetry, urls
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Listener
 from lifecycle_proxy.handlers.approvals import ApprovalPages
 from lifecycle_proxy.handlers.stream_opening import StreamOpener
@@ -40,7 +41,6 @@ from lifecycle_proxy.upstream.http1.pool import ConnectionPool
 log = logging.getLogger("proxy.app")
 
 _COUNT_S: Final = 1.0
-_FRONT: web.RequestKey[Front] = web.RequestKey("front", Front)
 
 
 class ProxyApp(Service):
@@ -134,15 +134,17 @@ class ProxyApp(Service):
         """See ``Service``."""
         await self._parts.aclose()
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest) -> web.StreamResponse:
         """See ``Service``."""
-        front = request[_FRONT] = self._front
+        front = self._front
+        request.finish_headers = front.gateway.finish_headers
         return await front.gateway.dispatch(request, front.admin, front.forward)
 
-    def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+    def finish_headers(self, request: ClientRequest, response: web.StreamResponse) -> None:
         """See ``Service``."""
         responses.strip_default_headers(request, response)
-        request.get(_FRONT, self._front).gateway.finish_headers(request, response)
+        finish = request.finish_headers or self._front.gateway.finish_headers
+        finish(request, response)
 
     # --- other settings -------------------------------------------------------------------------
 

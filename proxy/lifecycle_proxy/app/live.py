@@ -13,7 +13,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.page import is_on
 from lifecycle_proxy.config.streams import PROCESS_KEY
 from lifecycle_proxy.exchange.client_scope import owner_of
-from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
+from lifecycle_proxy.exchange.handler import ClientRequest, Handler
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.routes import VIEW_PREFIX
 from lifecycle_proxy.handlers.embed import VALID_S, EmbedPages
@@ -59,8 +59,8 @@ class LiveParts:
             has_keys: each key sees its own exchanges only.
         """
 
-        def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
-            owner, exchange = owner_of(request.headers) if has_keys else "", request[EXCHANGE]
+        def handle(request: ClientRequest) -> Awaitable[web.StreamResponse]:
+            owner, exchange = owner_of(request.headers) if has_keys else "", request.exchange
             self._exchanges.follow(exchange, owner, partial(stop, exchange))
             return forward(request)
 

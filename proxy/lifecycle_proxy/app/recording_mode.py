@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import ConfigError, Mode, Recording, Settings
 from lifecycle_proxy.exchange import headers, streamed_body
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import UpstreamClient, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.recording.cassette_file import SUFFIXES, CassetteError
@@ -110,12 +109,12 @@ class RecordingMode:
         if self._recorder is not None:
             self._recorder.remove_unplayable()
 
-    def concerns(self, request: web.Request) -> bool:
+    def concerns(self, request: ClientRequest) -> bool:
         """Whether recording is on, or the request asks for a mode."""
         is_watched = self._live is not None and self._live.watchers > 0
         return self._mode != "off" or is_watched or HEADER in request.headers
 
-    async def whole(self, request: web.Request, data: Data) -> Data:
+    async def whole(self, request: ClientRequest, data: Data) -> Data:
         """The body, read if a recording may answer and the upstream may have to be asked.
 
         Args:
@@ -128,7 +127,7 @@ class RecordingMode:
         return await streamed_body.whole(data)
 
     async def maybe_replay(
-        self, request: web.Request, wanted: UpstreamRequest
+        self, request: ClientRequest, wanted: UpstreamRequest
     ) -> UpstreamResponse | None:
         """A recording's response, in the mode that asks the upstream only for what is new.
 
@@ -154,7 +153,7 @@ class RecordingMode:
         found = await self._played.find(wanted)
         return None if isinstance(found, Miss) else await self._played.play(wanted, found)
 
-    def begin(self, request: web.Request, data: Data, sent: CIMultiDict[str]) -> None:
+    def begin(self, request: ClientRequest, data: Data, sent: CIMultiDict[str]) -> None:
         """Record a request, unless nobody wants that.
 
         Args:
@@ -167,12 +166,12 @@ class RecordingMode:
         recorder, live = self._recorder, self._live
         if self._mode_of(request) in _RECORDING and recorder is not None:
             _follow(request, data, recorder)
-            if request[EXCHANGE].route != "websocket":
+            if request.exchange.route != "websocket":
                 sent["Accept-Encoding"] = "identity"
         if live is not None and live.watchers:
             _follow(request, data, live)
 
-    def _mode_of(self, request: web.Request) -> Mode:
+    def _mode_of(self, request: ClientRequest) -> Mode:
         asked = request.headers.get(HEADER)
         if asked is None:
             return self._mode
@@ -194,9 +193,9 @@ class RecordingMode:
                 raise ProxyError("bad_request", message, HEADER)
 
 
-def _follow(request: web.Request, data: Data, recorder: Recorder | LiveTapes) -> None:
+def _follow(request: ClientRequest, data: Data, recorder: Recorder | LiveTapes) -> None:
     """Record a request, and what becomes of it."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     tape = recorder.tape(f"ex_{exchange.token}", exchange.started)
     exchange.listeners.add(tape)
     is_socket = exchange.route == "websocket"

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Headers
 
 
@@ -15,21 +15,21 @@ def head_of(response: web.StreamResponse) -> tuple[int, str, Headers]:
     return response.status, response.reason or "", tuple(response.headers.items())
 
 
-async def end_properly(request: web.Request, response: web.StreamResponse) -> None:
+async def end_properly(request: ClientRequest, response: web.StreamResponse) -> None:
     """End the message as HTTP requires, although the upstream's was cut off.
 
     Args:
         request: of the client.
         response: has begun.
     """
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     exchange.listeners.on_side_end(exchange, "client", "eof")
     if response.prepared:
         with suppress(ConnectionError):  # the client is gone
             await response.write_eof()
 
 
-def break_connection(request: web.Request, *, delimited: bool) -> None:
+def break_connection(request: ClientRequest, *, delimited: bool) -> None:
     """Close the connection after what has been written, without the end of the message.
 
     Args:
@@ -38,7 +38,7 @@ def break_connection(request: web.Request, *, delimited: bool) -> None:
             If not, the end of the connection is the end of the body, and only a reset shows that
             something is missing (RFC 9112 section 8).
     """
-    transport, exchange = request.transport, request[EXCHANGE]
+    transport, exchange = request.transport, request.exchange
     exchange.listeners.on_side_end(exchange, "client", "cut" if delimited else "reset")
     if transport is None:
         return

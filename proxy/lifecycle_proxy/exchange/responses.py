@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 
@@ -87,7 +87,7 @@ def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
     return _response(answer, headers.for_client(answer.headers))
 
 
-def stream_head(request: web.Request, answer: UpstreamResponse) -> web.StreamResponse:
+def stream_head(request: ClientRequest, answer: UpstreamResponse) -> web.StreamResponse:
     """The upstream's status and headers for a stream that gets frames: no length, no compression.
 
     Args:
@@ -101,7 +101,7 @@ def stream_head(request: web.Request, answer: UpstreamResponse) -> web.StreamRes
     return _response(answer, kept)
 
 
-def early_head(request: web.Request) -> web.StreamResponse:
+def early_head(request: ClientRequest) -> web.StreamResponse:
     """Status 200 and the headers of a stream, sent before the upstream has responded."""
     own = _own(request, None)
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
@@ -140,7 +140,7 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
-def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
+def strip_default_headers(request: ClientRequest, response: web.StreamResponse) -> None:
     """Remove the headers that aiohttp adds to those of the upstream.
 
     If only the end of the connection ends the body, the connection is closed, even if a client of
@@ -165,7 +165,7 @@ def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamRes
     return response
 
 
-def forward_interim(request: web.Request, status: int, reason: str, own: Headers) -> None:
+def forward_interim(request: ClientRequest, status: int, reason: str, own: Headers) -> None:
     """Pass an interim response on, as a proxy must (RFC 9110 section 15.2).
 
     Not to a client of HTTP/1.0, behind headers that have been sent, or to a client that is behind.
@@ -193,8 +193,8 @@ def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:
     return _response(answer, kept)
 
 
-def _own(request: web.Request, upstream_request_id: str | None) -> dict[str, str]:
-    exchange = request[EXCHANGE]
+def _own(request: ClientRequest, upstream_request_id: str | None) -> dict[str, str]:
+    exchange = request.exchange
     own = {
         **_STREAM_HEADERS,
         "X-Stream-Id": exchange.stream_id,

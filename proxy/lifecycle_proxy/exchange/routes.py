@@ -12,7 +12,7 @@ from lifecycle_proxy.core.apis import APIS, RESPONSES, Api
 from lifecycle_proxy.exchange.errors import ProxyError
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from lifecycle_proxy.exchange.handler import ClientRequest
 
 OWN_PREFIX: Final = "/-/"
 PROFILE_PREFIX: Final = "/-/as/"
@@ -55,7 +55,7 @@ def is_framed(path: str) -> bool:
     return path.startswith(_FRAMED)
 
 
-def check_target(request: "web.Request") -> None:
+def check_target(request: "ClientRequest") -> None:
     """Refuse a request line that this proxy must not forward.
 
     Raises:
@@ -72,7 +72,7 @@ def check_target(request: "web.Request") -> None:
         raise ProxyError("bad_request", "the request line has no path that can be forwarded")
 
 
-def _check_authority(request: "web.Request", authority: str | None) -> None:
+def _check_authority(request: "ClientRequest", authority: str | None) -> None:
     if authority is not None and authority.lower() != request.headers.get("Host", "").lower():
         message = "the request line names another host than the Host header"
         raise ProxyError("bad_request", message)
@@ -160,7 +160,7 @@ def is_messages(target: str) -> bool:
     return "/messages" in path and not _THREAD.search(path)
 
 
-def is_upgrade(request: "web.Request") -> bool:
+def is_upgrade(request: "ClientRequest") -> bool:
     """Whether the client asks for a WebSocket."""
     headers = request.headers
     return (

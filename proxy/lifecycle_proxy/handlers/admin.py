@@ -10,7 +10,7 @@ from lifecycle_proxy.config.hidden import redacted
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
+from lifecycle_proxy.exchange.handler import ClientRequest, Handler
 from lifecycle_proxy.exchange.ports import UpstreamClient
 from lifecycle_proxy.handlers.embed import FramedPages
 from lifecycle_proxy.handlers.page import LivePage
@@ -69,13 +69,13 @@ class AdminEndpoints:
             self._pool = upstream
             self._handlers["/-/upstreams"] = self.upstreams
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest) -> web.StreamResponse:
         """Any request to one of the proxy's own paths.
 
         Raises:
             ProxyError: ``method_not_allowed`` or ``not_found``.
         """
-        path = request[EXCHANGE].path
+        path = request.exchange.path
         if path.startswith(routes.STREAMS_PREFIX):
             return await self._streams.handle(request)
         if (named := routes.maybe_compat(path)) is not None:
@@ -89,11 +89,11 @@ class AdminEndpoints:
             raise ProxyError("method_not_allowed", f"{path} takes GET and HEAD")
         return await handler(request)
 
-    async def healthy(self, request: web.Request) -> web.StreamResponse:
+    async def healthy(self, request: ClientRequest) -> web.StreamResponse:
         """The process answers: for a liveness probe."""
         return web.json_response({"status": "ok"})
 
-    async def ready(self, request: web.Request) -> web.StreamResponse:
+    async def ready(self, request: ClientRequest) -> web.StreamResponse:
         """Requests are welcome: the upstream takes connections, and no drain is on."""
         if self._gateway.draining:
             return web.json_response({"status": "draining"}, status=503)
@@ -114,24 +114,24 @@ class AdminEndpoints:
         self._problem = await self._upstream.probe()
         self._probed_at = time.monotonic()
 
-    async def metrics(self, request: web.Request) -> web.StreamResponse:
+    async def metrics(self, request: ClientRequest) -> web.StreamResponse:
         """Prometheus text, or OpenMetrics if that is asked for."""
         self._metrics.set_connections(ConnectionPool.open_connections())
         body, kind = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 
-    async def config(self, request: web.Request) -> web.StreamResponse:
+    async def config(self, request: ClientRequest) -> web.StreamResponse:
         """The settings in force, without secrets."""
         return web.json_response(redacted(self._settings))
 
-    async def upstreams(self, request: web.Request) -> web.StreamResponse:
+    async def upstreams(self, request: ClientRequest) -> web.StreamResponse:
         """How each upstream is, where there are several."""
         return web.json_response({"upstreams": self._pool.states()})
 
-    async def nothing(self, request: web.Request) -> web.StreamResponse:
+    async def nothing(self, request: ClientRequest) -> web.StreamResponse:
         """Any other path under ``/-/``.
 
         Raises:
             ProxyError: ``not_found``.
         """
-        raise ProxyError("not_found", f"the proxy has nothing at {request[EXCHANGE].path[:200]}")
+        raise ProxyError("not_found", f"the proxy has nothing at {request.exchange.path[:200]}")

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.routes import APPROVALS_PREFIX as PREFIX
 from lifecycle_proxy.upstream.agents.approvals import Approval, Approvals
 
@@ -49,7 +50,7 @@ class ApprovalPages:
     def __init__(self, approvals: Approvals) -> None:
         self._approvals = approvals
 
-    async def handle(self, request: web.Request, path: str) -> web.Response:
+    async def handle(self, request: ClientRequest, path: str) -> web.Response:
         """The page, or the answer to it.
 
         Args:
@@ -82,7 +83,7 @@ class ApprovalPages:
         return _page(f"<p>{word}</p>") if is_done else _gone()
 
 
-async def _decision(request: web.Request) -> tuple[bool, str]:
+async def _decision(request: ClientRequest) -> tuple[bool, str]:
     """Whether the request is a program's, and its decision.
 
     Raises:

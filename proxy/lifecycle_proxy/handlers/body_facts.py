@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 import orjson
-from aiohttp import web
 
 from lifecycle_proxy.core import model_field
 from lifecycle_proxy.core.apis import APIS
@@ -20,7 +19,7 @@ from lifecycle_proxy.core.form_field import FieldSearch
 from lifecycle_proxy.exchange import streamed_body
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import RequestBody, UpstreamRequest
 from lifecycle_proxy.upstream.pooled_response import HEADER
 
@@ -80,7 +79,7 @@ class ReadRequest(NamedTuple):
     said: BodyFacts | None = None
 
 
-async def read(request: web.Request, wanted: UpstreamRequest, *, is_named: bool) -> ReadRequest:
+async def read(request: ClientRequest, wanted: UpstreamRequest, *, is_named: bool) -> ReadRequest:
     """Read the body, if it may say something of where it goes.
 
     Args:
@@ -93,8 +92,8 @@ async def read(request: web.Request, wanted: UpstreamRequest, *, is_named: bool)
     """
     if wanted.body is None:
         return ReadRequest(wanted)
-    if request.content_type == _FORM and request[EXCHANGE].route not in APIS:
-        if _NO_MODEL.search(request[EXCHANGE].path):
+    if request.content_type == _FORM and request.exchange.route not in APIS:
+        if _NO_MODEL.search(request.exchange.path):
             return ReadRequest(wanted)
         return await _read_form(request, wanted, is_named=is_named)
     if not _may_be_json(request):
@@ -113,14 +112,14 @@ async def repeatable(wanted: UpstreamRequest) -> UpstreamRequest:
     return wanted._replace(body=await streamed_body.whole(wanted.body, _WHOLE_BYTES))
 
 
-def _may_be_json(request: web.Request) -> bool:
-    if request[EXCHANGE].route in APIS:
+def _may_be_json(request: ClientRequest) -> bool:
+    if request.exchange.route in APIS:
         return True
     return request.content_type == "application/json" or request.content_type.endswith("+json")
 
 
 async def _read_form(
-    request: web.Request, wanted: UpstreamRequest, *, is_named: bool
+    request: ClientRequest, wanted: UpstreamRequest, *, is_named: bool
 ) -> ReadRequest:
     """Read a form as far as its model.
 

@@ -18,7 +18,7 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import request_body, responses, routes
 from lifecycle_proxy.exchange.client_scope import maybe_scope
 from lifecycle_proxy.exchange.content_coding import coding
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
@@ -82,7 +82,7 @@ class Conversations:
         )
 
     async def handle(
-        self, request: web.Request, path: str, profile: str | None, api: Api
+        self, request: ClientRequest, path: str, profile: str | None, api: Api
     ) -> web.StreamResponse:
         """A request to one of the three APIs.
 
@@ -92,7 +92,7 @@ class Conversations:
             profile: the dialect that the path asked for, if it did.
             api: that is asked for.
         """
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         span = dialect_selection.span(request.headers, self._settings.lifecycle.span)
         asked = await request_body.read_request(request)
         dialect = self._selector.choose(request.headers, profile, api, asked.user)
@@ -132,7 +132,7 @@ class Conversations:
 
     async def _maybe_other(
         self,
-        request: web.Request,
+        request: ClientRequest,
         path: str,
         asked: request_body.ParsedBody,
         api: Api,
@@ -140,7 +140,7 @@ class Conversations:
     ) -> Awaitable[web.StreamResponse] | None:
         """The response to a request that asks for another form than the API's, from its beginning
         on."""
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         dialect, exchange.dialect = exchange.dialect, progress.DIALECT
         make = partial(self._resumed_pipeline, request, api, conversation)
         started = await self._detached.maybe_start(request, path, asked, api, make)
@@ -154,9 +154,11 @@ class Conversations:
 
     # --- getting the response -------------------------------------------------------------------
 
-    async def _open(self, request: web.Request, path: str, asked: request_body.ParsedBody) -> Begun:
+    async def _open(
+        self, request: ClientRequest, path: str, asked: request_body.ParsedBody
+    ) -> Begun:
         sent = self._sender.headers(request, asked.data)
-        if request[EXCHANGE].body_rewritten:
+        if request.exchange.body_rewritten:
             sent.popall("Content-Encoding", None)  # it was undone to look inside
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
@@ -167,7 +169,7 @@ class Conversations:
 
     async def _wait(
         self,
-        request: web.Request,
+        request: ClientRequest,
         opening: Coroutine[Any, Any, Begun],
         keeper: StreamKeeper | None,
         *,
@@ -184,7 +186,7 @@ class Conversations:
             return await outlasting(request, opening, keeper), None
         head = responses.early_head(request)
         return await early_response.open_with_heartbeats(
-            request, opening, head, own.heartbeat_s, early_response.form_of(request[EXCHANGE])
+            request, opening, head, own.heartbeat_s, early_response.form_of(request.exchange)
         ), head
 
     # --- passing it on --------------------------------------------------------------------------
@@ -200,27 +202,27 @@ class Conversations:
             raise
 
     async def _not_a_stream(
-        self, request: web.Request, begun: Begun, head: web.StreamResponse | None
+        self, request: ClientRequest, begun: Begun, head: web.StreamResponse | None
     ) -> web.StreamResponse:
         if head is not None and head.prepared:
             patience_s = self._settings.upstream.stall_timeout_s
-            form = early_response.form_of(request[EXCHANGE])
+            form = early_response.form_of(request.exchange)
             await early_response.send_upstream_error(request, head, begun, patience_s, form)
             return head
-        if self._page_events != "all" and DIALECTS[request[EXCHANGE].dialect].runs_page_events:
+        if self._page_events != "all" and DIALECTS[request.exchange.dialect].runs_page_events:
             detect.refuse_unread_stream(begun.answer)
-        body = whole_answer.body_for(request[EXCHANGE], begun.answer)
+        body = whole_answer.body_for(request.exchange, begun.answer)
         return await self._sender.relay(plain(request, begun.answer, begun.start, body))
 
     async def _stream(
         self,
-        request: web.Request,
+        request: ClientRequest,
         begun: Begun,
         head: web.StreamResponse | None,
         pipeline: Pipeline,
         api: Api,
     ) -> web.StreamResponse:
-        answer, exchange = begun.answer, request[EXCHANGE]
+        answer, exchange = begun.answer, request.exchange
         await self._streams.begin(request)
         if head is None or not head.prepared:
             head = responses.stream_head(request, answer)
@@ -231,7 +233,7 @@ class Conversations:
 
     async def _resumed_pipeline(
         self,
-        request: web.Request,
+        request: ClientRequest,
         api: Api,
         conversation: ConversationCalls | None,
         begun: Begun,
@@ -239,18 +241,18 @@ class Conversations:
         """The pipeline of a stream that begins now."""
         resumed: list[ToolCompleted] = []
         if conversation is not None:
-            resumed = await self._resumed(conversation, request[EXCHANGE], begun)
+            resumed = await self._resumed(conversation, request.exchange, begun)
         return self._pipeline(request, api, conversation, resumed, None)
 
     def _pipeline(
         self,
-        request: web.Request,
+        request: ClientRequest,
         api: Api,
         conversation: ConversationCalls | None,
         resumed: list[ToolCompleted],
         tools: frozenset[str] | None,
     ) -> Pipeline:
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         dialect = DIALECTS[exchange.dialect]
         is_merged = dialect.merges_rounds if self._merge == "auto" else self._merge
         is_merged = is_merged and api.merges_rounds

@@ -17,7 +17,7 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.exchange import headers, request_body
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.routes import COMPAT_PREFIX
 from lifecycle_proxy.handlers.progress import ask_for_stream, streaming
@@ -59,7 +59,7 @@ class DetachedStreams:
 
     async def maybe_start(
         self,
-        request: web.Request,
+        request: ClientRequest,
         path: str,
         asked: request_body.ParsedBody,
         api: Api,
@@ -80,7 +80,7 @@ class DetachedStreams:
         if wanted is None:
             return None
         await self._streams.begin(request, with_text=True)
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         if not exchange.stream_url:
             return None
         self._left -= 1
@@ -91,13 +91,13 @@ class DetachedStreams:
 
     async def _run(
         self,
-        request: web.Request,
+        request: ClientRequest,
         path: str,
         asked: request_body.ParsedBody,
         api: Api,
         pipeline: MakePipeline,
     ) -> None:
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         try:
             begun = await ask_for_stream(self._sender, request, path, asked, self._patience_s)
             del asked  # it may be large, and the stream long

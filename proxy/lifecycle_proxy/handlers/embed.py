@@ -12,7 +12,7 @@ from aiohttp import web
 from lifecycle_proxy.core.vocabularies import DEFAULT
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.routes import APPROVALS_PREFIX, EMBED_PREFIX
 from lifecycle_proxy.handlers.approvals import ApprovalPages
 from lifecycle_proxy.handlers.stream_reading import StreamEndpoints
@@ -46,12 +46,12 @@ class EmbedPages:
             "X-Content-Type-Options": "nosniff",
         }
 
-    def url(self, request: web.Request) -> str:
+    def url(self, request: ClientRequest) -> str:
         """Where the tools of a request's stream are to be seen."""
-        key = StreamKey(owner_of(request.headers), request[EXCHANGE].stream_id)
+        key = StreamKey(owner_of(request.headers), request.exchange.stream_id)
         return f"{self._base}{key.id}/{self._tokens.make(key)[0]}"
 
-    async def handle(self, request: web.Request, path: str) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest, path: str) -> web.StreamResponse:
         """The page, or what it asks for.
 
         Args:
@@ -87,7 +87,7 @@ class FramedPages(NamedTuple):
 
     def maybe_handle(
         self, path: str
-    ) -> Callable[[web.Request, str], Awaitable[web.StreamResponse]] | None:
+    ) -> Callable[[ClientRequest, str], Awaitable[web.StreamResponse]] | None:
         """What answers requests for a path; None for other paths.
 
         Args:

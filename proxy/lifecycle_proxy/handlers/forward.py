@@ -9,7 +9,7 @@ from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.faults.live import PLAN, response_of
 from lifecycle_proxy.faults.plan import FaultPolicy
 from lifecycle_proxy.handlers.conversations import Conversations
@@ -46,22 +46,22 @@ class Forwarder:
         self._is_routed = settings.is_routed
         self._models = models
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest) -> web.StreamResponse:
         """Any request but those for the proxy's own paths.
 
         Raises:
             ProxyError: ``not_found``: an upstream is named where there is one only.
         """
-        asked = routes.split_prefixes(self._keys.without_keys(request[EXCHANGE].target))
+        asked = routes.split_prefixes(self._keys.without_keys(request.exchange.target))
         profile, path = asked.profile, asked.path
         if asked.upstream is not None and not self._is_routed:
-            message = f"the proxy has nothing at {request[EXCHANGE].path[:200]}"
+            message = f"the proxy has nothing at {request.exchange.path[:200]}"
             raise ProxyError("not_found", f"{message}: it has one upstream only")
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
         if self._models is not None and (answer := await self._models.maybe(request, asked)):
             return answer
-        route = request[EXCHANGE].route
+        route = request.exchange.route
         if (api := APIS.get(route)) is not None:
             return await self._conversations.handle(request, path, profile, api)
         match route:
@@ -72,7 +72,7 @@ class Forwarder:
                 dialect = self._selector.choose(request.headers, profile)
                 return await self._passthrough.handle(request, path, dialect)
 
-    async def _maybe_fault(self, request: web.Request) -> web.Response | None:
+    async def _maybe_fault(self, request: ClientRequest) -> web.Response | None:
         """The faults that hit a request; a response, if the upstream is not to be asked."""
         plan = request[PLAN] = self._faults.sample(next(self._numbers))
         if plan.latency_ms:

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.client_scope import tenant_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import for_upstream
 from lifecycle_proxy.exchange.routes import Prefixes
 from lifecycle_proxy.middleware.auth import ApiKeys
@@ -35,7 +35,7 @@ class ModelsEndpoint:
         self._keys = keys
         self._created = int(time.time())
 
-    async def maybe(self, request: web.Request, asked: Prefixes) -> web.Response | None:
+    async def maybe(self, request: ClientRequest, asked: Prefixes) -> web.Response | None:
         """The answer; None for any other request, and for one that names its upstream.
 
         Args:
@@ -60,7 +60,7 @@ class ModelsEndpoint:
         else:
             known = self._pool.known_names(name, tenant)
             raise ProxyError("model_not_found", f"no upstream lists this model; {known}", "model")
-        request_id = request[EXCHANGE].request_id
+        request_id = request.exchange.request_id
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         return web.Response(body=body, headers=headers)
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.routes import PAGE_PREFIX, VIEW_PREFIX
 from lifecycle_proxy.handlers.page_guard import check_own
 
@@ -87,7 +88,7 @@ class LivePage:
             "Cross-Origin-Opener-Policy": "same-origin",
         }
 
-    async def handle(self, request: web.Request, path: str) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest, path: str) -> web.StreamResponse:
         """A request for the page, or of the page.
 
         Args:
@@ -121,7 +122,7 @@ class LivePage:
             body=text.encode(), content_type=kind, charset="utf-8", headers=self._headers
         )
 
-    async def _exchange(self, request: web.Request, owner: str | None, name: str) -> web.Response:
+    async def _exchange(self, request: ClientRequest, owner: str | None, name: str) -> web.Response:
         exchange_id, _, what = name.partition("/")
         if what == "end":
             return await self._end(request, owner, exchange_id)
@@ -135,7 +136,9 @@ class LivePage:
         kind = "application/jsonl" if is_cassette else "application/json"
         return web.Response(body=body, content_type=kind, headers=self._headers)
 
-    async def _end(self, request: web.Request, owner: str | None, exchange_id: str) -> web.Response:
+    async def _end(
+        self, request: ClientRequest, owner: str | None, exchange_id: str
+    ) -> web.Response:
         if request.method != "POST":
             raise ProxyError("method_not_allowed", "a stream is ended with POST")
         if not self._may_end:
@@ -148,7 +151,7 @@ class LivePage:
         log.warning("%s was ended from the live page by credential %s at %s", exchange_id, *who)
         return web.Response(body=body, content_type="application/json", headers=self._headers)
 
-    async def _recording(self, request: web.Request) -> web.Response:
+    async def _recording(self, request: ClientRequest) -> web.Response:
         """A recording that the page opens, as it draws it. Nothing of it is kept."""
         if request.method != "POST":
             raise ProxyError("method_not_allowed", "a recording is sent with POST")
@@ -168,7 +171,7 @@ class LivePage:
             self._is_opening = False
         return web.Response(body=body, content_type="application/json", headers=self._headers)
 
-    async def _changes(self, request: web.Request, owner: str | None) -> web.StreamResponse:
+    async def _changes(self, request: ClientRequest, owner: str | None) -> web.StreamResponse:
         if self._source.watch(0) >= _MOST_PAGES:
             raise ProxyError("streams_unavailable", f"{_MOST_PAGES} pages are open already")
         response = web.StreamResponse(headers=self._headers)
@@ -198,7 +201,7 @@ class LivePage:
         await response.write_eof()
 
 
-def _check_reads(request: web.Request) -> None:
+def _check_reads(request: ClientRequest) -> None:
     """Refuse what would change something.
 
     Raises:

@@ -8,15 +8,14 @@ lets read. Whose the exchange is, is checked where it is looked for.
 
 from typing import Final
 
-from aiohttp import web
-
 from lifecycle_proxy.config.origins import host_of
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 
 HEADER: Final = "X-Lifecycle-Page"
 
 
-def check_own(request: web.Request) -> None:
+def check_own(request: ClientRequest) -> None:
     """Refuse what does not come from the live page itself, or a program.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from lifecycle_proxy.exchange import request_body, responses
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import websocket
@@ -27,7 +27,7 @@ class Passthrough:
         self._sender = sender
         self._idle_s = websocket_idle_s
 
-    async def handle(self, request: web.Request, path: str, dialect: str) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest, path: str, dialect: str) -> web.StreamResponse:
         """Any request.
 
         Args:
@@ -41,10 +41,10 @@ class Passthrough:
         is_capabilities = request.method == "GET" and path.partition("?")[0] == _CAPABILITIES
         if is_capabilities and upstream.status == 404:
             upstream.close()
-            return responses.capabilities(dialect, request[EXCHANGE].request_id)
+            return responses.capabilities(dialect, request.exchange.request_id)
         return await self._sender.relay(plain(request, upstream))
 
-    async def websocket(self, request: web.Request, path: str) -> web.StreamResponse:
+    async def websocket(self, request: ClientRequest, path: str) -> web.StreamResponse:
         """A tunnel, if the upstream agrees; else its refusal, as it is.
 
         Args:
@@ -63,7 +63,7 @@ class Passthrough:
 
 
 def plain(
-    request: web.Request,
+    request: ClientRequest,
     upstream: UpstreamResponse,
     start: bytes = b"",
     body: PlainBody | None = None,

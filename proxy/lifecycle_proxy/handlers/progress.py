@@ -16,7 +16,7 @@ from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.core.vocabularies import agentlang
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.content_coding import coding
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.media_type import asks_for_event_stream
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers.sending import Sender
@@ -29,7 +29,7 @@ DIALECT: Final = "off"  # calls are followed, and no frame is added to the upstr
 
 
 async def streaming(
-    request: web.Request, api: Api, asked: request_body.ParsedBody
+    request: ClientRequest, api: Api, asked: request_body.ParsedBody
 ) -> request_body.ParsedBody | None:
     """A request that asks the upstream for a stream; None if it cannot be made one.
 
@@ -48,7 +48,7 @@ async def streaming(
 
 async def ask_for_stream(
     sender: Sender,
-    request: web.Request,
+    request: ClientRequest,
     path: str,
     asked: request_body.ParsedBody,
     patience_s: float,
@@ -67,7 +67,7 @@ async def ask_for_stream(
     """
     sent = sender.headers(request, asked.data)
     if asked.data is not asked.original:
-        request[EXCHANGE].body_rewritten = True
+        request.exchange.body_rewritten = True
         sent.popall("Content-Encoding", None)
     sent.popall("Prefer", None)
     sent["Accept-Encoding"] = "identity"
@@ -77,7 +77,7 @@ async def ask_for_stream(
 
 
 async def maybe_asked(
-    request: web.Request, api: Api, asked: request_body.ParsedBody
+    request: ClientRequest, api: Api, asked: request_body.ParsedBody
 ) -> request_body.ParsedBody | None:
     """What to ask the upstream for, if the client asks for progress.
 
@@ -89,7 +89,7 @@ async def maybe_asked(
     return await streaming(request, api, asked) if is_asked(request, api, asked) else None
 
 
-def is_asked(request: web.Request, api: Api, asked: request_body.ParsedBody) -> bool:
+def is_asked(request: ClientRequest, api: Api, asked: request_body.ParsedBody) -> bool:
     """Whether the client asks for progress.
 
     Args:
@@ -117,7 +117,7 @@ class ProgressStreams:
 
     async def begin(
         self,
-        request: web.Request,
+        request: ClientRequest,
         path: str,
         asked: request_body.ParsedBody,
         pipeline: Callable[[Begun], Awaitable[Pipeline]],
@@ -133,7 +133,7 @@ class ProgressStreams:
         Returns:
             The stream, to its end.
         """
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         exchange.stream = True
         head = responses.early_head(request)
         start = agentlang.CONNECTED + agentlang.agent_start(exchange.model)
@@ -151,7 +151,7 @@ class ProgressStreams:
         return self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
 
     async def _refused(
-        self, request: web.Request, head: web.StreamResponse, begun: Begun
+        self, request: ClientRequest, head: web.StreamResponse, begun: Begun
     ) -> web.StreamResponse:
         await early_response.send_upstream_error(request, head, begun, self._patience_s, FORM)
         return head

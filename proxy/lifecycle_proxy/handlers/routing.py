@@ -8,14 +8,13 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
-from aiohttp import web
 from multidict import istr
 
 from lifecycle_proxy.exchange import routes
 from lifecycle_proxy.exchange.client_scope import scope_of, tenant_of
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import body_facts
@@ -50,7 +49,7 @@ class Router:
             pool.on_moved = self._moved
 
     async def route(
-        self, request: web.Request, wanted: UpstreamRequest
+        self, request: ClientRequest, wanted: UpstreamRequest
     ) -> tuple[RoutedUpstream, UpstreamRequest]:
         """Decide where a request goes.
 
@@ -64,7 +63,7 @@ class Router:
         Raises:
             ProxyError: nowhere.
         """
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         asked = request.headers[HEADER].strip() if HEADER in request.headers else ""
         if not asked and exchange.target.startswith(routes.OWN_PREFIX):
             asked = routes.split_prefixes(exchange.target).upstream or ""
@@ -106,7 +105,7 @@ class Router:
             if place in self._pool.members:
                 self._pool.remember(conversation, place)
 
-    def _note(self, request: web.Request, upstream: str, made: str) -> None:
+    def _note(self, request: ClientRequest, upstream: str, made: str) -> None:
         self._ids.add(tenant_of(request.headers), made, upstream)
 
     def _model(self, exchange: Exchange, said: BodyFacts | None, tenant: str) -> str | None:

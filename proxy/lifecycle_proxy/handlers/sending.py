@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers, responses, streamed_body
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
 from lifecycle_proxy.exchange.ports import (
     AskedBy,
@@ -32,11 +32,11 @@ _Result = TypeVar("_Result")
 class Recordings(Protocol):
     """Records exchanges, and answers with recordings."""
 
-    def concerns(self, request: web.Request) -> bool:
+    def concerns(self, request: ClientRequest) -> bool:
         """Whether this request may be recorded or answered. Most are neither, where it is off."""
         ...
 
-    def begin(self, request: web.Request, data: RequestBody, sent: CIMultiDict[str]) -> None:
+    def begin(self, request: ClientRequest, data: RequestBody, sent: CIMultiDict[str]) -> None:
         """Record this exchange, if that is wanted.
 
         Args:
@@ -46,7 +46,7 @@ class Recordings(Protocol):
         """
         ...
 
-    async def whole(self, request: web.Request, data: RequestBody) -> RequestBody:
+    async def whole(self, request: ClientRequest, data: RequestBody) -> RequestBody:
         """The body, read as a whole if that decides whether a recording answers.
 
         Args:
@@ -56,7 +56,7 @@ class Recordings(Protocol):
         ...
 
     async def maybe_replay(
-        self, request: web.Request, wanted: UpstreamRequest
+        self, request: ClientRequest, wanted: UpstreamRequest
     ) -> UpstreamResponse | None:
         """A recording's response, if the upstream is not to be asked.
 
@@ -99,7 +99,7 @@ class Sender:
         self._adds_forwarded = adds_forwarded
         self._router = router
 
-    def headers(self, request: web.Request, data: RequestBody) -> CIMultiDict[str]:
+    def headers(self, request: ClientRequest, data: RequestBody) -> CIMultiDict[str]:
         """The request's headers for the upstream.
 
         Args:
@@ -113,14 +113,14 @@ class Sender:
         if self._adds_forwarded:
             host = request.headers.get("Host", "")
             headers.add_forwarded(kept, request.remote or "", request.scheme, host)
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         if exchange.traceparent != request.headers.get("traceparent", ""):
             kept["traceparent"] = exchange.traceparent
         self.keys.exchange(kept, exchange.target)
         return kept
 
     async def open(
-        self, request: web.Request, wanted: UpstreamRequest, original: RequestBody = None
+        self, request: ClientRequest, wanted: UpstreamRequest, original: RequestBody = None
     ) -> UpstreamResponse:
         """Get the upstream's response, or a recording's.
 
@@ -132,7 +132,7 @@ class Sender:
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         on_approval = partial(exchange.listeners.on_approval, exchange)
         asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, on_approval)
         on_interim = partial(responses.forward_interim, request)
@@ -146,7 +146,7 @@ class Sender:
         return response
 
     async def _recorded(
-        self, request: web.Request, wanted: UpstreamRequest, original: RequestBody
+        self, request: ClientRequest, wanted: UpstreamRequest, original: RequestBody
     ) -> UpstreamResponse:
         is_unchanged = original is None or original is wanted.body
         wanted = wanted._replace(body=await self._recordings.whole(request, wanted.body))
@@ -157,8 +157,8 @@ class Sender:
             response = await self._ask(request, wanted)
         return response
 
-    async def _ask(self, request: web.Request, wanted: UpstreamRequest) -> UpstreamResponse:
-        exchange = request[EXCHANGE]
+    async def _ask(self, request: ClientRequest, wanted: UpstreamRequest) -> UpstreamResponse:
+        exchange = request.exchange
         upstream: RoutedUpstream | UpstreamClient = self._upstream
         if self._router is not None:
             upstream, wanted = await self._router.route(request, wanted)

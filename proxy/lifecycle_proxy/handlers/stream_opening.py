@@ -11,7 +11,7 @@ from lifecycle_proxy.core.argument_pieces import ArgumentPieces
 from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_resuming import RESUMABLE, Resuming, StreamKeeper
 from lifecycle_proxy.state.event_log import EventLog, LogWriter
@@ -27,15 +27,12 @@ CHOSEN_ID: Final = re.compile(r"(?!st_)[A-Za-z0-9_-]{8,64}")
 # are random as those of a UUID are.
 _SECRET_ID_LENGTH: Final = 22
 _ON_OFF: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
-_WITH_TEXT: web.RequestKey[bool] = web.RequestKey("with_text", bool)
-_WITH_ARGUMENTS: web.RequestKey[bool] = web.RequestKey("with_arguments", bool)
 _KEEPER: web.RequestKey[StreamKeeper] = web.RequestKey("keeper", StreamKeeper)
-_LOGGED: web.RequestKey[bool] = web.RequestKey("logged", bool)
 
 
-def maybe_keeper(request: web.Request) -> StreamKeeper | None:
+def maybe_keeper(request: ClientRequest) -> StreamKeeper | None:
     """Who knows how long the stream of a request is wanted; None where it ends with its client."""
-    return request.get(_KEEPER) if request[EXCHANGE].is_resumable else None
+    return request.get(_KEEPER) if request.exchange.is_resumable else None
 
 
 class StreamOpener:
@@ -61,7 +58,7 @@ class StreamOpener:
         self._metrics = metrics
 
     async def maybe_resumed(
-        self, request: web.Request, asked: ParsedBody
+        self, request: ClientRequest, asked: ParsedBody
     ) -> web.StreamResponse | None:
         """Read what a request wishes of its stream, before the upstream is asked.
 
@@ -83,28 +80,26 @@ class StreamOpener:
         if ID_HEADER in headers or TEXT_HEADER in headers or ARGUMENTS_HEADER in headers:
             self._read_wishes(request)
         resumed = await self._resuming.maybe_joined(request, asked)
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         if resumed is None and (exchange.chosen_id or exchange.is_resumable):
             await self.begin(request)
         return resumed
 
-    def _read_wishes(self, request: web.Request) -> None:
+    def _read_wishes(self, request: ClientRequest) -> None:
         headers = request.headers
-        with_text = _wish(request, TEXT_HEADER)
-        with_arguments = _wish(request, ARGUMENTS_HEADER)
+        request.keeps_text = _wish(request, TEXT_HEADER)
+        request.keeps_arguments = _wish(request, ARGUMENTS_HEADER)
         if ID_HEADER in headers:
-            request[EXCHANGE].chosen_id = self._chosen(request)
-            with_text = True if with_text is None else with_text
-        if with_text is not None:
-            request[_WITH_TEXT] = with_text
-        if with_arguments is not None:
-            request[_WITH_ARGUMENTS] = with_arguments
+            request.exchange.chosen_id = self._chosen(request)
+            if request.keeps_text is None:
+                request.keeps_text = True
 
-    def keeps_arguments(self, request: web.Request) -> bool:
+    def keeps_arguments(self, request: ClientRequest) -> bool:
         """Whether readers of the request's stream get the arguments of its calls."""
-        return self._is_on and request.get(_WITH_ARGUMENTS, self._arguments)
+        wish = request.keeps_arguments
+        return self._is_on and (self._arguments if wish is None else wish)
 
-    async def begin(self, request: web.Request, *, with_text: bool | None = None) -> None:
+    async def begin(self, request: ClientRequest, *, with_text: bool | None = None) -> None:
         """Begin the log of a response that is an event stream, if it has not begun.
 
         Args:
@@ -114,10 +109,10 @@ class StreamOpener:
         Raises:
             ProxyError: ``stream_in_use``.
         """
-        if not self._is_on or request.get(_LOGGED, False):
+        if not self._is_on or request.has_log:
             return
-        request[_LOGGED] = True
-        exchange = request[EXCHANGE]
+        request.has_log = True
+        exchange = request.exchange
         key = StreamKey(owner_of(request.headers), exchange.stream_id)
         try:
             writer = await self._log.create(
@@ -135,10 +130,11 @@ class StreamOpener:
         listener.begin(exchange)
         exchange.listeners.add(listener)
 
-    def _listener(self, request: web.Request, writer: LogWriter, *, with_text: bool) -> StreamLog:
-        with_text = request.get(_WITH_TEXT, with_text)
+    def _listener(self, request: ClientRequest, writer: LogWriter, *, with_text: bool) -> StreamLog:
+        if request.keeps_text is not None:
+            with_text = request.keeps_text
         arguments = ArgumentPieces(self._presenter) if self.keeps_arguments(request) else None
-        if request[EXCHANGE].is_resumable:
+        if request.exchange.is_resumable:
             resumable = request[RESUMABLE]
             request[_KEEPER] = StreamKeeper(self._log, writer, resumable.resume_s)
             return FollowedStreamLog(
@@ -146,13 +142,13 @@ class StreamOpener:
                 with_text=with_text,
                 arguments=arguments,
                 release=resumable.release,
-                is_promised=bool(request[EXCHANGE].chosen_id),
+                is_promised=bool(request.exchange.chosen_id),
             )
         if with_text or arguments is not None:
             return FollowedStreamLog(writer, with_text=with_text, arguments=arguments)
         return StreamLog(writer)
 
-    def _chosen(self, request: web.Request) -> str:
+    def _chosen(self, request: ClientRequest) -> str:
         """The id that the client has chosen.
 
         Raises:
@@ -172,7 +168,7 @@ class StreamOpener:
         return chosen
 
 
-def _wish(request: web.Request, name: str) -> bool | None:
+def _wish(request: ClientRequest, name: str) -> bool | None:
     """Whether a header says on or off; None where it is not there.
 
     Raises:

@@ -16,7 +16,7 @@ from lifecycle_proxy.core.stream_events import ClosedReason
 from lifecycle_proxy.core.vocabularies import VOCABULARIES, Vocabulary
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.handlers.stream_opening import CHOSEN_ID
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (
@@ -74,7 +74,7 @@ class StreamReader:
 
     async def answer(
         self,
-        request: web.Request,
+        request: ClientRequest,
         key: StreamKey,
         cursor: int,
         dialect: str,
@@ -218,7 +218,7 @@ class _Reading:
 
     def __init__(
         self,
-        request: web.Request,
+        request: ClientRequest,
         response: web.StreamResponse,
         vocabulary: Vocabulary,
         stall_s: float,
@@ -265,7 +265,7 @@ class _Reading:
             if (transport := self._request.transport) is not None:
                 transport.abort()
             raise ConnectionResetError("the reader takes nothing") from None
-        self._request[EXCHANGE].sent_bytes += len(data)
+        self._request.exchange.sent_bytes += len(data)
 
 
 def refusal(failure: Exception) -> ProxyError:

@@ -12,7 +12,7 @@ from lifecycle_proxy.core.dialects.fields import dumps
 from lifecycle_proxy.core.vocabularies import DEFAULT, VOCABULARIES
 from lifecycle_proxy.exchange.client_scope import owner_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.routes import STREAMS_PREFIX, fields_of, maybe_token
 from lifecycle_proxy.handlers.stream_reader import StreamReader, refusal
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
@@ -54,13 +54,13 @@ class StreamEndpoints:
         self._tokens = tokens
         self._reader = reader
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest) -> web.StreamResponse:
         """Any request for a path below ``/-/streams/``.
 
         Raises:
             ProxyError: what is wrong with it.
         """
-        stream_id, _, what = request[EXCHANGE].path.removeprefix(STREAMS_PREFIX).partition("/")
+        stream_id, _, what = request.exchange.path.removeprefix(STREAMS_PREFIX).partition("/")
         if not _ID.fullmatch(stream_id) or what not in _PARTS:
             raise ProxyError("not_found", f"the proxy has nothing at {request.path[:200]}")
         if what == "token":
@@ -69,7 +69,7 @@ class StreamEndpoints:
             return await self._token(request, StreamKey(owner_of(request.headers), stream_id))
         if request.method not in ("GET", "HEAD"):
             raise ProxyError("method_not_allowed", "streams are read with GET")
-        target = request[EXCHANGE].target
+        target = request.exchange.target
         owner = owner_of(request.headers)
         if (token := maybe_token(request.method, target)) is not None:
             owner = self._tokens.owner(token, stream_id)
@@ -82,7 +82,7 @@ class StreamEndpoints:
         return await self._status(key)
 
     async def compat(
-        self, request: web.Request, dialect: str, stream_id: str
+        self, request: ClientRequest, dialect: str, stream_id: str
     ) -> web.StreamResponse:
         """The events of a stream, at a path of another system. One that is not there is a 404.
 
@@ -101,7 +101,7 @@ class StreamEndpoints:
         return await self._reader.answer(request, key, cursor, dialect, may_wait=False)
 
     async def events(
-        self, request: web.Request, key: StreamKey, dialect: str, *, may_wait: bool = True
+        self, request: ClientRequest, key: StreamKey, dialect: str, *, may_wait: bool = True
     ) -> web.StreamResponse:
         """The events of a stream, live.
 
@@ -121,7 +121,7 @@ class StreamEndpoints:
         cursor = cursor_of(request)
         return await self._reader.answer(request, key, cursor, dialect, may_wait=may_wait)
 
-    async def _chat(self, request: web.Request, key: StreamKey) -> web.StreamResponse:
+    async def _chat(self, request: ClientRequest, key: StreamKey) -> web.StreamResponse:
         """What the client of the chat got, from the event on that the cursor names.
 
         Raises:
@@ -155,7 +155,7 @@ class StreamEndpoints:
             headers=_NO_STORE,
         )
 
-    async def _token(self, request: web.Request, key: StreamKey) -> web.StreamResponse:
+    async def _token(self, request: ClientRequest, key: StreamKey) -> web.StreamResponse:
         await self._report(key)
         token, expires_at = self._tokens.make(key)
         url = f"{STREAMS_PREFIX}{key.id}/events?token={token}"
@@ -195,7 +195,7 @@ def stream_endpoints(
     return StreamEndpoints(log, tokens, StreamReader(settings, log, metrics, is_ending), replay)
 
 
-def cursor_of(request: web.Request) -> int:
+def cursor_of(request: ClientRequest) -> int:
     """The number of the last event that a reader knows; 0 for none.
 
     The header counts: a browser that connects anew sends it, with the URL that it had at first.
@@ -204,7 +204,7 @@ def cursor_of(request: web.Request) -> int:
     Raises:
         ProxyError: ``bad_request``.
     """
-    query = fields_of(request[EXCHANGE].target)
+    query = fields_of(request.exchange.target)
     name, sent = "Last-Event-ID", request.headers.get("Last-Event-ID", "").strip()
     for other in _CURSORS:
         if not sent:

@@ -8,7 +8,7 @@ from aiohttp import HttpVersion11, web
 
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.connection import break_connection
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import HOP_BY_HOP
 from lifecycle_proxy.state.event_log import EventLog
 from lifecycle_proxy.state.stream_records import (
@@ -40,7 +40,7 @@ class StreamReplay:
         self._stall_s = stall_s
 
     async def maybe_answer(
-        self, request: web.Request, key: StreamKey, offset: int = 0
+        self, request: ClientRequest, key: StreamKey, offset: int = 0
     ) -> web.StreamResponse | None:
         """The response from an offset on.
 
@@ -61,10 +61,10 @@ class StreamReplay:
         return None
 
     async def _answer(
-        self, request: web.Request, key: StreamKey, offset: int, page: BytesPage
+        self, request: ClientRequest, key: StreamKey, offset: int, page: BytesPage
     ) -> web.StreamResponse:
         assert page.head is not None
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         kept = [one for one in page.head.headers if one[0].lower() not in _OWN]
         head = (*kept, (RESUMED.encode(), b"true"))
         response = responses.kept_head(page.head.status, page.head.reason, head)
@@ -93,7 +93,9 @@ class StreamReplay:
             break_connection(request, delimited=request.version >= HttpVersion11)
         return response
 
-    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    async def _write(
+        self, request: ClientRequest, response: web.StreamResponse, data: bytes
+    ) -> None:
         try:
             async with asyncio.timeout(self._stall_s):
                 await response.write(data)
@@ -101,4 +103,4 @@ class StreamReplay:
             if (transport := request.transport) is not None:
                 transport.abort()
             raise ConnectionResetError("the client takes nothing") from None
-        request[EXCHANGE].sent_bytes += len(data)
+        request.exchange.sent_bytes += len(data)

@@ -20,7 +20,7 @@ from aiohttp import web
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.exchange.client_scope import hashed, owner_of, scope_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.request_body import ParsedBody
 from lifecycle_proxy.handlers.stream_replay import StreamReplay
@@ -79,7 +79,7 @@ class Resuming:
         self._replay = replay
 
     async def maybe_joined(
-        self, request: web.Request, asked: ParsedBody
+        self, request: ClientRequest, asked: ParsedBody
     ) -> web.StreamResponse | None:
         """The stream of the same request, which was sent before; None if it is to be asked for.
 
@@ -95,7 +95,7 @@ class Resuming:
             return None
         if prefers_async(request.headers):
             return None  # it is answered with a URL, not with a stream
-        exchange, owner = request[EXCHANGE], owner_of(request.headers)
+        exchange, owner = request.exchange, owner_of(request.headers)
         fingerprint = _fingerprint(request, asked.original)
         key = request.headers.get(_KEY_HEADER, "").strip()
         name = _name(request, key or fingerprint)
@@ -119,7 +119,7 @@ class Resuming:
         return None
 
     async def _maybe_stream(
-        self, request: web.Request, key: StreamKey
+        self, request: ClientRequest, key: StreamKey
     ) -> web.StreamResponse | None:
         """The stream that holds the name; None where there is nothing to give."""
         try:
@@ -175,12 +175,12 @@ def _seconds(value: str | None, default: float) -> float:
     return seconds
 
 
-def _is_retry(request: web.Request) -> bool:
+def _is_retry(request: ClientRequest) -> bool:
     """Whether an SDK says that it sends the request again."""
     return request.headers.get(_RETRY_HEADER, "").strip() not in ("", "0")
 
 
-def _name(request: web.Request, what: str) -> str:
+def _name(request: ClientRequest, what: str) -> str:
     """The name that a request claims: nobody else's request has it.
 
     One key may be shared by many users, and a backend may know its users by their cookies.
@@ -189,7 +189,7 @@ def _name(request: web.Request, what: str) -> str:
     return hashed("\0".join((scope_of(headers), *headers.getall("Cookie", ()), what)))
 
 
-def _fingerprint(request: web.Request, body: bytes) -> str:
+def _fingerprint(request: ClientRequest, body: bytes) -> str:
     """A hash of what is asked for, and in which form it is wanted."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     return hashed(f"{exchange.method}\0{exchange.target}\0{exchange.dialect}\0", body)

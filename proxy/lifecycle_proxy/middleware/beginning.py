@@ -3,15 +3,14 @@
 import re
 from typing import Final
 
-from aiohttp import web
-
 from lifecycle_proxy.exchange import routes
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange, Listeners, Route
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-def begin_exchange(request: web.Request, token: str, listeners: Listeners) -> Exchange:
+def begin_exchange(request: ClientRequest, token: str, listeners: Listeners) -> Exchange:
     """An exchange.
 
     Args:
@@ -34,7 +33,7 @@ def begin_exchange(request: web.Request, token: str, listeners: Listeners) -> Ex
     )
 
 
-def _route(request: web.Request, path: str, target: str) -> Route:
+def _route(request: ClientRequest, path: str, target: str) -> Route:
     """What kind of request it is."""
     if routes.is_own(path):
         return "own"
@@ -44,7 +43,7 @@ def _route(request: web.Request, path: str, target: str) -> Route:
     return "other" if api is None else api.name
 
 
-def _request_id(request: web.Request, token: str) -> str:
+def _request_id(request: ClientRequest, token: str) -> str:
     """The client's own, if it is one that can stand in a log, else a new one."""
     sent = request.headers.get("X-Request-Id", "")
     return sent if sent and _REQUEST_ID.fullmatch(sent) else f"req_{token}"

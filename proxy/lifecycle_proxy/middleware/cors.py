@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.config.origins import host_of, maybe_origin
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import CREDENTIALS
 from lifecycle_proxy.exchange.routes import EMBED_PREFIX, is_upgrade
 
@@ -47,7 +48,7 @@ class Cors:
         given = [maybe_origin(origin) or origin for origin in origins]
         self._match = re.compile("|".join(_pattern(one) for one in given)).fullmatch
 
-    def maybe_preflight(self, request: web.Request) -> web.Response | None:
+    def maybe_preflight(self, request: ClientRequest) -> web.Response | None:
         """The answer to a preflight, where origins are configured. Browsers send no key with it.
 
         Raises:
@@ -70,7 +71,7 @@ class Cors:
             head["Access-Control-Allow-Private-Network"] = "true"
         return web.Response(status=204, headers=head)
 
-    def check(self, request: web.Request) -> None:
+    def check(self, request: ClientRequest) -> None:
         """Refuse what a page asks that may not read the answer: the question must do nothing.
 
         Raises:
@@ -86,7 +87,7 @@ class Cors:
         if is_foreign or _is_blind(request):
             raise _refusal()
 
-    def mark(self, request: web.Request, headers: CIMultiDict[str]) -> None:
+    def mark(self, request: ClientRequest, headers: CIMultiDict[str]) -> None:
         """Let the browser read an answer, or not: streams and errors too.
 
         Where origins are configured, what the upstream says of them does not count; the headers
@@ -127,25 +128,25 @@ def _refusal() -> ProxyError:
     return ProxyError("origin_not_allowed", message, "Origin")
 
 
-def _is_preflight(request: web.Request) -> bool:
+def _is_preflight(request: ClientRequest) -> bool:
     """Whether a browser asks what it may ask (Fetch standard, CORS-preflight request)."""
     asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     return asks and "Origin" in request.headers
 
 
-def _is_own(origin: str, request: web.Request) -> bool:
+def _is_own(origin: str, request: ClientRequest) -> bool:
     """A page that came through the proxy: the backend's own web interface."""
     host = request.headers.get("Host", "").lower()
     return origin.lower() in (f"http://{host}", f"https://{host}")
 
 
-def _referring(request: web.Request) -> str | None:
+def _referring(request: ClientRequest) -> str | None:
     """The origin of the page that a browser names as its referrer. No page can name another."""
     scheme, separator, rest = request.headers.get("Referer", "").partition("://")
     return f"{scheme}://{rest.partition('/')[0]}" if separator else None
 
 
-def _is_blind(request: web.Request) -> bool:
+def _is_blind(request: ClientRequest) -> bool:
     """A page of another site asks what needs no preflight, or what CORS does not cover.
 
     Browsers say so to loopback addresses and over TLS (W3C Fetch Metadata), but for WebSockets.
@@ -163,13 +164,13 @@ def _is_blind(request: web.Request) -> bool:
     return is_simple and request.method not in _SAFE_METHODS
 
 
-def _is_near(origin: str, request: web.Request) -> bool:
+def _is_near(origin: str, request: ClientRequest) -> bool:
     """Whether a page is of the host that the request names, or of this machine."""
     host = host_of(origin.rpartition("://")[2])
     return host in ("localhost", "127.0.0.1", "::1", host_of(request.headers.get("Host", "")))
 
 
-def _is_own_preflight(request: web.Request, headers: CIMultiDict[str]) -> bool:
+def _is_own_preflight(request: ClientRequest, headers: CIMultiDict[str]) -> bool:
     return request.get(_PREFLIGHT, False) and "Access-Control-Max-Age" in headers
 
 

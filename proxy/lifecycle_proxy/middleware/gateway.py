@@ -14,7 +14,7 @@ from lifecycle_proxy.config.targets import settings_for, upstreams_of
 from lifecycle_proxy.exchange import responses, routes
 from lifecycle_proxy.exchange.connection import break_connection, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE, Handler
+from lifecycle_proxy.exchange.handler import ClientRequest, Handler
 from lifecycle_proxy.exchange.hops import Hops
 from lifecycle_proxy.exchange.model import Exchange, Listener, Listeners
 from lifecycle_proxy.middleware.auth import ApiKeys
@@ -68,7 +68,7 @@ class GatewayMiddleware:
         self._failed = failed
 
     async def dispatch(
-        self, request: web.Request, own: Handler, forward: Handler
+        self, request: ClientRequest, own: Handler, forward: Handler
     ) -> web.StreamResponse:
         """The middleware.
 
@@ -81,7 +81,7 @@ class GatewayMiddleware:
             ConnectionError: a response has begun, so that no error response can follow.
         """
         listeners = Listeners(self.listeners, self._failed)
-        exchange = request[EXCHANGE] = begin_exchange(request, self._tokens.next(), listeners)
+        exchange = request.exchange = begin_exchange(request, self._tokens.next(), listeners)
         is_read = self._has_compat_paths and request.method in ("GET", "HEAD")
         if is_read and routes.maybe_compat(exchange.path) is not None:
             exchange.route = "own"
@@ -165,7 +165,7 @@ class GatewayMiddleware:
         exchange.error = failure.code
         return task.cancel()
 
-    def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+    def finish_headers(self, request: ClientRequest, response: web.StreamResponse) -> None:
         """What the headers of every response still need.
 
         Args:
@@ -174,12 +174,12 @@ class GatewayMiddleware:
         """
         own = response.headers
         if _LOCATION in own or _CONTENT_LOCATION in own or _OPERATION_LOCATION in own:
-            exchange, host = request[EXCHANGE], request.headers.get("Host", "")
+            exchange, host = request.exchange, request.headers.get("Host", "")
             prefix = routes.split_prefixes(exchange.target).prefix
             self._redirects[exchange.upstream].rewrite(own, host, prefix)
         self._cors.mark(request, own)
 
-    def _maybe_answer(self, request: web.Request) -> web.Response | None:
+    def _maybe_answer(self, request: ClientRequest) -> web.Response | None:
         """Let a request in; the answer, where a preflight needs nobody else's.
 
         Raises:
@@ -192,7 +192,7 @@ class GatewayMiddleware:
             # aiohttp would drop the others without undoing them, and take an empty one for no body.
             raise ProxyError("bad_request", "a transfer coding other than chunked")
         routes.check_target(request)
-        exchange = request[EXCHANGE]
+        exchange = request.exchange
         # A person opens such a page, within another page perhaps: its path is the only
         # credential that it can have. It is for a stream that is open, in a drain too.
         if routes.is_framed(exchange.path):
@@ -211,7 +211,7 @@ class GatewayMiddleware:
         return None
 
 
-def _check_version(request: web.Request) -> None:
+def _check_version(request: ClientRequest) -> None:
     """Refuse what only looks like HTTP/1.1: its message could be read in two ways."""
     version = request.version
     if version == HttpVersion10:
@@ -222,19 +222,19 @@ def _check_version(request: web.Request) -> None:
     raise ProxyError("http_version_not_supported", "only HTTP/1.1 and HTTP/1.0 are understood")
 
 
-def _of_client(request: web.Request) -> ProxyError | None:
+def _of_client(request: ClientRequest) -> ProxyError | None:
     """What went wrong with a body while it was streamed on: for the upstream a mere end."""
     failure = request.content.exception()
     return failure if isinstance(failure, ProxyError) else None
 
 
-async def _broken(request: web.Request, failure: Exception) -> web.StreamResponse:
+async def _broken(request: ClientRequest, failure: Exception) -> web.StreamResponse:
     """The response where a handler raised: a bug, unless the client has just left.
 
     Raises:
         ConnectionError: a response has begun, or the client is gone.
     """
-    exchange, transport = request[EXCHANGE], request.transport
+    exchange, transport = request.exchange, request.transport
     if isinstance(failure, ConnectionError) and (transport is None or transport.is_closing()):
         exchange.ended = exchange.ended or "client_gone"
         exchange.status = exchange.status or _CLIENT_GONE
@@ -248,9 +248,9 @@ async def _broken(request: web.Request, failure: Exception) -> web.StreamRespons
     return await _refused(request, internal)
 
 
-async def _refused(request: web.Request, failure: ProxyError) -> web.StreamResponse:
+async def _refused(request: ClientRequest, failure: ProxyError) -> web.StreamResponse:
     """An error in the answer's place."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     exchange.status, exchange.error = failure.status, failure.code
     exchange.cause = failure.for_log()
     response = responses.error_response(failure, exchange.request_id)
@@ -259,9 +259,9 @@ async def _refused(request: web.Request, failure: ProxyError) -> web.StreamRespo
     return response
 
 
-async def _report(request: web.Request, response: web.StreamResponse) -> None:
+async def _report(request: ClientRequest, response: web.StreamResponse) -> None:
     """Report a response of the proxy's own to listeners. The relay reports the upstream's."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     listeners = exchange.listeners
     if isinstance(response, web.Response):
         with suppress(ConnectionError):  # the client is gone, which sending the body shows

@@ -7,10 +7,9 @@ origin, so that the page may read all answers; only the ``Host`` header tells.
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import web
-
 from lifecycle_proxy.config.origins import host_of, is_address
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 
 # What no web page can have as its name: loopback (RFC 6761, 6.3), the name that Docker gives this
 # machine, and names that the public DNS does not lead anywhere: without a dot, and .test (6.2).
@@ -33,7 +32,7 @@ class Hosts:
         self._restricted = (restricted or bool(names)) and "*" not in self._names
         self._served: set[str] = set()  # headers that were accepted, a bounded number of them
 
-    def check(self, request: web.Request) -> None:
+    def check(self, request: ClientRequest) -> None:
         """Serve a request, or not.
 
         Raises:

@@ -6,6 +6,8 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from lifecycle_proxy.exchange.handler import ClientRequest
+
 # Behind this much unsent the client is waited for, and so is the upstream.
 _BUFFER_BYTES: Final = 1 << 16
 
@@ -58,7 +60,7 @@ class ClientWriter:
         response: prepared by ``prepare`` if it is not yet.
     """
 
-    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+    def __init__(self, request: ClientRequest, response: web.StreamResponse) -> None:
         self._request = request
         self._response = response
         self._transport: asyncio.Transport | None = None

@@ -15,7 +15,7 @@ from lifecycle_proxy.core.dialects import DIALECTS
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.ends import SideEnd
 from lifecycle_proxy.exchange.errors import ProxyError, stopped
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.relay.detect import Begun
 from lifecycle_proxy.relay.sse import HEARTBEAT
@@ -49,7 +49,7 @@ def form_of(exchange: Exchange) -> EarlyForm:
 
 
 async def open_with_heartbeats(
-    request: web.Request,
+    request: ClientRequest,
     opening: Coroutine[Any, Any, Begun],
     head: web.StreamResponse,
     interval_s: float | None,
@@ -96,7 +96,7 @@ async def open_with_heartbeats(
 
 
 async def send_upstream_error(
-    request: web.Request,
+    request: ClientRequest,
     head: web.StreamResponse,
     begun: Begun,
     patience_s: float,
@@ -112,7 +112,7 @@ async def send_upstream_error(
         patience_s: seconds that the error's body may take to come; 0 for no limit.
         form: of the event.
     """
-    exchange, answer = request[EXCHANGE], begun.answer
+    exchange, answer = request.exchange, begun.answer
     exchange.ended = "upstream_error"
     exchange.cause = _NO_STREAM.format(answer.status)
     body = begun.start
@@ -138,14 +138,16 @@ async def send_upstream_error(
     await _write_and_abort(request, head, error, form)
 
 
-async def _ended_by_drain(request: web.Request, head: web.StreamResponse, form: EarlyForm) -> bool:
+async def _ended_by_drain(
+    request: ClientRequest, head: web.StreamResponse, form: EarlyForm
+) -> bool:
     """Whether a drain, or a person, cancelled a wait. The client has got an error event then."""
     current = asyncio.current_task()
     if request.transport is None or current is None:
         return False
     current.uncancel()
     failure = ProxyError("draining", "the proxy is shutting down")
-    if request[EXCHANGE].error == "stopped":
+    if request.exchange.error == "stopped":
         failure = stopped()
     await _fail(request, head, failure, form)
     return True
@@ -164,14 +166,14 @@ def _refusal(status: int, body: bytes) -> dict[str, Any]:
 
 
 async def _fail(
-    request: web.Request, head: web.StreamResponse, failure: ProxyError, form: EarlyForm
+    request: ClientRequest, head: web.StreamResponse, failure: ProxyError, form: EarlyForm
 ) -> None:
-    request[EXCHANGE].fail(failure.code, failure.for_log())
+    request.exchange.fail(failure.code, failure.for_log())
     await _write_and_abort(request, head, failure.object(), form)
 
 
 async def _write_and_abort(
-    request: web.Request, head: web.StreamResponse, error: dict[str, Any], form: EarlyForm
+    request: ClientRequest, head: web.StreamResponse, error: dict[str, Any], form: EarlyForm
 ) -> None:
     await _write(request, head, form.error(error))
     if form.ends_properly:
@@ -180,9 +182,9 @@ async def _write_and_abort(
         break_connection(request, delimited=request.version >= HttpVersion11)
 
 
-async def _write(request: web.Request, head: web.StreamResponse, data: bytes) -> None:
+async def _write(request: ClientRequest, head: web.StreamResponse, data: bytes) -> None:
     """Write bytes of the proxy's own; the first ones behind the headers."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     if not head.prepared:
         await head.prepare(request)
         exchange.listeners.on_head(exchange, "client", *head_of(head))

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from aiohttp import web
-
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.relay.detect import Begun
 
 
@@ -17,7 +16,7 @@ class Keeper(Protocol):
         ...
 
 
-def may_outlast(request: web.Request, gone: BaseException) -> bool:
+def may_outlast(request: ClientRequest, gone: BaseException) -> bool:
     """Whether it is the client that is gone. If so a cancellation is taken back.
 
     Args:
@@ -52,7 +51,7 @@ async def wanted(work: asyncio.Future[Any], keeper: Keeper) -> bool:
 
 
 async def outlasting(
-    request: web.Request, opening: Coroutine[Any, Any, Begun], keeper: Keeper | None
+    request: ClientRequest, opening: Coroutine[Any, Any, Begun], keeper: Keeper | None
 ) -> Begun:
     """The upstream's response, also where the client leaves meanwhile.
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from lifecycle_proxy.exchange.connection import break_connection, end_properly, head_of
 from lifecycle_proxy.exchange.errors import ProxyError
-from lifecycle_proxy.exchange.handler import EXCHANGE
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
 from lifecycle_proxy.relay.client import AbsentClient, ClientWriter
@@ -35,7 +35,7 @@ class Relay(BodyReceiver):
 
     def __init__(
         self,
-        request: web.Request,
+        request: ClientRequest,
         upstream: UpstreamResponse,
         start: bytes,
         response: web.StreamResponse,
@@ -51,7 +51,7 @@ class Relay(BodyReceiver):
         self._client: ClientWriter | AbsentClient = ClientWriter(request, response)
         self._keeper = keeper
         self._has_begun = False
-        self._exchange = request[EXCHANGE]
+        self._exchange = request.exchange
         self._listeners = self._exchange.listeners
         self._received_bytes = 0
         self._catching_up: asyncio.Task[None] | None = None

@@ -15,6 +15,7 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import Upgraded, UpstreamResponse
 
 _BUFFER_BYTES: Final = 1 << 16
@@ -105,7 +106,7 @@ class Tunnel:
 
     def __init__(
         self,
-        request: web.Request,
+        request: ClientRequest,
         answer: UpstreamResponse,
         response: web.StreamResponse,
         idle_s: float,

@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from lifecycle_proxy.config.model import Server, Settings
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.server.listener import url
 from lifecycle_proxy.server.protocol import Protocol
 from lifecycle_proxy.server.service import Service, ask_for_body
@@ -32,7 +33,7 @@ class Runner(web.ServerRunner):
         self.service = service
         self._listener: asyncio.Server | None = None
 
-        class ServedRequest(web.Request):
+        class ServedRequest(ClientRequest):
             """A request whose response gets its last headers from the service."""
 
             async def _prepare_hook(self, response: web.StreamResponse) -> None:  # a private name

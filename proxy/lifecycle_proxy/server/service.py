@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from aiohttp import HttpVersion11, web
 
+from lifecycle_proxy.exchange.handler import ClientRequest
+
 
 class Service(ABC):
     """Answers every request, whatever its path: aiohttp's router knows some targets to be wrong.
@@ -25,11 +27,11 @@ class Service(ABC):
         """After the last connection has ended, also where ``start`` failed half-way."""
 
     @abstractmethod
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest) -> web.StreamResponse:
         """Answer a request. Cancelled when its client goes away."""
 
     def finish_headers(  # noqa: B027
-        self, request: web.Request, response: web.StreamResponse
+        self, request: ClientRequest, response: web.StreamResponse
     ) -> None:
         """Change the headers of a response before they are sent.
 
@@ -39,7 +41,7 @@ class Service(ABC):
         """
 
 
-async def ask_for_body(request: web.Request) -> None:
+async def ask_for_body(request: ClientRequest) -> None:
     """Ask for the body of a client that waits to be asked. Other expectations are met by silence.
 
     aiohttp's router answers those with a 417, and fails on bytes that are no text.
