@@ -8,6 +8,7 @@ from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.forwarded_response import ForwardedResponse
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import UpstreamResponse
@@ -20,34 +21,9 @@ _STREAM_HEADERS: Final = {
 }
 _LENGTH_AND_CODING: Final = ("Content-Length", "Content-Encoding")
 _SERVER: Final = "lifecycle-proxy"
-# aiohttp adds these if they are missing; a forwarded response must not get them.
-_ADDED: Final = ("Server", "Content-Type")
 # The next bytes may still belong to such a request.
 _CLOSING: Final = ("bad_request", "request_timeout", "http_version_not_supported")
 _RETRY_AFTER_S: Final = "5"
-
-
-class ForwardedResponse(web.StreamResponse):
-    """A response of the upstream's. Its headers wait for the body, or for ``send_headers``.
-
-    Attributes:
-        unsaid: headers that the upstream did not send, and that aiohttp adds.
-    """
-
-    unsaid: tuple[str, ...] = ()
-
-    _send_headers_immediately = False  # as in web.Response
-
-    async def _write_headers(self) -> None:
-        """aiohttp drops bytes that are not UTF-8. Where there may be some, they are put back."""
-        await super()._write_headers()
-        if "".join((self.reason, *self.headers.values())).isascii() or self._req is None:
-            return
-        major, minor = self._req.version
-        lines = [f"HTTP/{major}.{minor} {self.status} {self.reason}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        head = "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")
-        self._payload_writer._headers_buf = head  # type: ignore[union-attr]  # noqa: SLF001
 
 
 def error_response(failure: ProxyError, request_id: str | None = None) -> web.Response:
@@ -62,7 +38,7 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     )
     if request_id is not None:
         response.headers["X-Request-Id"] = request_id
-    response.headers["Server"] = _SERVER  # aiohttp would name itself, Python and their versions
+    name_server(response)
     if failure.code in _CLOSING:
         response.force_close()
     if failure.is_final:
@@ -82,12 +58,12 @@ def as_http11(request: web.BaseRequest) -> None:
     request._cache.pop("version", None)  # noqa: SLF001  it may have been looked at
 
 
-def copy_head(answer: UpstreamResponse) -> web.StreamResponse:
+def copy_head(answer: UpstreamResponse) -> ForwardedResponse:
     """The upstream's status and headers."""
-    return _response(answer, headers.for_client(answer.headers))
+    return ForwardedResponse(answer.status, answer.reason, headers.for_client(answer.headers))
 
 
-def stream_head(request: ClientRequest, answer: UpstreamResponse) -> web.StreamResponse:
+def stream_head(request: ClientRequest, answer: UpstreamResponse) -> ForwardedResponse:
     """The upstream's status and headers for a stream that gets frames: no length, no compression.
 
     Args:
@@ -98,7 +74,7 @@ def stream_head(request: ClientRequest, answer: UpstreamResponse) -> web.StreamR
     for name in _LENGTH_AND_CODING:
         kept.popall(name, None)
     kept.update(_own(request, answer.headers.get("X-Request-Id")))
-    return _response(answer, kept)
+    return ForwardedResponse(answer.status, answer.reason, kept)
 
 
 def early_head(request: ClientRequest) -> web.StreamResponse:
@@ -107,9 +83,7 @@ def early_head(request: ClientRequest) -> web.StreamResponse:
     return web.StreamResponse(headers={"Content-Type": "text/event-stream", **own})
 
 
-def kept_head(
-    status: int, reason: bytes, kept: Iterable[tuple[bytes, bytes]]
-) -> web.StreamResponse:
+def kept_head(status: int, reason: bytes, kept: Iterable[tuple[bytes, bytes]]) -> ForwardedResponse:
     """A head that another client has got before.
 
     Args:
@@ -118,9 +92,7 @@ def kept_head(
         kept: headers that do not belong to the connection.
     """
     own, text = CIMultiDict(headers.raw(kept)), reason.decode("utf-8", "surrogateescape")
-    response = ForwardedResponse(status=status, reason=text, headers=own)
-    response.unsaid = tuple([name for name in _ADDED if name not in own])
-    return response
+    return ForwardedResponse(status, text, own)
 
 
 def own_stream(headers: Mapping[str, str]) -> web.StreamResponse:
@@ -140,29 +112,13 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
-def strip_default_headers(request: ClientRequest, response: web.StreamResponse) -> None:
-    """Remove the headers that aiohttp adds to those of the upstream.
-
-    If only the end of the connection ends the body, the connection is closed, even if a client of
-    HTTP/1.0 asked to keep it open.
+def name_server(response: web.StreamResponse) -> None:
+    """aiohttp would name itself, Python and their versions.
 
     Args:
-        request: of the client.
-        response: before its headers are sent.
+        response: of the proxy's own, before its headers are sent.
     """
-    if request.version < HttpVersion11 and response.content_length is None:
-        response.force_close()
-    if isinstance(response, ForwardedResponse):
-        for name in response.unsaid:
-            response.headers.pop(name, None)
-    else:
-        response.headers["Server"] = _SERVER
-
-
-def _response(answer: UpstreamResponse, kept: CIMultiDict[str]) -> web.StreamResponse:
-    response = ForwardedResponse(status=answer.status, reason=answer.reason, headers=kept)
-    response.unsaid = tuple([name for name in _ADDED if name not in kept])
-    return response
+    response.headers["Server"] = _SERVER
 
 
 def forward_interim(request: ClientRequest, status: int, reason: str, own: Headers) -> None:
@@ -185,12 +141,12 @@ def forward_interim(request: ClientRequest, status: int, reason: str, own: Heade
     transport.write("\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape"))
 
 
-def switching_protocols(answer: UpstreamResponse) -> web.StreamResponse:
+def switching_protocols(answer: UpstreamResponse) -> ForwardedResponse:
     """The upstream's 101, with the hop-by-hop headers of the handshake (RFC 6455 section 4.2.2)."""
     kept = headers.for_client(answer.headers)
     kept["Connection"] = "Upgrade"
     kept["Upgrade"] = answer.headers.get("Upgrade", "websocket")
-    return _response(answer, kept)
+    return ForwardedResponse(answer.status, answer.reason, kept)
 
 
 def _own(request: ClientRequest, upstream_request_id: str | None) -> dict[str, str]:

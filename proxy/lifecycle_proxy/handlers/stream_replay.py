@@ -70,9 +70,8 @@ class StreamReplay:
         response = responses.kept_head(page.head.status, page.head.reason, head)
         exchange.stream, exchange.first_byte = True, exchange.started
         try:
-            writer = await response.prepare(request)
-            if writer is not None:
-                writer.send_headers()
+            await response.prepare(request)
+            response.begin()
             while True:
                 if page.data:
                     await self._write(request, response, page.data)

@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from lifecycle_proxy.exchange.forwarded_response import ForwardedResponse
 from lifecycle_proxy.exchange.handler import ClientRequest
 
 # Behind this much unsent the client is waited for, and so is the upstream.
@@ -80,7 +81,12 @@ class ClientWriter:
         if self._writer is None or self._transport is None:
             raise ConnectionResetError("the client is gone")
         self.is_gone = self._transport.is_closing
-        self.is_chunked = "chunked" in self._response.headers.get("Transfer-Encoding", "")
+        response = self._response
+        self.is_chunked = (
+            response.is_chunked
+            if isinstance(response, ForwardedResponse)
+            else "chunked" in response.headers.get("Transfer-Encoding", "")
+        )
 
     async def begin(self) -> None:
         """Send the headers, and what was written since they were made.
@@ -89,11 +95,10 @@ class ClientWriter:
             ConnectionError: the client is gone.
         """
         first, self._first = self._first, None
-        assert self._writer is not None, "prepared"
-        if first:
+        if isinstance(self._response, ForwardedResponse):
+            self._response.begin(b"".join(first) if first else b"")
+        elif first:
             await self._response.write(b"".join(first))
-        elif first is not None:
-            self._writer.send_headers()
 
     async def end(self) -> None:
         """End the message properly.

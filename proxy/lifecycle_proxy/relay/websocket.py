@@ -15,6 +15,7 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.forwarded_response import ForwardedResponse
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.ports import Upgraded, UpstreamResponse
 
@@ -108,7 +109,7 @@ class Tunnel:
         self,
         request: ClientRequest,
         answer: UpstreamResponse,
-        response: web.StreamResponse,
+        response: ForwardedResponse,
         idle_s: float,
     ) -> None:
         self.last_read = self.last_write = time.monotonic()
@@ -128,9 +129,8 @@ class Tunnel:
         client = self._request.transport
         ways: list[_ToUpstream | _ToClient] = []
         try:
-            writer = await self._response.prepare(self._request)
-            if writer is not None:
-                writer.send_headers()
+            await self._response.prepare(self._request)
+            self._response.begin()
             if client is None or upstream is None:
                 return self._response
             to_client = StreamWriter(self._request.protocol, asyncio.get_running_loop())
