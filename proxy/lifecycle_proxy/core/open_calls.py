@@ -13,6 +13,7 @@ from lifecycle_proxy.core.counts import MAX_OPEN_CALLS, Counts
 
 # The group of calls that the upstream announced itself: a choice's finish says nothing of them.
 _NATIVE: Final = None
+_NOBODY: Final = dict.fromkeys(State, 0)  # in each state
 _BY_POSITION: Final = operator.attrgetter("position")
 
 
@@ -35,7 +36,7 @@ class OpenCalls:
         self.ended: set[int] = set()
         self.finishing: dict[int, Call] = {}
         self.named = 0
-        self._states = dict.fromkeys(State, 0)
+        self._states = _NOBODY.copy()
         self._groups: dict[tuple[int | None, State], dict[int, Call]] = {}  # of those with a name
         self._appeared = 0
         self._due: dict[int, dict[int, Call]] = {}

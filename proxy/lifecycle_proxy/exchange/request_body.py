@@ -228,6 +228,8 @@ def _value(raw: msgspec.Raw, *, unread: Any = None) -> Any:
 
 
 def _text(raw: msgspec.Raw) -> str:
+    if raw is _ABSENT:
+        return ""
     value = _value(raw)
     return value if isinstance(value, str) else ""
 

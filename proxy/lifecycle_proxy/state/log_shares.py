@@ -93,6 +93,8 @@ class LogShares:
             self._heavy[measure][name] = owner
         else:
             self._heavy[measure].pop(name, None)
+        if measure == "streams":
+            return  # nothing that grows
         growing = owner.growing[measure]
         if stream.key not in owner.ended and stream.size_in(measure) > 0:
             growing[stream.key] = stream

@@ -44,15 +44,15 @@ class MemoryStream:
     """
 
     __slots__ = (
-        *("_aside", "_before", "_budget", "_events", "_is_kept", "_key", "_log", "_now", "_room"),
-        *("is_done", "kept", "read_at", "readers", "started_at"),
+        *("_aside", "_before", "_budget", "_events", "_is_kept", "_log", "_now", "_room"),
+        *("is_done", "kept", "key", "read_at", "readers", "started_at"),
     )
 
     def __init__(self, log: _Log, key: StreamKey, *, is_resumable: bool, before: int = 0) -> None:
         self._log = log
         self._now = log.now
         self._before = before
-        self._key = key
+        self.key: Final = key
         self._is_kept = True
         self._aside: list[tuple[EventType, EventData, float, int]] = []
         self._budget = self._room = _ROOM  # for what is put aside; none where somebody waits
@@ -62,10 +62,6 @@ class MemoryStream:
         self.readers = 0  # that wait for bytes
         self.read_at = -math.inf
         self.kept = KeptBytes(partial(log.count, self, "bytes")) if is_resumable else NO_BYTES
-
-    @property
-    def key(self) -> StreamKey:
-        return self._key
 
     @property
     def events(self) -> KeptEvents:

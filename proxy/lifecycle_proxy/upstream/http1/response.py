@@ -25,8 +25,8 @@ class HttpResponse:
     """
 
     __slots__ = (
-        *("_connection", "_end", "_headers", "_is_over", "_is_paused", "_kept", "_kept_bytes"),
-        *("_sink", "raw_headers", "reason", "status", "was_reset"),
+        *("_connection", "_end", "_is_over", "_is_paused", "_kept", "_kept_bytes"),
+        *("_sink", "headers", "raw_headers", "reason", "status", "was_reset"),
     )
 
     def __init__(self, connection: "HttpConnection", head: ResponseHead) -> None:
@@ -34,7 +34,7 @@ class HttpResponse:
         self.reason = head.reason
         self.raw_headers: Headers = head.headers
         self.was_reset = False
-        self._headers: CIMultiDictProxy[str] | None = None
+        self.headers = CIMultiDictProxy(CIMultiDict(head.headers))
         self._connection: HttpConnection | None = connection
         self._sink: BodySink | None = None
         self._is_paused = False
@@ -42,12 +42,6 @@ class HttpResponse:
         self._kept_bytes = 0
         self._is_over = False
         self._end: ProxyError | None = None
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        if self._headers is None:
-            self._headers = CIMultiDictProxy(CIMultiDict(self.raw_headers))
-        return self._headers
 
     # --- for the relay ----------------------------------------------------------------------------
 
