@@ -323,8 +323,8 @@ def _tables(*some: Backend) -> str:
 
 
 async def _ids_are_known(two: Backend, urls: list[str]) -> None:
-    """Each connection may be another process's."""
-    lines, missed = (KEY, "Content-Type: application/json"), 0
+    """Each connection may be another process's. On a busy machine it may hear of an id later."""
+    lines = (KEY, "Content-Type: application/json")
     for number in range(12):
         made = f"resp_{number}"
 
@@ -335,11 +335,13 @@ async def _ids_are_known(two: Backend, urls: list[str]) -> None:
         url, other = urls[0], urls[-1]
         answer = await ask(url, "POST", "/v1/responses", *lines, body=b'{"model":"m-1"}')
         assert answer.json()["id"] == made
-        answers = [ask(other, "GET", f"/v1/responses/{made}", KEY) for _ in range(4)]
         body = b'{"previous_response_id":"%b"}' % made.encode()
-        answers.append(ask(other, "POST", "/v1/responses", *lines, body=body))
-        missed += {one.json()["by"] for one in await asyncio.gather(*answers)} != {"two"}
-    assert missed <= 2  # on a busy machine the store may not answer in time
+        async with asyncio.timeout(10):
+            while True:
+                answers = [ask(other, "GET", f"/v1/responses/{made}", KEY) for _ in range(4)]
+                answers.append(ask(other, "POST", "/v1/responses", *lines, body=body))
+                if {one.json()["by"] for one in await asyncio.gather(*answers)} == {"two"}:
+                    break
 
 
 async def test_a_conversation_stays_where_it_is_whichever_worker_is_asked(
