@@ -114,15 +114,17 @@ class OpenCalls:
 
     def all_finishing(self) -> list[Call]:
         """Those that are finished, whatever their choice."""
-        return in_order(self.finishing.values())
+        return in_order(self.finishing.values()) if self.finishing else []
 
     def clear(self) -> None:
         """Forget all of them; they count as ended."""
+        if not self._appeared:
+            return
         self.ended.update(self.by_key)  # those that never had a name, too
         for held in (self.by_key, self.finishing, self._groups, self._due, self._placeholders):
             held.clear()
         self.named = 0
-        self._states = dict.fromkeys(State, 0)
+        self._states = _NOBODY.copy()
 
     # --- what waits for its arguments -----------------------------------------------------------
 
