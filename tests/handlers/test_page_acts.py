@@ -3,10 +3,12 @@
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.inspect import opened
 
 from tests.conftest import StartProxy
@@ -22,7 +24,7 @@ from tests.fakes import (
     text,
     tool_call,
 )
-from tests.recording.build import agent, write
+from tests.recording.build import Tape, agent, chunk, frame, packed, write
 
 OWN = "X-Lifecycle-Page: 1"
 KEYS = ["key-of-alice-" + "a" * 30, "key-of-bob-" + "b" * 30]
@@ -210,7 +212,10 @@ async def test_what_is_no_recording_is_refused_with_the_reason(
 async def test_a_recording_that_is_too_large_is_not_read(proxy: str) -> None:
     async with Client(proxy) as client:
         await client.send("POST", "/-/page/recordings", OWN, body=b" " * (33 << 20))
-        assert (await client.head()).status == 413
+        answer = await client.head()
+        assert answer.status == 413
+        message = (await answer.read()).json()["error"]["message"]
+        assert "at most 32 MiB; in a terminal, `lifecycle-proxy export FILE --html" in message
 
 
 async def test_the_proxy_goes_on_while_one_is_drawn(proxy: str, tmp_path: Path) -> None:
@@ -227,8 +232,51 @@ async def test_the_proxy_goes_on_while_one_is_drawn(proxy: str, tmp_path: Path) 
     assert slowest < 5
 
 
+def of_reads(data: bytes, size: int = 65_536) -> Tape:
+    """An answer that came in such reads."""
+    tape = Tape().request().head()
+    for start in range(0, len(data), size):
+        tape.line("read", ms=100, data=packed(data[start : start + size]), sent=True)
+    tape.bodies = {"upstream": data, "client": data}
+    return tape.end()
+
+
+def many_spans(count: int) -> Tape:
+    data = b":\n" * count
+    tape = Tape().request().head()
+    return tape.sent(100, data, *((at, at + 2) for at in range(0, len(data), 2))).end()
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [of_reads(b":\n\n" * 3_300_000)],
+        lambda: [of_reads(b"\n" * 10_000_000)],
+        lambda: [of_reads(b"data:{}\n\n" * 1_100_000)],
+        lambda: [of_reads(chunk({"content": "y" * 10_000_000}))],
+        lambda: [of_reads(b"".join(frame(f"c{n}", "running") for n in range(50_000)))],
+        lambda: [of_reads(frame("c", "running", "x" * 5_000_000))],
+        lambda: [of_reads(b"data: " + b"[" * 10_000_000)],
+        lambda: [many_spans(700_000)],
+        lambda: [Tape(str(number)).request(None) for number in range(40_000)],
+    ],
+    ids=["comments", "lines", "empty", "long", "tools", "name", "nested", "spans", "requests"],
+)
+async def test_ten_mebibytes_of_anything_are_drawn(
+    tmp_path: Path, make: Callable[[], list[Tape]]
+) -> None:
+    """Some took minutes and gigabytes, or made a page that no browser draws."""
+    data = write(tmp_path / "one.jsonl", *make()).read_bytes()
+    drawn = await opened.drawn(data)
+    assert len(drawn) < 8 << 20
+    first = json.loads(drawn)["exchanges"][0]
+    assert len(first["client"]["frames"]) <= 5000
+    assert len(first["bars"]) <= 500
+
+
 async def test_one_that_takes_too_long_is_given_up() -> None:
-    with pytest.raises(Exception, match=r"could not be read in 0.01 s"):
+    with pytest.raises(ProxyError, match=r"could not be read in 0.01 s; in a terminal, `lifecycle"):
         await opened.drawn(b"{}", patience_s=0.01)
 
 

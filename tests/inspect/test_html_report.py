@@ -146,6 +146,18 @@ def test_nothing_recorded(tmp_path: Path) -> None:
     assert exchange["complete"] is False
 
 
+def test_long_texts_and_many_tools_are_cut(tmp_path: Path) -> None:
+    tape = Tape().request(target="/" + "x" * 20_000).head(1, [["A", "b" * 20_000]] * 600)
+    tape.read(2, b"".join(frame(f"c{n}", "running", "t" * 400) for n in range(501))).end()
+    (exchange,) = embedded(made(tmp_path, tape))["exchanges"]
+    headers = exchange["client"]["headers"]
+    assert len(headers) == 500
+    assert headers[0][1].endswith("b… cut off in this page")
+    assert len(exchange["request"]["target"]) < 17_000
+    assert (len(exchange["bars"]), exchange["moreBars"]) == (500, 1)
+    assert len(exchange["bars"][0]["tool"]) == 300
+
+
 def test_limits(tmp_path: Path) -> None:
     (exchange,) = embedded(made(tmp_path, agent(), max_frames=10))["exchanges"]
     assert (len(exchange["client"]["frames"]), exchange["client"]["more"]) == (10, 60)

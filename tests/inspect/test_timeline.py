@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from lifecycle_proxy.core import sse
-from lifecycle_proxy.inspect import summary, timeline
+from lifecycle_proxy.inspect import summary, timeline, tool_bars
 from lifecycle_proxy.recording import cassette, json_lines
 from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Side
 
@@ -46,7 +46,7 @@ def test_a_frame_in_two_reads_has_the_time_of_the_second(tmp_path: Path) -> None
 
 
 def test_bars(tmp_path: Path) -> None:
-    bars = timeline.bars(load(tmp_path, agent()))
+    bars = tool_bars.of(load(tmp_path, agent()))
     assert [(b.tool, b.start, b.stop, b.duration_ms) for b in bars] == [
         ("web_search", 422, 2128, 1706),
         ("terminal", 570, 1488, 918),
@@ -60,7 +60,7 @@ def test_bars_of_odd_tools(tmp_path: Path) -> None:
     tape.read(900, frame("b", "completed", durationMs=5000, reason="superseded"))
     told = {"tool": "t", "label": "t", "toolCallId": "c"}
     tools = [{**told, "status": "running"}, {**told, "status": "completed", "durationMs": 7}]
-    bars = timeline.bars(load(tmp_path, tape.end(tools=tools)))
+    bars = tool_bars.of(load(tmp_path, tape.end(tools=tools)))
     assert [(b.id, b.start, b.stop, b.is_error) for b in bars] == [
         ("a", 10, 20, True),
         ("a", 30, None, False),
@@ -70,9 +70,34 @@ def test_bars_of_odd_tools(tmp_path: Path) -> None:
     assert (bars[2].reason, bars[3].duration_ms, bars[3].label) == ("superseded", 7, "")
 
 
+@pytest.mark.parametrize("took", ["NaN", "Infinity", "-1", "true", "1e999", "9" * 4000, '"1"'])
+def test_a_duration_that_is_none(tmp_path: Path, took: str) -> None:
+    data = frame("a", "completed", durationMs=5).replace(b": 5", f": {took}".encode())
+    (bar,) = tool_bars.of(load(tmp_path, Tape().request().head(5).read(10, data).end()))
+    assert (bar.stop, bar.duration_ms) == (10, None)
+
+
+def test_a_skim_has_the_first_frames_and_all_tools(tmp_path: Path) -> None:
+    side = load(tmp_path, agent()).client
+    whole = timeline.frames(side)
+    found = timeline.skim(side, 10, 1000, {})
+    assert (found.frames, found.more, found.unread) == (whole[:10], 60, 0)
+    assert found.tools == [one for one in whole if one.summary.tool]
+    found = timeline.skim(side, 10, 20, {})
+    assert (found.parsed, found.more) == (20, 10)
+    assert found.unread == len(side.body) - whole[20].start
+
+
+def test_a_body_that_unpacks_to_too_much_stays_as_it_is() -> None:
+    bomb = gzip.compress(b"\0" * (25 << 20))
+    pieces = [Piece(1, bomb) for _ in range(6)]
+    side = Side(200, "OK", (("Content-Encoding", "gzip"),), pieces=pieces)
+    assert timeline.clear(side) is pieces
+
+
 def test_tools_that_only_the_upstream_told(tmp_path: Path) -> None:
     tape = Tape().request().head(5).read(10, frame("a", "running"), sent=False).end()
-    assert [b.id for b in timeline.bars(load(tmp_path, tape))] == ["a"]
+    assert [b.id for b in tool_bars.of(load(tmp_path, tape))] == ["a"]
 
 
 @pytest.mark.parametrize("broken", [False, True])

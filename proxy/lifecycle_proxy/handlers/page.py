@@ -26,7 +26,13 @@ Wish = Literal["drawn", "cassette", "stop"]  # see ``LiveExchanges.answer``
 
 
 class LiveSource(Protocol):
-    """What is shown; see ``inspect.live.LiveExchanges``."""
+    """What is shown; see ``inspect.live.LiveExchanges``.
+
+    Attributes:
+        elsewhere: what can be done about a recording that is too large for a page.
+    """
+
+    elsewhere: str
 
     def changes(self, owner: str | None, seen: int, known: dict[str, int]) -> tuple[int, bytes]:
         """See ``LiveExchanges``."""
@@ -165,7 +171,10 @@ class LivePage:
                 data += piece
                 if len(data) > _MAX_RECORDING_BYTES:
                     most = _MAX_RECORDING_BYTES >> 20
-                    raise ProxyError("request_too_large", f"a page opens at most {most} MiB")
+                    words = (
+                        f"a page opens recordings of at most {most} MiB; {self._source.elsewhere}"
+                    )
+                    raise ProxyError("request_too_large", words)
             body = await self._source.opened(bytes(data))
         finally:
             self._is_opening = False

@@ -12,14 +12,21 @@ from typing import Any, Final
 
 from lifecycle_proxy import __version__
 from lifecycle_proxy.exchange.model import Headers
-from lifecycle_proxy.inspect import timeline, view
+from lifecycle_proxy.inspect import timeline, tool_bars, view
 from lifecycle_proxy.recording import question
 from lifecycle_proxy.recording.cassette import Json, RecordedExchange, Request, Side
 
 MAX_EXCHANGE_BYTES: Final = 2 << 20
 MAX_BYTES: Final = 48 << 20
 MAX_FRAMES: Final = 5000
+MAX_EVENTS: Final = 2_000_000
+MAX_EXCHANGES: Final = 100_000
+# The page of a running proxy draws the same one again and again.
+_MAX_EVENTS_LIVE: Final = 50_000
 _MAX_WORDS: Final = 300
+_MAX_BARS: Final = 500
+_MAX_HEADERS: Final = 500
+_MAX_TEXT: Final = 16_384  # of a header, an error, a target
 
 
 def page(
@@ -29,6 +36,7 @@ def page(
     max_exchange_bytes: int = MAX_EXCHANGE_BYTES,
     max_bytes: int = MAX_BYTES,
     max_frames: int = MAX_FRAMES,
+    max_events: int = MAX_EVENTS,
 ) -> str:
     """The page. It shows where something is left out because of a limit.
 
@@ -38,19 +46,29 @@ def page(
         max_exchange_bytes: characters of frames and bodies of one exchange.
         max_bytes: likewise of all exchanges.
         max_frames: of one side of an exchange.
+        max_events: of all sides of all exchanges: those behind are neither drawn nor counted.
     """
-    limits = (max_exchange_bytes, max_bytes, max_frames)
-    data = json.dumps(recording_of(exchanges, title, *limits))
+    recording = recording_of(
+        exchanges,
+        title,
+        max_exchange_bytes=max_exchange_bytes,
+        max_bytes=max_bytes,
+        max_frames=max_frames,
+        max_events=max_events,
+    )
     # json.dumps writes ASCII, so a lone surrogate does no harm.
-    return view.page_of(title, data.replace("<", "\\u003c"))
+    return view.page_of(title, json.dumps(recording).replace("<", "\\u003c"))
 
 
 def recording_of(
     exchanges: Sequence[RecordedExchange],
     title: str,
+    *,
     max_exchange_bytes: int = MAX_EXCHANGE_BYTES,
     max_bytes: int = MAX_BYTES,
     max_frames: int = MAX_FRAMES,
+    max_events: int = MAX_EVENTS,
+    max_exchanges: int = MAX_EXCHANGES,
 ) -> Json:
     """A recording as the page draws it.
 
@@ -60,15 +78,33 @@ def recording_of(
         max_exchange_bytes: see ``page``.
         max_bytes: see ``page``.
         max_frames: see ``page``.
+        max_events: see ``page``.
+        max_exchanges: the first ones.
     """
-    budget = _Budget(max_bytes)
-    shown = [_exchange(one, _Budget(max_exchange_bytes, budget), max_frames) for one in exchanges]
-    return {"by": f"lifecycle-proxy {__version__}", "title": title, "exchanges": shown}
+    drawn = exchanges[:max_exchanges]
+    budget, events = _Budget(max_bytes), _Events(max_frames, max_events)
+    shown = [_exchange(one, _Budget(max_exchange_bytes, budget), events) for one in drawn]
+    more = len(exchanges) - len(drawn)
+    by = f"lifecycle-proxy {__version__}"
+    return {"by": by, "title": title, "exchanges": shown, "more": more}
 
 
 def exchange_of(exchange: RecordedExchange) -> Json:
     """One exchange as the page draws it."""
-    return _exchange(exchange, _Budget(MAX_EXCHANGE_BYTES), MAX_FRAMES)
+    return _exchange(exchange, _Budget(MAX_EXCHANGE_BYTES), _Events(MAX_FRAMES, _MAX_EVENTS_LIVE))
+
+
+@dataclass(slots=True)
+class _Events:
+    """How many frames of a side are drawn, and how many events may still be parsed."""
+
+    max_frames: int
+    left: int
+
+    def skim(self, side: Side, known: timeline.Summaries) -> timeline.Skim:
+        found = timeline.skim(side, self.max_frames, self.left, known)
+        self.left -= found.parsed
+        return found
 
 
 @dataclass(slots=True)
@@ -104,10 +140,11 @@ class _FrameTable:
         return self._numbers[raw]
 
 
-def _exchange(exchange: RecordedExchange, budget: _Budget, max_frames: int) -> Json:
+def _exchange(exchange: RecordedExchange, budget: _Budget, events: _Events) -> Json:
     forwarded = exchange.forwarded
-    table = _FrameTable(budget)
-    bars = timeline.bars(exchange)
+    table, known = _FrameTable(budget), timeline.Summaries()
+    client, upstream = (events.skim(one, known) for one in (exchange.client, exchange.upstream))
+    bars = tool_bars.of_frames(exchange, client.tools or upstream.tools)
     fields: Json = {
         "id": exchange.id,
         "ts": exchange.ts,
@@ -115,15 +152,16 @@ def _exchange(exchange: RecordedExchange, budget: _Budget, max_frames: int) -> J
         "bad": question.is_bad(exchange),
         "route": exchange.route,
         "ended": exchange.ended,
-        "error": exchange.error,
-        "omitted": exchange.omitted,
+        "error": _brief(exchange.error),
+        "omitted": _brief(exchange.omitted),
         "complete": exchange.is_complete,
         "end": timeline.end_ms(exchange),
         "request": _request(exchange.request, budget),
         "forwarded": None if forwarded is None else _forwarded(exchange, forwarded, budget),
-        "bars": [_bar(bar) for bar in bars],
-        "client": _side(exchange.client, table, max_frames),
-        "upstream": _side(exchange.upstream, table, max_frames),
+        "bars": [_bar(bar) for bar in bars[:_MAX_BARS]],
+        "moreBars": max(0, len(bars) - _MAX_BARS),
+        "client": _side(exchange.client, client, table),
+        "upstream": _side(exchange.upstream, upstream, table),
         "raws": table.texts,
     }
     fields["cut"] = budget.was_cut
@@ -132,8 +170,8 @@ def _exchange(exchange: RecordedExchange, budget: _Budget, max_frames: int) -> J
 
 def _request(request: Request, budget: _Budget) -> Json:
     return {
-        "method": request.method,
-        "target": request.target,
+        "method": _brief(request.method),
+        "target": _brief(request.target),
         "headers": _headers(request.headers),
         "body": None if request.body is None else budget.take(_text(request.body)),
         "size": len(request.body or b""),
@@ -147,19 +185,18 @@ def _forwarded(exchange: RecordedExchange, forwarded: Request, budget: _Budget) 
     return {**_request(forwarded, _Budget(0) if is_same else budget), "same": is_same}
 
 
-def _side(side: Side, table: _FrameTable, max_frames: int) -> Json:
-    frames = timeline.frames(side)
-    shown = frames[:max_frames]
+def _side(side: Side, found: timeline.Skim, table: _FrameTable) -> Json:
     return {
         "status": side.status,
-        "reason": side.reason,
+        "reason": _brief(side.reason),
         "headers": _headers(side.headers),
         "ms": side.ms,
         "end": side.end,
         "endMs": side.end_ms,
         "size": len(side.body),
-        "frames": [_frame(frame, table) for frame in shown],
-        "more": len(frames) - len(shown),
+        "frames": [_frame(frame, table) for frame in found.frames],
+        "more": found.more,
+        "unread": found.unread,
     }
 
 
@@ -178,21 +215,26 @@ def _frame(frame: timeline.Frame, table: _FrameTable) -> list[Any]:
     ]
 
 
-def _bar(bar: timeline.Bar) -> Json:
+def _bar(bar: tool_bars.Bar) -> Json:
     return {
-        "tool": bar.tool,
-        "label": bar.label,
-        "emoji": bar.emoji,
+        "tool": bar.tool[:_MAX_WORDS],
+        "label": bar.label[:_MAX_WORDS],
+        "emoji": bar.emoji[:_MAX_WORDS],
         "start": bar.start,
         "stop": bar.stop,
         "took": bar.duration_ms,
         "failed": bar.is_error,
-        "reason": bar.reason,
+        "reason": bar.reason[:_MAX_WORDS],
     }
 
 
 def _headers(headers: Headers) -> list[Iterable[str]]:
-    return [[name, value] for name, value in headers]
+    return [[_brief(name), _brief(value)] for name, value in headers[:_MAX_HEADERS]]
+
+
+def _brief(text: str) -> str:
+    """A text as long as a proxy takes one; longer ones were written by somebody else."""
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "… cut off in this page"
 
 
 def _text(data: bytes) -> str:

@@ -49,6 +49,7 @@ class LiveExchanges(Listener):
     """All rows of one process.
 
     Attributes:
+        elsewhere: see ``opened.ELSEWHERE``.
         tapes: as given.
         others: where rows of other workers come from; None where there are none.
 
@@ -56,6 +57,8 @@ class LiveExchanges(Listener):
         keep: how many finished ones.
         tapes: of what was seen while a page was open.
     """
+
+    elsewhere = opened.ELSEWHERE
 
     def __init__(self, keep: int, tapes: LiveTapes) -> None:
         self._keep = keep

@@ -16,10 +16,11 @@ from typing import Final, TextIO
 
 from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.model import SideName
-from lifecycle_proxy.inspect import timeline
+from lifecycle_proxy.inspect import timeline, tool_bars
 from lifecycle_proxy.inspect.choice import chosen
 from lifecycle_proxy.inspect.terminal import Paper, columns, padded, size
-from lifecycle_proxy.inspect.timeline import Bar, Frame
+from lifecycle_proxy.inspect.timeline import Frame
+from lifecycle_proxy.inspect.tool_bars import Bar
 from lifecycle_proxy.recording import cassette, question
 from lifecycle_proxy.recording.cassette import RecordedExchange
 
@@ -162,7 +163,7 @@ def _row(number: int, exchange: RecordedExchange, short_id: str) -> tuple[str, .
 
 def _tools(exchange: RecordedExchange) -> str:
     """The names of the tools, each once, with how often it was called."""
-    counts = Counter(bar.tool for bar in timeline.bars(exchange))
+    counts = Counter(bar.tool for bar in tool_bars.of(exchange))
     return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items()) or "-"
 
 
@@ -192,7 +193,7 @@ def _exchange(
     )
     for what in filter(None, (exchange.error, exchange.omitted and f"omitted: {exchange.omitted}")):
         yield paper.line(f"   {what}", _COLOURS["error"])
-    yield from _bars(paper, timeline.bars(exchange), timeline.end_ms(exchange))
+    yield from _bars(paper, tool_bars.of(exchange), timeline.end_ms(exchange))
     yield from _frames(paper, frames)
 
 

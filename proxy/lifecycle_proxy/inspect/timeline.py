@@ -1,23 +1,27 @@
-"""A recorded exchange in time: its frames, and its tool calls from running to completed.
+"""A recorded exchange in time: its frames. ``tool_bars.py`` has its tool calls.
 
 A cassette contains reads, not frames. Parsing finds the frames here; the time of a frame is that of
 the read with its last byte.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.media_type import is_event_stream
-from lifecycle_proxy.exchange.model import SideName
 from lifecycle_proxy.inspect.summary import EventSummary, summarize, summarize_body
-from lifecycle_proxy.recording.cassette import Json, Piece, RecordedExchange, Side
+from lifecycle_proxy.recording.cassette import Piece, RecordedExchange, Side
 
 _MAX_EVENT_BYTES: Final = 64 << 20
+_MAX_CLEAR_BYTES: Final = 128 << 20  # of a side, decompressed
 _FIRST_READS: Final = 8  # a byte each, at worst
+_TOOL_KEYS: Final = (b"toolCallId", b"\\u")  # one of them is in each lifecycle frame
+
+Summaries = dict[bytes, EventSummary]
 
 
 class Frame(NamedTuple):
@@ -39,53 +43,114 @@ class Frame(NamedTuple):
 
 
 @dataclass(slots=True)
-class Bar:
-    """A tool call, from running to completed.
+class Skim:
+    """What of a side is drawn, from one pass over it.
 
     Attributes:
-        start: in milliseconds since the request; None if no frame of the stream has the call.
-        stop: likewise; None if the call was never completed.
-        duration_ms: that of the completed frame.
+        frames: the first ones.
+        more: how many were counted behind those.
+        unread: bytes at the end that were not parsed.
+        parsed: how many events were.
+        tools: the lifecycle frames among all that were parsed.
     """
 
-    id: str
-    tool: str
-    label: str
-    emoji: str
-    choice: int = 0
-    start: float | None = None
-    stop: float | None = None
-    duration_ms: float | None = None
-    is_error: bool = False
-    reason: str = ""
+    frames: list[Frame] = field(default_factory=list)
+    more: int = 0
+    unread: int = 0
+    parsed: int = 0
+    tools: list[Frame] = field(default_factory=list)
+
+
+class _Unread(NamedTuple):
+    """A frame before it is summarized, which is what takes long."""
+
+    ms: float
+    start: int
+    event: sse.Event
+    is_added: bool
+    is_body: bool = False
+
+    def summary(self) -> EventSummary:
+        return summarize_body(self.event.raw) if self.is_body else summarize(self.event)
+
+    def frame(self, known: Summaries | None = None) -> Frame:
+        """It, summarized.
+
+        Args:
+            known: summaries of the same bytes: both sides mostly have the same.
+        """
+        raw = self.event.raw
+        found = None if known is None else known.get(raw)
+        if found is None:
+            found = self.summary()
+            if known is not None:
+                known[raw] = found
+        return Frame(self.ms, self.start, raw, self.is_added, found)
 
 
 def frames(side: Side) -> list[Frame]:
     """The frames of one side, in order. Their raw bytes are the whole body, decompressed."""
-    pieces = clear(side)
+    return [one.frame() for one in _unread(clear(side), side)]
+
+
+def skim(side: Side, max_frames: int, max_events: int, known: Summaries) -> Skim:
+    """The first frames of one side, and all tools in it; however many frames it has.
+
+    Args:
+        side: of an exchange.
+        max_frames: as many are summarized.
+        max_events: as many are parsed.
+        known: summaries of the other side; those of this one are added.
+    """
+    found, pieces = Skim(), clear(side)
+    for one in _unread(pieces, side):
+        if found.parsed >= max_events:
+            found.unread = sum(len(piece.data) for piece in pieces) - one.start
+            break
+        found.parsed += 1
+        is_drawn = len(found.frames) < max_frames
+        if not is_drawn:
+            found.more += 1
+            if not any(key in one.event.raw for key in _TOOL_KEYS):
+                continue
+        frame = one.frame(known if is_drawn else None)
+        if is_drawn:
+            found.frames.append(frame)
+        if frame.summary.tool is not None:
+            found.tools.append(frame)
+    return found
+
+
+def _unread(pieces: list[Piece], side: Side) -> Iterator[_Unread]:
+    """The frames of one side, as they are asked for."""
     if not _is_event_stream(side, pieces):
-        return list(_reads(pieces))
-    parser, found, start = sse.Parser(_MAX_EVENT_BYTES), [], 0
-    added = list(_added(pieces))
+        yield from _reads(pieces)
+        return
+    parser, start = sse.Parser(_MAX_EVENT_BYTES), 0
+    added = deque(_added(pieces))
     for ms, events in _events(parser, pieces):
         for event in events:
             for part in _parted(event, start, added):
                 is_added = _is_added(start, start + len(part.raw), added)
-                found.append(Frame(ms, start, part.raw, is_added, summarize(part)))
+                yield _Unread(ms, start, part, is_added)
                 start += len(part.raw)
-    return found
 
 
 def clear(side: Side) -> list[Piece]:
-    """The reads of a side, decompressed; as they are, if that fails."""
+    """The reads of a side, decompressed; as they are, if that fails or gives too much."""
     coding = side.header("Content-Encoding").strip().lower()
     if coding not in CODINGS:
         return side.pieces
-    inflate = Decompressor()
+    inflate, size, found = Decompressor(), 0, []
     try:
-        return [Piece(piece.ms, inflate.feed(piece.data)) for piece in side.pieces]
+        for piece in side.pieces:
+            found.append(Piece(piece.ms, inflate.feed(piece.data)))
+            size += len(found[-1].data)
+            if size > _MAX_CLEAR_BYTES:
+                return side.pieces
     except ProxyError:
         return side.pieces
+    return found
 
 
 def end_ms(exchange: RecordedExchange) -> float:
@@ -95,81 +160,17 @@ def end_ms(exchange: RecordedExchange) -> float:
     return max(*times, *(side.pieces[-1].ms for side in sides if side.pieces))
 
 
-def bars(exchange: RecordedExchange) -> list[Bar]:
-    """The tool calls in order: those in the client's stream, else those in the upstream's."""
-    found: list[Bar] = []
-    for name in _SIDES:
-        found = found or list(_bars(frames(exchange.side(name))))
-    known = {(bar.id, bar.choice) for bar in found}
-    untimed = [frame for frame in exchange.tools if _key(frame) not in known]
-    return found + [_untimed(bar) for bar in _bars(_frames_of(untimed))]
-
-
-_SIDES: Final[tuple[SideName, ...]] = ("client", "upstream")
-
-
-def _frames_of(tools: Iterable[Json]) -> Iterator[Frame]:
-    for fields in tools:
-        yield Frame(0.0, 0, b"", is_added=True, summary=EventSummary("tool", "", tool=fields))
-
-
-def _untimed(bar: Bar) -> Bar:
-    bar.start = bar.stop = None
-    return bar
-
-
-def _bars(frames: Iterable[Frame]) -> Iterator[Bar]:
-    """Bars from lifecycle frames. An id may be used again after its call is completed."""
-    bars: list[Bar] = []
-    running: dict[tuple[str, int], Bar] = {}
-    for frame in frames:
-        fields = frame.summary.tool
-        if fields is None:
-            continue
-        key = _key(fields)
-        bar = running.pop(key, None)
-        if bar is None or fields.get("status") == "running":
-            bar = _begun(fields, frame.ms)
-            bars.append(bar)
-        if fields.get("status") == "running":
-            running[key] = bar
-        else:
-            _complete(bar, fields, frame.ms)
-    return iter(bars)
-
-
-def _key(fields: Json) -> tuple[str, int]:
-    choice = fields.get("choice")
-    return str(fields.get("toolCallId")), choice if isinstance(choice, int) else 0
-
-
-def _begun(fields: Json, ms: float) -> Bar:
-    tool, label, emoji = (str(fields.get(key) or "") for key in ("tool", "label", "emoji"))
-    exact, choice = _key(fields)
-    return Bar(exact, tool, "" if label == tool else label, emoji, choice, start=ms)
-
-
-def _complete(bar: Bar, fields: Json, ms: float) -> None:
-    took = fields.get("durationMs")
-    bar.stop = ms
-    bar.is_error = fields.get("isError") is True
-    bar.reason = str(fields.get("reason") or "")
-    if isinstance(took, int | float):
-        bar.duration_ms = took
-    if bar.start == ms:  # its running event was in an earlier exchange, or in the same read
-        bar.start = max(0.0, ms - (bar.duration_ms or 0.0))
-
-
 def _is_event_stream(side: Side, pieces: list[Piece]) -> bool:
     """By its content type or its first bytes: not all servers send the right type."""
     start = b"".join(piece.data for piece in pieces[:_FIRST_READS])
     return is_event_stream(side.header("Content-Type")) or bool(sse.begins_stream(start.lstrip()))
 
 
-def _reads(pieces: list[Piece]) -> Iterator[Frame]:
+def _reads(pieces: list[Piece]) -> Iterator[_Unread]:
     start = 0
     for piece in pieces:
-        yield Frame(piece.ms, start, piece.data, is_added=False, summary=summarize_body(piece.data))
+        event = sse.Event(piece.data, b"", None)
+        yield _Unread(piece.ms, start, event, is_added=False, is_body=True)
         start += len(piece.data)
 
 
@@ -187,7 +188,7 @@ def _added(pieces: list[Piece]) -> Iterator[tuple[int, int]]:
         start += len(piece.data)
 
 
-def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[sse.Event]:
+def _parted(event: sse.Event, start: int, added: Iterable[tuple[int, int]]) -> list[sse.Event]:
     """Split comments of the proxy, which end with one line end only, from the event after them."""
     parts: list[sse.Event] = []
     at, stop = start, start + len(event.raw)
@@ -203,13 +204,13 @@ def _parted(event: sse.Event, start: int, added: list[tuple[int, int]]) -> list[
     return [*parts, event._replace(raw=event.raw[at - start :])] if parts else [event]
 
 
-def _is_added(start: int, stop: int, added: list[tuple[int, int]]) -> bool:
+def _is_added(start: int, stop: int, added: deque[tuple[int, int]]) -> bool:
     """Whether most of a frame was added: it may begin with a line end of the upstream's.
 
     The ranges are in order, and so are the frames: ranges before the frame are removed.
     """
     while added and added[0][1] <= start:
-        del added[0]
+        added.popleft()
     size = 0
     for first, last in added:
         if first >= stop:

@@ -22,7 +22,7 @@ export function showRecording(data) {
   shown = data.exchanges;
   const count = shown.length;
   at("recording").hidden = false;
-  at("summary").textContent = `${count} exchange${count === 1 ? "" : "s"} · ${data.by}`;
+  at("summary").textContent = `${count} exchange${count === 1 ? "" : "s"}${data.more ? ` and ${data.more} more that are not in this page` : ""} · ${data.by}`;
   at("list").replaceChildren(...shown.map((one, i) => {
     const ours = one.client.frames.filter(frame => frame[OURS]).length;
     const total = one.client.frames.length + one.client.more;
