@@ -195,3 +195,32 @@ async def test_in_a_sandboxed_frame_of_another_site(
                 assert [said for said in page.said if "404" not in said] == []  # no icon
     finally:
         await runner.cleanup()
+
+
+@needs_chromium
+async def test_its_scale_stands_still_where_motion_is_to_be_reduced(
+    upstream: Upstream, start_proxy: StartProxy
+) -> None:
+    gate = asyncio.Event()
+    plays(upstream, gate)
+    url = (await start_proxy(ON)).replace("localhost", "127.0.0.1")
+    async with Client(url) as client:
+        answer = await client.chat(WEBUI)
+        await answer.until(b"embeds")
+        [path] = embeds(answer.body[: answer.body.rindex(b"\n\n") + 2])
+        async with a_page(f"{url}{path}") as page:
+            await page.prefer(reduced_motion="reduce")
+            await page.until("document.getElementById('note').textContent.includes('2 running')")
+            axes, widths = await page.run(
+                "(async () => { const axes = new Set(), widths = new Set();"
+                "while (widths.size < 3) { await new Promise(requestAnimationFrame);"
+                "axes.add(document.querySelector('.axis').textContent);"
+                "widths.add(document.querySelector('.run').style.width);"
+                "if (document.getAnimations().length) throw Error('it moves'); }"
+                "return [[...axes], [...widths]]; })()"
+            )
+            assert len(axes) <= 2, "5 s, maybe 10 s on a slow machine"
+            assert len(widths) == 3, "the bars grow"
+            gate.set()
+            await answer.read()
+            await page.until("document.getElementById('note').textContent.includes('1 failed')")

@@ -79,8 +79,13 @@ class BrowserPage:
     async def resize(self, width: int, height: int, *, scheme: str = "light") -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
-        scheme_is = {"name": "prefers-color-scheme", "value": scheme}
-        await self.call("Emulation.setEmulatedMedia", features=[scheme_is])
+        await self.prefer(color_scheme=scheme)
+
+    async def prefer(self, **features: str) -> None:
+        """What the reader prefers: ``reduced_motion="reduce"``."""
+        named = {f"prefers-{name.replace('_', '-')}": value for name, value in features.items()}
+        media = [{"name": name, "value": value} for name, value in named.items()]
+        await self.call("Emulation.setEmulatedMedia", features=media)
 
     async def key(self, name: str) -> None:
         # Only with its text does Enter press a button.

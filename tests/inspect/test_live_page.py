@@ -347,6 +347,53 @@ async def test_a_hostile_backend_acts_nowhere(
         assert errors(page) == []
 
 
+# What is to be seen, frame by frame, until the duration in the list has had four values.
+SAMPLES = """(async () => {
+  const seen = {animations: 0, until: new Set(), now: new Set(), took: new Set()};
+  const lanes = document.querySelector('stream-lanes');
+  while (seen.took.size < 4) {
+    await new Promise(requestAnimationFrame);
+    seen.animations = Math.max(seen.animations, document.getAnimations().length);
+    seen.until.add(lanes.until);
+    seen.now.add(lanes.now);
+    seen.took.add(document.querySelector('#rows td:nth-child(10)').textContent);
+  }
+  return Object.fromEntries(Object.entries(seen).map(([k, v]) => [k, v.size ? [...v] : v]));
+})()"""
+
+
+@needs_chromium
+async def test_nothing_moves_where_motion_is_to_be_reduced(
+    upstream: Upstream, proxy: str, tmp_path: Path
+) -> None:
+    """No animation, no lanes that glide: what is new is drawn in its place, once a second."""
+    gate = asyncio.Event()
+    plays(upstream, gate)
+    proxy = proxy.replace("localhost", "127.0.0.1")
+    async with a_page(f"{proxy}/-/") as page, Client(proxy) as client:
+        answer = await client.chat(messages=USER)
+        await answer.until(b"running")
+        await page.until("document.querySelectorAll('#rows tr.running').length === 1")
+        moving = await page.run(SAMPLES)
+        assert moving["animations"] == 1, "a test of nothing else"
+        await page.prefer(reduced_motion="reduce")
+        await page.until("document.querySelector('stream-lanes').until % 5000 === 0")
+        still = await page.run(SAMPLES)
+        assert still["animations"] == 0
+        assert [time for time in still["until"] if time % 5000] == []
+        assert [time for time in still["now"] if time % 1000] == []
+        assert all(took.endswith(".00") for took in still["took"])
+        (tmp_path / "still.png").write_bytes(await page.picture())
+        await page.run("document.querySelector('#rows tr').click()")
+        await page.until("!document.getElementById('exchange').hidden")
+        gate.set()
+        await answer.read()
+        await page.until("document.querySelector('#rows td:nth-child(6)').textContent === 'done'")
+        await page.until("document.querySelectorAll('#lanes .run.failed').length === 1")
+        assert await page.run("document.getAnimations().length") == 0
+        assert errors(page) == []
+
+
 @needs_chromium
 async def test_finished_ones_are_bounded_in_the_browser(
     upstream: Upstream, start_proxy: StartProxy
@@ -501,8 +548,11 @@ async def test_filters_by_field_and_rows_that_stay_where_they_are_read(
         # The focus goes along with its exchange.
         await page.run("document.querySelectorAll('#rows tr')[2].focus()")
         before = await page.run("document.activeElement.dataset.i")
+        await page.key("Enter")
         await chat(proxy, model="newer", messages=USER)
         await page.until(f"{shown}[0] === 'newer'")
+        stops = "[...document.querySelectorAll('#rows [tabindex=\"0\"]')].map(one => one.dataset.i)"
+        assert await page.run(stops) == [before], "one stop of Tab"
         assert await page.run("document.activeElement.dataset.i") == before
         assert errors(page) == []
 

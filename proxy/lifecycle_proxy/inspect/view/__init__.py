@@ -27,7 +27,7 @@ _EMBEDDED: Final = ("text.js", "bars.js", "embed.js")
 _STYLE: Final = "view.css"
 FILES: Final = {_STYLE: "text/css", **dict.fromkeys(_MODULES, "text/javascript")}
 _HOLE: Final = re.compile(r"\{\{(head|title|tail)\}\}")
-_COMMENT: Final = re.compile(r"^ *//.*\n", re.MULTILINE)
+_LEFT_OUT: Final = re.compile(r"^ +(?!//)|^ *//.*\n", re.MULTILINE)
 _IMPORT: Final = re.compile(r"^import .*?;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export ", re.MULTILINE)
 # What a served page may do: nothing but its own files, and its own requests to this proxy.
@@ -39,8 +39,8 @@ POLICY: Final = (
 
 @functools.cache
 def file(name: str) -> str:
-    """The text of one of ``FILES``, or of the page. Comments stay here."""
-    return _COMMENT.sub("", resources.files(__package__).joinpath(name).read_text("utf-8"))
+    """The text of one of ``FILES``, or of the page. Comments and indents stay here."""
+    return _LEFT_OUT.sub("", resources.files(__package__).joinpath(name).read_text("utf-8"))
 
 
 def live_page(where: str) -> str:

@@ -2,6 +2,10 @@
 import {el, ms, oneLine} from "./text.js";
 
 export const scale = {span: 1}; // milliseconds that a lane stands for
+// Where motion is to be reduced, what grows has a scale that seldom changes, and a clock of seconds.
+export const still = matchMedia("(prefers-reduced-motion: reduce)");
+export const steady = span => still.matches ? 5000 * 2 ** Math.ceil(Math.log2(Math.max(1, span / 5000))) : span;
+export const ticked = time => still.matches ? Math.floor(time / 1000) * 1000 : time;
 export const percent = value => Math.min(100, Math.max(0, 100 * value / scale.span)) + "%";
 
 export function lane(name, ...things) {

@@ -1,5 +1,5 @@
 // The tools of one answer, in the message of a chat that shows it, as they run.
-import {axis, scale, toolLane} from "./bars.js";
+import {axis, scale, steady, ticked, toolLane} from "./bars.js";
 import {at, oneLine} from "./text.js";
 
 const bars = [], running = new Map(), MOST = 100, ATTEMPTS = 5;
@@ -46,11 +46,12 @@ function take({event, data}) {
 }
 
 function draw() {
-  if (!status && began) scale.span = Math.max(1, Date.now() - began, ...bars.map(bar => bar.stop || bar.start));
+  const end = status || !began ? scale.span : Math.max(1, ticked(Date.now() - began), ...bars.map(bar => bar.stop || bar.start));
+  if (!status && began) scale.span = steady(end);
   const failed = bars.filter(bar => bar.failed).length, open = bars.filter(bar => bar.stop === null).length;
   const words = [`${bars.length} tool${bars.length === 1 ? "" : "s"}`, failed ? `${failed} failed` : "", !status && open ? `${open} running` : "", status && status !== "completed" && status !== "gone" ? status : ""];
   at("note").textContent = bars.length ? oneLine(words.filter(Boolean).join(" · ")) : status ? "What ran here is not kept any more." : "connecting …";
-  at("lanes").replaceChildren(...bars.length ? [axis(at("lanes").clientWidth), ...bars.map(bar => toolLane(bar, scale.span))].flat() : []);
+  at("lanes").replaceChildren(...bars.length ? [axis(at("lanes").clientWidth), ...bars.map(bar => toolLane(bar, end))].flat() : []);
   const now = Math.ceil(document.querySelector("main").getBoundingClientRect().height);
   // Open WebUI makes the frame as high as the page says.
   if (now !== height) parent.postMessage({type: "iframe:height", height: height = now}, "*");

@@ -1,5 +1,5 @@
 // One exchange: facts, a waterfall with a bar for each tool, the text at each moment, frames, headers.
-import {axis, lane, percent, scale, toolLane} from "./bars.js";
+import {axis, lane, percent, scale, steady, toolLane} from "./bars.js";
 import {at, bytes, el, mark, ms, oneLine, row, visible, walkable} from "./text.js";
 
 export const MS = 0, SIZE = 1, OURS = 2, KIND = 3, WORDS = 4, TEXT = 5, THOUGHT = 6, RAW = 7;
@@ -14,7 +14,8 @@ export function showExchange(shown) {
   at("exchange").hidden = false;
   at("request").textContent = oneLine(`${exchange.request.method} ${exchange.request.target}`);
   at("asked").textContent = oneLine(exchange.line);
-  scale.span = Math.max(exchange.end * 1.01, 0.001); // the last frame is to be seen, too
+  const span = Math.max(exchange.end * 1.01, 0.001); // the last frame is to be seen, too
+  scale.span = exchange.complete ? span : steady(span);
   drawHeads();
   draw();
   if (kept >= 0) pick(kept);
@@ -54,6 +55,8 @@ function drawNotes() {
   if (!exchange.complete) notes.push("It has no end yet, or the recording broke off. What may yet become a secret is not shown.");
   if (exchange.cut) notes.push("This exchange is too large for a page. The bytes and texts at its end are cut off; sizes and times are right.");
   if (side.more) notes.push(`${side.more} more frames are not in this page.`);
+  if (side.unread) notes.push(`Its last ${bytes(side.unread)} have more frames than a page reads.`);
+  if (exchange.moreBars) notes.push(`${exchange.moreBars} more tool calls are not drawn.`);
   at("notes").replaceChildren(...notes.map(note => el("div", "card note", oneLine(note))));
 }
 
@@ -239,6 +242,13 @@ at("lanes").addEventListener("click", event => { if (event.target.closest(".lane
 at("slider").addEventListener("input", event => pick(Number(event.target.value)));
 for (const radio of document.querySelectorAll('input[name="side"]')) radio.addEventListener("change", draw);
 walkable(at("frames"), pick);
+addEventListener("resize", () => {
+  if (at("exchange").hidden) return;
+  const here = cursor;
+  cursor = -2;
+  drawLanes();
+  look(here);
+});
 document.addEventListener("keydown", event => {
   const busy = event.target.closest("input, [role=option], pre, .grown, summary");
   const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];

@@ -34,10 +34,11 @@ class StreamLanes extends HTMLElement {
       if ((to + 1) * LANE > this.scrollTop + this.clientHeight) this.scrollTop = (to + 1) * LANE - this.clientHeight;
     });
     new ResizeObserver(() => this.draw()).observe(this);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  show(rows, from, until) {
-    Object.assign(this, {rows, from, until});
+  show(rows, from, until, now) {
+    Object.assign(this, {rows, from, until, now});
     this.spacer.style.height = rows.length * LANE + "px";
     this.style.height = LANE * Math.min(12, Math.max(3, rows.length)) + 8 + "px";
     this.draw();
@@ -68,7 +69,7 @@ class StreamLanes extends HTMLElement {
     if (row.i === this.selected) { on.fillStyle = c.pick; on.fillRect(0, y, width, LANE); }
     on.fillStyle = c.line;
     on.fillRect(0, y + LANE - 1, width, 1);
-    const end = row.d === null ? this.until : row.t + row.d;
+    const end = row.d === null ? this.now : row.t + row.d;
     if (end >= this.from) this.bars(on, row, y, x, end, c, [name, width]);
     on.fillStyle = row.bad ? c.bad : row.d === null ? c.ink : c.soft;
     on.fillText(fitted(on, oneLine(row.m || row.r) + " " + oneLine(row.w), name - 8), 2, y + 17);

@@ -1,4 +1,5 @@
 // The exchanges of a running proxy, as they happen.
+import {still, ticked} from "./bars.js";
 import {showExchange} from "./exchange.js";
 import "./lanes.js";
 import {showRecording} from "./recording.js";
@@ -6,7 +7,7 @@ import {at, el, mark, oneLine, row as tableRow, walkable} from "./text.js";
 
 const KEY = "lifecycle-proxy key", SLOT_MS = 250, REDRAW_MS = 100, AGAIN_MS = 1000, UPSTREAMS_MS = 5000, GOOD = ["", "done", "eof"];
 const rows = new Map();
-let shift = 0, selected = "", isPaused = false, isDirty = true, isConnected = false, shown = [], upstreams = [];
+let shift = 0, selected = "", isPaused = false, loading = 0, isDirty = true, isConnected = false, shown = [], upstreams = [];
 
 // The header says that this page asks: another site cannot send it.
 const headers = () => ({"X-Lifecycle-Page": "1", ...sessionStorage.getItem(KEY) && {Authorization: "Bearer " + sessionStorage.getItem(KEY)}});
@@ -75,6 +76,7 @@ async function follow() {
 
 const say = text => { at("connection").textContent = text; };
 const now = () => Date.now() + shift;
+const STEP_MS = 5000; // of the lanes, where motion is to be reduced
 const anyOpen = () => !isPaused && [...rows.values()].some(one => one.d === null);
 
 function take(change) {
@@ -119,28 +121,31 @@ function draw() {
   const open = all.filter(one => one.d === null).length, waiting = fresh.length - shown.length;
   at("summary").textContent = `${open} open, ${all.length - open} finished${fresh.length < all.length ? `, ${fresh.length} shown` : ""}${waiting > 0 ? `, ${waiting} new above` : ""}`;
   at("none").hidden = shown.length > 0;
-  const until = now(), from = Math.max(until - 60000, Math.min(until - 10000, ...shown.filter(one => one.d === null).map(one => one.t)));
+  const time = ticked(now()), until = still.matches ? Math.ceil(time / STEP_MS) * STEP_MS : time;
+  const from = Math.max(until - 60000, Math.min(until - 10000, ...shown.filter(one => one.d === null).map(one => one.t)));
   at("lanes-of-all").selected = selected;
-  if (!isPaused) at("lanes-of-all").show(shown, from, until); else at("lanes-of-all").draw();
-  drawRows();
+  if (!isPaused) at("lanes-of-all").show(shown, from, until, time); else at("lanes-of-all").draw();
+  drawRows(time);
   drawTools(all);
   drawUpstreams(all);
 }
 
 const seconds = value => value === null ? "" : value < 10000 ? (value / 1000).toFixed(2) : (value / 1000).toFixed(0);
 
-function drawRows() {
+function drawRows(time) {
   const body = at("rows"), top = shown.slice(0, 100), focused = body.contains(document.activeElement) && document.activeElement.dataset.i;
+  const stop = top.some(one => one.i === selected) ? selected : top.length && top[0].i; // of Tab
   top.forEach((one, index) => {
     const tools = [...new Set(one.k.map(tool => tool[0]))].join(", ");
     const cells = [new Date(one.t).toLocaleTimeString([], {hour12: false}), one.c, one.m || one.r, one.u, one.w, one.d === null ? "open" : one.e || "–",
-      String(one.s || ""), tools, seconds(one.f), seconds(one.d === null ? Math.max(0, now() - one.t) : one.d)].map(oneLine);
+      String(one.s || ""), tools, seconds(one.f), seconds(one.d === null ? Math.max(0, time - ticked(one.t)) : one.d)].map(oneLine);
     let tr = body.children[index];
-    if (!tr) { tr = tableRow(cells, [6, 8, 9]); tr.tabIndex = index ? -1 : 0; body.append(tr); }
+    if (!tr) { tr = tableRow(cells, [6, 8, 9]); body.append(tr); }
     else cells.forEach((cell, i) => { if (tr.children[i].textContent !== cell) tr.children[i].textContent = cell; });
     const kind = one.bad ? "bad" : one.d === null ? "running" : "";
     if (tr.className !== kind) tr.className = kind;
     tr.dataset.i = one.i;
+    tr.tabIndex = one.i === stop ? 0 : -1;
     const is = String(one.i === selected);
     if (tr.getAttribute("aria-selected") !== is) tr.setAttribute("aria-selected", is);
   });
@@ -245,13 +250,14 @@ function again() {
   at("end").hidden = !one || one.d !== null;
   if (at("end").hidden) at("sure").hidden = true;
   if (one) at("acts").hidden = false;
-  if (one && !isPaused && (one.d === null || at("acts").dataset.drawn !== "whole")) load();
+  if (one && !isPaused && !loading && (one.d === null || at("acts").dataset.drawn !== "whole")) load();
 }
 
 async function load() {
   const id = selected, one = rows.get(id);
   let answer;
-  try { answer = await ask("exchanges/" + encodeURIComponent(id)); } catch { return; }
+  loading++;
+  try { answer = await ask("exchanges/" + encodeURIComponent(id)); } catch { return; } finally { loading--; }
   if (id !== selected || at("live").hidden) return;
   at("acts").dataset.drawn = one && one.d === null ? "" : "whole";
   if (!answer.ok) {
