@@ -69,7 +69,7 @@ def await_workers(url: str, count: int, without: str = "") -> dict[str, dict[str
     until = time.monotonic() + 30
     while True:
         found: dict[str, dict[str, float]] = {}
-        with suppress(ConnectionError):  # the one that was killed had this connection
+        with suppress(OSError):  # the one that was killed had this connection
             found = scraped(url)
         pids = found.get("process_open_fds", {})
         if len(pids) == count and without not in pids:
