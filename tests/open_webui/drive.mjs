@@ -5,7 +5,8 @@
 // and PREFIX-reloaded.png. With "picture" also PREFIX-picture.png: a small page at twice the resolution,
 // at the last moment when a tool still runs, with the group of cards opened.
 // Prints {"chat": ID, "reloaded": TEXT, "stored": [MESSAGE, ...], "turns": [{"running": TEXT,
-// "spinning": N, "done": TEXT, "open": TEXT, "crosses": N, "spinners": N}, ...]}.
+// "spinning": N, "done": TEXT, "open": TEXT, "crosses": N, "spinners": N, "framedRunning": [TEXT, ...],
+// "framed": [TEXT, ...]}, ...]}.
 import { createRequire } from 'node:module';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -48,6 +49,9 @@ const marks = async () => ({
   crosses: await (await last()).locator('.text-red-500, .text-red-600, .text-red-400').count(),
   spinners: await (await last()).locator('.animate-spin, .spinner_ajPY, [class*="spinner"], .shimmer').count(),
 });
+// What the frames in the chat show, whatever their origin.
+const framed = () => Promise.all(page.frames().slice(1).map((frame) =>
+  frame.evaluate(() => document.body.innerText.trim().replace(/\s*\n\s*/g, ' | ')).catch(() => '')));
 const until = async (holds, ms) => {
   for (const end = Date.now() + ms; Date.now() < end; await page.waitForTimeout(150)) {
     if (await holds()) return true;
@@ -94,6 +98,7 @@ try {
     await page.waitForTimeout(300);
     turn.running = await text();
     turn.spinning = (await marks()).spinners;
+    turn.framedRunning = await framed();
     await shot('running');
     if (job.picture) await picture(ended);
     turn.ended = await until(ended, 60_000);
@@ -103,6 +108,7 @@ try {
     turn.acted = await page.evaluate(() => document.documentElement.dataset.acted ?? '');
     turn.dialogs = await page.getByText('Log in again').count();
     turn.frames = await page.locator('iframe').count();
+    turn.framed = await framed();
     if (turn.dialogs) await page.keyboard.press('Escape');
     Object.assign(turn, await marks());
     await shot('done');

@@ -59,7 +59,7 @@ class Bench:
         self.args = args
         self.url = ""
         self.backend = Backend()
-        self.relays: list[Relay] = []
+        self.relays: dict[str, Relay] = {}  # by what is special about the proxy; "" for nothing
         self.recorder = AsyncExitStack()  # of the proxy that records
         self.cassette = Path(args.out) / "session.jsonl"
         self.failures = 0
@@ -79,7 +79,8 @@ class Bench:
         messages = [asked["messages"] for asked in got]
         kept = {"seen": seen, "requests": messages}
         self.keep(f"{model}.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
-        sent = self.relays[model == "demo"].sent
+        special = model if model in self.relays else model.partition("-")[2]
+        sent = self.relays[special].sent
         self.keep(f"{model}.sse", b"\n".join(sent[-len(turns) :]))
         self.check(seen.get("reloaded") == _last(seen), "the same page after it is loaded again")
         return seen["turns"], got
@@ -188,6 +189,19 @@ def _clean(bench: Bench, turn: Json, said: str, *, crosses: int = 0) -> None:
     bench.check(turn["crosses"] == crosses, f"red crosses: {turn['crosses']}")
 
 
+async def embed(bench: Bench) -> None:
+    """``page.embed``: the proxy's own page with the tools, in a frame of the message, live."""
+    turns, _ = await bench.converse("parallel-embedded", "Oslo, disk, notes?", "and again")
+    for number, turn in enumerate(turns, 1):
+        _spins(bench, turn)
+        _clean(bench, turn, "It will rain in Oslo.", crosses=1)
+        bench.check("running" in turn["framedRunning"][-1:][0], "the frame: a tool runs")
+        bench.check(len(turn["framed"]) == number, f"a frame in each message ({number})")
+        for framed in turn["framed"]:
+            bench.check("3 tools · 1 failed" in framed, f"the frame at the end: {framed[:20]!r}")
+        bench.check(turn["acted"] == "", "no code has run in Open WebUI's page")
+
+
 async def hostile(bench: Bench) -> None:
     """A backend whose events would run code in the page; first, that they would."""
     seen = await bench.drive("hostile-open", "hostile-open", "hi")
@@ -275,10 +289,10 @@ async def api(bench: Bench) -> None:
         asked = {"model": "agent", "stream": True}
         asked["messages"] = [{"role": "user", "content": bench.args.prompt}]
         headers = {"Authorization": f"Bearer {token}"}
-        at = len(bench.relays[0].sent)
+        at = len(bench.relays[""].sent)
         async with session.post("/api/chat/completions", json=asked, headers=headers) as answer:
             got = await answer.read()
-    sent = bench.relays[0].sent[at]
+    sent = bench.relays[""].sent[at]
     bench.keep("api.sse", got)
     bench.keep("api-sent.sse", sent)
     bench.check(b"hermes.tool.progress" in sent, "the proxy has told of the tool")
@@ -293,7 +307,10 @@ async def picture(bench: Bench) -> None:
 
 async def replayed(bench: Bench) -> None:
     """The same chat three times: live, and played, as the whole proxy and as what is behind it."""
-    relay, model = bench.relays[-1], "hermes-agent" if bench.args.hermes else "agent-recorded"
+    relay, model = (
+        bench.relays["recorded"],
+        "hermes-agent" if bench.args.hermes else "agent-recorded",
+    )
     turns = (bench.args.prompt, bench.args.prompt)
     live = await bench.drive(model, "replayed-live", *turns)
     await bench.recorder.aclose()
@@ -328,7 +345,7 @@ _CASES: Final = {
     case.__name__: case
     for case in (
         *(demo, agent, parallel, native, mcp, diebefore, diestart, dietext, diecall, dierun),
-        *(dieagent, dieafter, diefinish, dieown, hostile, api, replayed, picture),
+        *(dieagent, dieafter, diefinish, dieown, embed, hostile, api, replayed, picture),
     )
 }
 
@@ -376,6 +393,32 @@ def _proxy(
     return _running(whole, f"http://{listen}/-/healthy", log, {"PYTHONPATH": str(ROOT), **env})
 
 
+def _proxies(
+    args: argparse.Namespace, backend: str, cassette: Path
+) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """The command and the environment of each, by what is special about it."""
+    recorded = args.hermes or f"{backend}/agent-recorded/v1"
+    return {
+        "": (["serve", "--upstream", f"{backend}/{','.join(SCRIPTS)}/v1"], {}),
+        "demo": (["demo"], {}),
+        "recorded": (
+            ["serve", "--upstream", recorded, "--record", str(cassette)],
+            {f"{_ENV}UPSTREAM__API_KEY": args.hermes_key or "none"},
+        ),
+        "open": (
+            ["serve", "--upstream", f"{backend}/hostile-open/v1"],
+            {f"{_ENV}LIFECYCLE__PAGE_EVENTS": "all"},
+        ),
+        "embedded": (
+            ["serve", "--upstream", f"{backend}/parallel-embedded/v1"],
+            {
+                f"{_ENV}PAGE__EMBED": "true",
+                f"{_ENV}SERVER__PUBLIC_URL": "http://{listen}",
+            },
+        ),
+    }
+
+
 async def _run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     bench = Bench(args)
@@ -388,28 +431,15 @@ async def _run(args: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         bench.cassette.unlink(missing_ok=True)
         await stack.enter_async_context(bench.recorder)
-        recorded = args.hermes or f"{backend}/agent-recorded/v1"
-        for number, (command, env) in enumerate(
-            (
-                (["serve", "--upstream", f"{backend}/{','.join(SCRIPTS)}/v1"], {}),
-                (["demo"], {}),
-                (
-                    ["serve", "--upstream", recorded, "--record", str(bench.cassette)],
-                    {f"{_ENV}UPSTREAM__API_KEY": args.hermes_key or "none"},
-                ),
-                (
-                    ["serve", "--upstream", f"{backend}/hostile-open/v1"],
-                    {f"{_ENV}LIFECYCLE__PAGE_EVENTS": "all"},
-                ),
-            )
-        ):
+        for special, (command, env) in _proxies(args, backend, bench.cassette).items():
             listen = f"127.0.0.1:{_free_port()}"
-            server = _proxy(command, listen, out / f"proxy-{number}.log", env)
+            own = {name: value.replace("{listen}", listen) for name, value in env.items()}
+            server = _proxy(command, listen, out / f"proxy-{special or 'plain'}.log", own)
             kept = bench.recorder if "--record" in command else stack
             await kept.enter_async_context(server)
             profile = f"/-/as/{args.dialect}" if args.dialect else ""
-            bench.relays.append(Relay(f"http://{listen}{profile}/v1"))
-            bases.append(f"{await serve(bench.relays[-1].handle)}/v1")
+            relay = bench.relays[special] = Relay(f"http://{listen}{profile}/v1")
+            bases.append(f"{await serve(relay.handle)}/v1")
         port = _free_port()
         bench.url = f"http://127.0.0.1:{port}"
         data = stack.enter_context(tempfile.TemporaryDirectory())
