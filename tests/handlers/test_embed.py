@@ -181,6 +181,7 @@ async def test_in_a_sandboxed_frame_of_another_site(
             [path] = embeds(answer.body[: answer.body.rindex(b"\n\n") + 2])
             async with a_page(f"http://127.0.0.1:{port}/?path={path}") as page:
                 shown = await page.frame_text("2 running")
+                assert "not completed" not in shown
                 assert "ls" in shown
                 gate.set()
                 await answer.read()

@@ -16,21 +16,21 @@ export function lane(name, ...things) {
   return [label, box];
 }
 
-function run(bar, end) {
+function run(bar, end, open) {
   const box = el("div", "run" + (bar.stop === null ? " open" : "") + (bar.failed ? " failed" : ""));
   const stop = bar.stop === null ? end : bar.stop;
   box.style.left = percent(bar.start);
   box.style.width = percent(stop - bar.start);
   const took = bar.took === null ? stop - bar.start : bar.took;
-  const words = [bar.stop === null ? "not completed" : ms(took), bar.failed ? "failed" : "", bar.reason];
+  const words = [bar.stop === null ? open : ms(took), bar.failed ? "failed" : "", bar.reason];
   box.textContent = oneLine(words.filter(Boolean).join(" · "));
   box.title = oneLine(`${bar.tool} ${bar.label}`) + ` · ${ms(bar.start)} to ${ms(bar.stop)} · ` + box.textContent;
   return box;
 }
 
-export function toolLane(bar, end) {
+export function toolLane(bar, end, open = "not completed") {
   const name = [bar.emoji, bar.tool, bar.label === bar.tool ? "" : bar.label].filter(Boolean).join(" ");
-  return bar.start === null ? lane(`${name} (not in the stream)`) : lane(name, run(bar, end));
+  return bar.start === null ? lane(`${name} (not in the stream)`) : lane(name, run(bar, end, open));
 }
 
 export function axis(width) {

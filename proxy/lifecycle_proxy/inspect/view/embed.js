@@ -51,7 +51,7 @@ function draw() {
   const failed = bars.filter(bar => bar.failed).length, open = bars.filter(bar => bar.stop === null).length;
   const words = [`${bars.length} tool${bars.length === 1 ? "" : "s"}`, failed ? `${failed} failed` : "", !status && open ? `${open} running` : "", status && status !== "completed" && status !== "gone" ? status : ""];
   at("note").textContent = bars.length ? oneLine(words.filter(Boolean).join(" · ")) : status ? "What ran here is not kept any more." : "connecting …";
-  at("lanes").replaceChildren(...bars.length ? [axis(at("lanes").clientWidth), ...bars.map(bar => toolLane(bar, end))].flat() : []);
+  at("lanes").replaceChildren(...bars.length ? [axis(at("lanes").clientWidth), ...bars.map(bar => toolLane(bar, end, status ? undefined : "running"))].flat() : []);
   const now = Math.ceil(document.querySelector("main").getBoundingClientRect().height);
   // Open WebUI makes the frame as high as the page says.
   if (now !== height) parent.postMessage({type: "iframe:height", height: height = now}, "*");
