@@ -9,6 +9,7 @@ import pytest
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
+from lifecycle_proxy.core.dialects.fields import embed_chunk
 from lifecycle_proxy.core.events import (
     Envelope,
     LifecycleEvent,
@@ -320,6 +321,33 @@ def test_the_envelope_is_that_of_the_latest_chunk() -> None:
     assert pipeline.envelope.id == "id"
     pipeline.feed(text(), 0.0)
     assert (pipeline.envelope.id, pipeline.envelope.created) == ("chatcmpl-1", 7)
+
+
+def test_a_page_stands_in_front_of_the_first_tool_only() -> None:
+    envelope = Envelope("chatcmpl-1", 7, "m")
+    url = "https://proxy.example/-/embed/st_1"
+    played = play(CALL + HEAD + calls(call(1, "b", "g")), embed=url)
+    first, second, *_ = played.frames
+    assert played.data.startswith(CALL + embed_chunk(url, envelope) + first)
+    assert played.data.count(url.encode()) == 1
+    assert second in played.data
+    choice = {"index": 0, "delta": {}, "finish_reason": None}
+    event = {"type": "embeds", "data": {"embeds": [url]}}
+    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m"}
+    assert embed_chunk(url, envelope) == event_of({**chunk, "choices": [choice], "event": event})
+
+
+def test_events_above_the_limit_are_counted() -> None:
+    pipeline = make(Frames(), max_event_bytes=30)
+    pipeline.feed(text() + text(), 0.0)
+    assert pipeline.oversized == 2
+
+
+def test_a_comment_has_no_blank_line_in_a_stream_with_ids() -> None:
+    pipeline = make(Frames())
+    assert pipeline.comment(b": x\n\n") == b": x\n\n"
+    pipeline.feed(b"id: 1\n" + text(), 0.0)
+    assert pipeline.comment(b": x\n\n") == b": x\n"
 
 
 # --- when something of ours breaks ----------------------------------------------------------------

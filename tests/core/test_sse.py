@@ -1,7 +1,7 @@
 """The parser: where events end, what is in them, and that no byte is lost."""
 
 import pytest
-from lifecycle_proxy.core.sse import Event, Parser
+from lifecycle_proxy.core.sse import Event, Parser, begins_stream
 
 from tests.core import BYTEWISE, WHOLE, segments, whatwg
 
@@ -205,3 +205,16 @@ def test_a_line_above_the_limit_ends_with_its_line(sizes: tuple[int, ...]) -> No
     events = parse(body, sizes, limit=30)
     assert b"".join(event.raw for event in events) == body
     assert data_of(events) == [b'{"a":1}'] * 4
+
+
+@pytest.mark.parametrize(
+    ("start", "begins"),
+    [
+        *((start, True) for start in (b"data:{}", b"event: x", b"id: 1", b"retry: 5", b": hi")),
+        *((start, True) for start in (b"\xef\xbb\xbfdata: x", b"\xef\xbb\xbf\r\n\ndata: x")),
+        *((start, None) for start in (b"", b"da", b"retr", b"\xef", b"\xef\xbb\xbf\n")),
+        *((start, False) for start in (b"{", b"\ndata: x", b"dada", b" data: x", b"\xef\xbb{")),
+    ],
+)
+def test_how_a_stream_begins(start: bytes, begins: bool | None) -> None:
+    assert begins_stream(start) is begins
