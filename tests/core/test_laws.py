@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.context import Span, StreamContext
 from lifecycle_proxy.core.dialects import DIALECTS
@@ -35,12 +34,14 @@ from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.pipeline import Pipeline
 from lifecycle_proxy.core.sse import Parser
 
+from tests.choices import Choices, Make, either, made, made_all, picking
 from tests.core import (
     BYTEWISE,
     DONE,
     WHOLE,
     Frames,
     GivenObserver,
+    Json,
     Played,
     Presenter,
     assert_paired,
@@ -58,6 +59,7 @@ from tests.core import (
     told,
     whatwg,
 )
+from tests.core.odd import Odd
 
 settings.register_profile(
     "core",
@@ -69,131 +71,143 @@ settings.load_profile("core")
 
 # --- streams -------------------------------------------------------------------------------------
 
-_ids = st.sampled_from(["a", "b", "0", "", "null", None])
-_names = st.sampled_from(["f", "g", "_h", "", None])
-_pieces = st.sampled_from(["", "{", "}", "{}", '"x"', None])
-_indexes = st.sampled_from([0, 1, None, -1, "0"])
-_choices = st.sampled_from([0, 0, 0, 1])
-_reasons = st.sampled_from([None, None, None, "stop", "tool_calls", "length", "error", ""])
+_ids = picking("a", "b", "0", "", "null", None)
+_names = picking("f", "g", "_h", "", None)
+_pieces = picking("", "{", "}", "{}", '"x"', None)
+_indexes = picking(0, 1, None, -1, "0")
+_choices = picking(0, 0, 0, 1)
+_reasons = picking(None, None, None, "stop", "tool_calls", "length", "error", "")
 
-_entries = st.builds(call, _indexes, _ids, _names, _pieces)
-_results = st.builds(lambda i: {"role": "tool", "tool_call_id": i, "content": "r"}, _ids)
-_executed = st.builds(
-    lambda i, out: {"executed_tools": [{"index": i, "type": "s", "output": out}]},
-    st.sampled_from([0, 1]),
-    st.sampled_from([None, "o"]),
-)
-_outputs = st.builds(lambda i: {"tool_outputs": [{"id": i}]}, _ids)
-_deltas = st.one_of(
-    st.builds(lambda e: {"tool_calls": e}, st.lists(_entries, max_size=2)),
-    st.builds(lambda e: {"tool_calls": [e]}, _entries),
-    _results,
+
+def _entry(choices: Choices) -> Json:
+    return call(_indexes(choices), _ids(choices), _names(choices), _pieces(choices))
+
+
+def _executed(choices: Choices) -> Json:
+    index, output = choices.pick([0, 1]), choices.pick([None, "o"])
+    return {"executed_tools": [{"index": index, "type": "s", "output": output}]}
+
+
+_deltas = either(
+    lambda choices: {"tool_calls": [_entry(choices) for _ in range(choices.below(3))]},
+    lambda choices: {"tool_calls": [_entry(choices)]},
+    lambda choices: {"role": "tool", "tool_call_id": _ids(choices), "content": "r"},
     _executed,
-    _outputs,
-    st.just({"function_call": {"name": "f", "arguments": "{"}}),
-    st.sampled_from([{"content": "hello"}, {"content": "é\u2028"}, {}]),
-)
-_chunks = st.builds(
-    lambda delta, reason, choice, chunk_id: chunk(delta, finish=reason, choice=choice, id=chunk_id),
-    _deltas,
-    _reasons,
-    _choices,
-    st.sampled_from(["c1", "c2"]),
-)
-_texts = st.builds(text, st.text('ab é\n"\\\u2028', max_size=8))
-_errors = st.sampled_from(
-    [sse({"error": {"message": "x"}}), sse({"error": "x"}), sse("oops", "error")]
-)
-_quiet = st.sampled_from(
-    [
-        b": ping\n\n",
-        b"data:\n\n",
-        sse({"choices": [], "usage": {}}),
-        b"id: 7\nretry: 3\n\n",
-        b"event: chunk\n" + text(),
-        sse("{broken"),
-        b"data: {\ndata: }\n\n",
-        b"\n",
-        b"\r\n",
-        b"foo\n\n",
-    ]
-)
-_natives = st.builds(
-    native,
-    st.sampled_from(["running", "completed", "failed", "odd"]),
-    st.sampled_from(["a", "b", "0", "", None]),
-    tool=st.sampled_from(["f", "_h", ""]),
-)
-_events = st.one_of(_chunks, _chunks, _texts, _quiet, _errors)
-_ends = st.sampled_from([DONE, DONE, b"data:[DONE]\n\n", DONE[:-2], b"", b"data: {", b"\xff"])
-_sizes = st.one_of(
-    st.just(WHOLE),
-    st.just(BYTEWISE),
-    st.lists(st.integers(1, 60), min_size=1, max_size=6).map(tuple),
+    lambda choices: {"tool_outputs": [{"id": _ids(choices)}]},
+    picking({"function_call": {"name": "f", "arguments": "{"}}),
+    picking({"content": "hello"}, {"content": "é\u2028"}, {}),
 )
 
 
-@st.composite
-def streams(draw: st.DrawFn, events: st.SearchStrategy[bytes] = _events) -> bytes:
+def _chunk(choices: Choices) -> bytes:
+    delta, reason, choice = _deltas(choices), _reasons(choices), _choices(choices)
+    return chunk(delta, finish=reason, choice=choice, id=choices.pick(["c1", "c2"]))
+
+
+def _text(choices: Choices) -> bytes:
+    return text(choices.text('ab é\n"\\\u2028', 8))
+
+
+def _native(choices: Choices) -> bytes:
+    status = choices.pick(["running", "completed", "failed", "odd"])
+    call_id = choices.pick(["a", "b", "0", "", None])
+    return native(status, call_id, tool=choices.pick(["f", "_h", ""]))
+
+
+_errors = picking(sse({"error": {"message": "x"}}), sse({"error": "x"}), sse("oops", "error"))
+_quiet = picking(
+    b": ping\n\n",
+    b"data:\n\n",
+    sse({"choices": [], "usage": {}}),
+    b"id: 7\nretry: 3\n\n",
+    b"event: chunk\n" + text(),
+    sse("{broken"),
+    b"data: {\ndata: }\n\n",
+    b"\n",
+    b"\r\n",
+    b"foo\n\n",
+)
+_events = either(_chunk, _chunk, _text, _quiet, _errors)
+_ends = picking(DONE, DONE, b"data:[DONE]\n\n", DONE[:-2], b"", b"data: {", b"\xff")
+_sizes = either(
+    picking(WHOLE),
+    picking(BYTEWISE),
+    lambda choices: tuple(1 + choices.below(60) for _ in range(1 + choices.below(6))),
+)
+Sizes = tuple[int, ...]
+_WIDTH = 16  # bytes of choices for one event
+
+
+def streams(events: Make[bytes] = _events) -> Make[bytes]:
     """Chunks of calls in any order, with noise between, in one kind of line end."""
-    body = b"".join(draw(st.lists(events, max_size=12))) + draw(_ends)
-    line_end = draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]))
-    return draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf"])) + body.replace(b"\n", line_end)
+
+    def stream(choices: Choices) -> bytes:
+        mark = choices.pick([b"", b"", b"\xef\xbb\xbf"])
+        line_end = choices.pick([b"\n", b"\n", b"\r\n", b"\r"])
+        end = _ends(choices)
+        body = b"".join(choices.several(events, 12, _WIDTH)) + end
+        return mark + body.replace(b"\n", line_end)
+
+    return stream
 
 
 def _without_blank_lines(pieces: list[bytes]) -> bytes:
     return b"".join(piece.rstrip(b"\r\n") + b"\n" for piece in pieces)
 
 
-def unclosed_streams() -> st.SearchStrategy[bytes]:
+def unclosed_streams(choices: Choices) -> bytes:
     """Nothing between the lines."""
-    lines = st.lists(st.one_of(_chunks, _texts), max_size=8)
-    return lines.map(lambda rest: _without_blank_lines([*rest, DONE]))
+    return _without_blank_lines([*choices.several(either(_chunk, _text), 8, _WIDTH), DONE])
 
 
-garbage = st.lists(
-    st.sampled_from(
-        [b"data", b"data: ", b"event", b"id", b"x", b":", b" ", b"\x00", b"\xef\xbb\xbf"]
-    )
-    | st.sampled_from([b"[DONE]", b"{", b"}", b"\n", b"\r", b"\r\n", b"\n\n"])
-    | st.just(calls(call(0, "a", "f", "{}"))),
-    max_size=30,
-).map(b"".join)
+_scraps = either(
+    picking(b"data", b"data: ", b"event", b"id", b"x", b":", b" ", b"\x00", b"\xef\xbb\xbf"),
+    picking(b"[DONE]", b"{", b"}", b"\n", b"\r", b"\r\n", b"\n\n"),
+    picking(calls(call(0, "a", "f", "{}"))),
+)
+
+
+def garbage(choices: Choices) -> bytes:
+    return b"".join(choices.several(_scraps, 30, 2))
+
+
+_streams = streams()
+_native_streams = streams(either(_events, _native))
+_aborts = picking(None, "timeout")
 
 # --- the laws ------------------------------------------------------------------------------------
 
 
-@given(st.one_of(streams(), garbage, unclosed_streams(), st.binary(max_size=60)), _sizes)
-def test_the_output_without_our_frames_is_the_input(body: bytes, sizes: tuple[int, ...]) -> None:
+@given(made_all(_sizes, either(_streams, garbage, unclosed_streams, lambda c: c.raw(60))))
+def test_the_output_without_our_frames_is_the_input(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     places(play(body, sizes), body)
 
 
-@given(st.one_of(streams(), garbage, unclosed_streams()), _sizes)
-def test_an_abort_loses_no_byte(body: bytes, sizes: tuple[int, ...]) -> None:
+@given(made_all(_sizes, either(_streams, garbage, unclosed_streams)))
+def test_an_abort_loses_no_byte(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     places(play(body, sizes, abort="timeout"), body)
 
 
-@given(
-    st.one_of(streams(st.one_of(_events, _natives)), garbage, unclosed_streams()), _sizes, _sizes
-)
-def test_the_events_do_not_depend_on_the_segmentation(
-    body: bytes, sizes: tuple[int, ...], others: tuple[int, ...]
-) -> None:
+@given(made_all(_sizes, _sizes, either(_native_streams, garbage, unclosed_streams)))
+def test_the_events_do_not_depend_on_the_segmentation(case: tuple[Sizes, Sizes, bytes]) -> None:
+    sizes, others, body = case
     one, other = play(body, sizes), play(body, others)
     assert one.told == other.told
     assert [e.label for e in one.events] == [e.label for e in other.events]
     assert one.counts == other.counts
 
 
-@given(streams(st.one_of(_events, _natives)), _sizes, st.sampled_from([None, "timeout"]))
-def test_every_running_has_one_completed_behind_it(
-    body: bytes, sizes: tuple[int, ...], abort: str | None
-) -> None:
+@given(made_all(_sizes, _aborts, _native_streams))
+def test_every_running_has_one_completed_behind_it(case: tuple[Sizes, str | None, bytes]) -> None:
+    sizes, abort, body = case
     assert_paired(play(body, sizes, abort=abort).events)
 
 
-@given(streams(), _sizes)
-def test_nothing_is_open_where_clients_stop_reading(body: bytes, sizes: tuple[int, ...]) -> None:
+@given(made_all(_sizes, _streams))
+def test_nothing_is_open_where_clients_stop_reading(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     played = play(body, sizes)
     is_open: set[bytes] = set()
     over = False
@@ -208,10 +222,9 @@ def test_nothing_is_open_where_clients_stop_reading(body: bytes, sizes: tuple[in
     assert not is_open
 
 
-@given(streams(), _sizes)
-def test_a_standard_client_sees_the_upstreams_events_unchanged(
-    body: bytes, sizes: tuple[int, ...]
-) -> None:
+@given(made_all(_sizes, _streams))
+def test_a_standard_client_sees_the_upstreams_events_unchanged(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     played = play(body, sizes)
     seen = whatwg(played.data)
     upstream, theirs = whatwg(body), [event for event in seen if event[0] != b"ours"]
@@ -221,10 +234,11 @@ def test_a_standard_client_sees_the_upstreams_events_unchanged(
     assert len(theirs) - len(upstream) <= (bool(played.frames) and not body.endswith(b"\n\n"))
 
 
-@given(unclosed_streams(), _sizes)
+@given(made_all(_sizes, unclosed_streams))
 def test_a_client_that_reads_lines_sees_the_upstreams_lines_unchanged(
-    body: bytes, sizes: tuple[int, ...]
+    case: tuple[Sizes, bytes],
 ) -> None:
+    sizes, body = case
     played = play(body, sizes)
     added = [line for frame in played.frames for line in frame.split(b"\n") if line]
     seen = [line for line in played.data.split(b"\n") if line]
@@ -245,26 +259,26 @@ def remembered(body: bytes) -> list[list[bytes]]:
     return events
 
 
-@given(streams(), _sizes)
-def test_comments_are_no_events_for_readers_that_remember_ids(
-    body: bytes, sizes: tuple[int, ...]
-) -> None:
+@given(made_all(_sizes, _streams))
+def test_comments_are_no_events_for_readers_that_remember_ids(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     assume(body.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")))
     played = play(body, sizes, dialect=DIALECTS["comment"])
     assert remembered(played.data) == remembered(body)
 
 
-@given(st.lists(st.one_of(_texts, st.just(b": ping\n\n")), max_size=8))
+@given(made(lambda choices: choices.several(either(_text, picking(b": ping\n\n")), 8, _WIDTH)))
 def test_whole_text_events_come_back_as_the_same_objects(pieces: list[bytes]) -> None:
     pipeline = make(Frames())
     for piece in pieces:
         assert pipeline.feed(piece, 0.0).data is piece
 
 
-@given(st.lists(_chunks, max_size=4), _texts)
+@given(made_all(lambda choices: choices.several(_chunk, 4, _WIDTH), _text))
 def test_a_text_event_that_needs_no_frame_is_the_same_object_while_a_call_is_open(
-    before: list[bytes], piece: bytes
+    case: tuple[list[bytes], bytes],
 ) -> None:
+    before, piece = case
     frames = Frames()
     pipeline = make(frames)
     pipeline.feed(b"".join(before), 0.0)
@@ -273,25 +287,23 @@ def test_a_text_event_that_needs_no_frame_is_the_same_object_while_a_call_is_ope
     assert step.data is piece or len(frames.written) > told
 
 
-_lines = st.one_of(
-    st.sampled_from([b"data", b"data:", b"event: x", b"event:", b"event", b": c", b":", b"id: 1"]),
-    st.sampled_from(
-        [b"", b"", b"retry: 5", b"foo: data", b" data: x", b"data:  y", b"\xef\xbb\xbf"]
-    ),
-    st.text("ab: {}é\u2028\x85", max_size=6).map(lambda t: f"data: {t}".encode()),
+_line = either(
+    picking(b"data", b"data:", b"event: x", b"event:", b"event", b": c", b":", b"id: 1"),
+    picking(b"", b"", b"retry: 5", b"foo: data", b" data: x", b"data:  y", b"\xef\xbb\xbf"),
+    lambda choices: b"data: " + choices.text("ab: {}é\u2028\x85", 6).encode(),
 )
+_line_ends = picking(b"\n", b"\r\n", b"\r")
 
 
-@given(
-    st.lists(st.tuples(_lines, st.sampled_from([b"\n", b"\r\n", b"\r"])), max_size=20),
-    st.booleans(),
-    _sizes,
-)
-@example([(b"data: a", b"\r"), (b"", b"\r")], False, BYTEWISE)
-def test_the_parser_agrees_with_the_standard(
-    lines: list[tuple[bytes, bytes]], marked: bool, sizes: tuple[int, ...]
-) -> None:
-    body = marked * b"\xef\xbb\xbf" + b"".join(line + end for line, end in lines)
+def _any_lines(choices: Choices) -> bytes:
+    lines = choices.several(lambda own: _line(own) + _line_ends(own), 20, 10)
+    return choices.flag() * b"\xef\xbb\xbf" + b"".join(lines)
+
+
+@given(made_all(_sizes, _any_lines))
+@example((BYTEWISE, b"data: a\r\r"))
+def test_the_parser_agrees_with_the_standard(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     parser = Parser(1 << 20)
     events = [event for piece in segments(body, sizes) for event in parser.feed(piece)]
     events += parser.eof()
@@ -300,8 +312,9 @@ def test_the_parser_agrees_with_the_standard(
     assert seen == whatwg(body)
 
 
-@given(streams(), _sizes, st.integers(0, 300))
-def test_with_any_limit_no_byte_is_lost(body: bytes, sizes: tuple[int, ...], limit: int) -> None:
+@given(made_all(_sizes, lambda choices: choices.below(256) + choices.below(45), _streams))
+def test_with_any_limit_no_byte_is_lost(case: tuple[Sizes, int, bytes]) -> None:
+    sizes, limit, body = case
     played = play(body, sizes, max_event_bytes=limit)
     places(played, body)
     assert_paired(played.events)
@@ -321,104 +334,104 @@ _WORDS = (
     *("tool", "f", "a", "stop", "running", "completed", "null", "", "ping", "terminal", "\ud800"),
     *("todo", "memory", "read_file", "process"),
 )
-_scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-2, 3), st.floats(), st.sampled_from([*_WORDS, *_KEYS])
-)
-_json = st.recursive(
-    _scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6),
-    ),
-    max_leaves=12,
-)
-_encoded = st.builds(json.dumps, st.dictionaries(st.sampled_from(_KEYS), _json, max_size=4))
+_spans = picking("call", "execution")
+_flags = picking(False, True)
+_odd = Odd([*_WORDS, *_KEYS], _KEYS, items=3, fields=6, depth=3)
+_json = _odd.value
 
 
-def _some(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    return st.one_of(_json, *2 * [st.fixed_dictionaries({}, optional=fields)])
+def _encoded(choices: Choices) -> str:
+    return json.dumps(_odd.object(choices))
 
 
-def _many(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(_json, *2 * [st.lists(inner, max_size=3)])
+def _some(**fields: Make[Any]) -> Make[Any]:
+    return either(lambda choices: choices.some(fields), lambda c: c.some(fields), _json)
 
 
-_odd_function = _some(
-    {"name": st.one_of(_names, _json), "arguments": st.one_of(_encoded, _json), "output": _json}
-)
+def _many(inner: Make[Any]) -> Make[Any]:
+    def entries(choices: Choices) -> list[Any]:
+        return [inner(choices) for _ in range(choices.below(4))]
+
+    return either(entries, entries, _json)
+
+
+_odd_function = _some(name=either(_names, _json), arguments=either(_encoded, _json), output=_json)
 _odd_call = _some(
-    {
-        "index": st.one_of(_indexes, _json),
-        "id": st.one_of(_ids, _json),
-        "function": _odd_function,
-        "custom": _odd_function,
-        "type": _json,
-        "f": _odd_function,
-        "output": _json,
-    }
+    index=either(_indexes, _json),
+    id=either(_ids, _json),
+    function=_odd_function,
+    custom=_odd_function,
+    type=_json,
+    f=_odd_function,
+    output=_json,
 )
-_odd_result = _some({"tool_call_id": _ids, "id": _ids, "output": _json, "status": _json})
-_odd_executed = _some({"index": _json, "type": _names, "arguments": _json, "output": _json})
+_odd_result = _some(tool_call_id=_ids, id=_ids, output=_json, status=_json)
+_odd_executed = _some(index=_json, type=_names, arguments=_json, output=_json)
 _odd_delta = _some(
-    {
-        "role": st.sampled_from(["tool", "assistant", 1]),
-        "tool_calls": _many(_odd_call),
-        "function_call": _odd_function,
-        "executed_tools": _many(_odd_executed),
-        "tool_outputs": _many(_odd_result),
-        "mcp_call_results": _many(_odd_result),
-        "provider_specific_fields": _some(
-            {"mcp_call_results": _many(_odd_result), "mcp_tool_calls": _many(_odd_call)}
-        ),
-        "tool_call_id": _json,
-        "content": _json,
-    }
+    role=picking("tool", "assistant", 1),
+    tool_calls=_many(_odd_call),
+    function_call=_odd_function,
+    executed_tools=_many(_odd_executed),
+    tool_outputs=_many(_odd_result),
+    mcp_call_results=_many(_odd_result),
+    provider_specific_fields=_some(
+        mcp_call_results=_many(_odd_result), mcp_tool_calls=_many(_odd_call)
+    ),
+    tool_call_id=_json,
+    content=_json,
 )
 _odd_choice = _some(
-    {
-        "index": st.one_of(st.integers(0, 2), _json),
-        "delta": _odd_delta,
-        "message": _odd_delta,
-        "finish_reason": st.one_of(_reasons, _json),
-        "tool_outputs": _many(_odd_result),
-    }
+    index=either(lambda choices: choices.below(3), _json),
+    delta=_odd_delta,
+    message=_odd_delta,
+    finish_reason=either(_reasons, _json),
+    tool_outputs=_many(_odd_result),
 )
 _odd_chunk = _some(
-    {"id": _json, "created": _json, "model": _json, "choices": _many(_odd_choice)}
-    | {"tool_outputs": _many(_odd_result), "usage": _json}
+    choices=_many(_odd_choice),
+    id=_json,
+    created=_json,
+    model=_json,
+    tool_outputs=_many(_odd_result),
+    usage=_json,
 )
 _odd_native = _some(
-    {"toolCallId": _ids, "tool": _json, "label": _json, "emoji": _json, "isError": _json}
-    | {"status": st.sampled_from(["running", "completed", "failed", 1])}
+    toolCallId=_ids,
+    tool=_json,
+    label=_json,
+    emoji=_json,
+    isError=_json,
+    status=picking("running", "completed", "failed", 1),
 )
-_odd_events = st.one_of(
-    st.builds(sse, st.one_of(_odd_chunk, _odd_chunk, _json)),
-    st.builds(lambda p: sse(p, "hermes.tool.progress"), _odd_native),
-    st.binary(max_size=20).map(lambda raw: b"data: " + raw + b"\n\n"),
+_odd_events = either(
+    lambda choices: sse(choices.pick([_odd_chunk, _odd_chunk, _json])(choices)),
+    lambda choices: sse(_odd_native(choices), "hermes.tool.progress"),
+    lambda choices: b"data: " + choices.raw(20) + b"\n\n",
 )
 
 
-@st.composite
-def odd_streams(draw: st.DrawFn) -> bytes:
+def odd_streams(choices: Choices) -> bytes:
     """Events with anything in any place."""
-    return b"".join(draw(st.lists(_odd_events, max_size=6)))
+    return b"".join(choices.several(_odd_events, 6, 160))
 
 
-_spans = st.sampled_from(["call", "execution"])
-_switches = st.fixed_dictionaries({"infer": st.booleans(), "merge_rounds": st.booleans()})
+def _any_options(choices: Choices) -> dict[str, Any]:
+    switches = {"infer": choices.flag(), "merge_rounds": choices.flag()}
+    return {
+        "dialect": DIALECTS[choices.pick(sorted(DIALECTS))],
+        "span": _spans(choices),
+        **switches,
+    }
 
 
 @settings(max_examples=300)
-@given(odd_streams(), _sizes, st.sampled_from(sorted(DIALECTS)), _spans, _switches)
-def test_no_input_makes_it_fail(
-    body: bytes, sizes: tuple[int, ...], name: str, span: Span, switches: dict[str, bool]
-) -> None:
-    dialect = DIALECTS[name]
-    options: dict[str, Any] = {"presenter": Labels(), "result_preview": 9, "span": span, **switches}
-    played = play(body, sizes, dialect=dialect, **options)
+@given(made_all(_sizes, _any_options, odd_streams, size=1024))
+def test_no_input_makes_it_fail(case: tuple[Sizes, dict[str, Any], bytes]) -> None:
+    sizes, options, body = case
+    played = play(body, sizes, presenter=Labels(), result_preview=9, **options)
     assert played.counts.failure is None
     assert played.counts.observer_failures == 0
-    assert_paired(played.events, closed=span == "call")
+    assert_paired(played.events, closed=options["span"] == "call")
 
 
 class Thorough(ChatObserver):
@@ -428,35 +441,34 @@ class Thorough(ChatObserver):
         return False
 
 
-_strings = st.text('ab{}",: \\\x7f\u2028', max_size=6)
+_MORE: list[Callable[[str], bytes]] = [
+    lambda piece: calls(call(0, None, None, piece)),
+    lambda piece: calls(call(0, None, None, piece)),
+    lambda piece: calls(call(1, None, None, piece)),
+    lambda piece: calls(call(0, None, None, piece), choice=1),
+    text,
+    lambda piece: chunk({"reasoning_content": piece, "content": "x"}),
+]
+_heads = picking(*(calls(call(i, *own)) for i in (0, 1) for own in ("af", "bg")))
+_others = picking(
+    *(calls(call(0, None, "f")), calls(call(0, "a", "f"), choice=1), finish(), DONE),
+    *(native("running", "a"), native("completed", "a")),
+    chunk({"role": "tool", "tool_call_id": "a"}),
+    calls(call(None, None, None, "-")),
+)
 
 
-@st.composite
-def repetitive_streams(draw: st.DrawFn) -> list[bytes]:
+def repetitive_streams(choices: Choices) -> list[bytes]:
     """Runs of chunks that differ in one string, as in real streams, with changes between."""
-    more: list[Callable[[str], bytes]] = [
-        lambda piece: calls(call(0, None, None, piece)),
-        lambda piece: calls(call(0, None, None, piece)),
-        lambda piece: calls(call(1, None, None, piece)),
-        lambda piece: calls(call(0, None, None, piece), choice=1),
-        text,
-        lambda piece: chunk({"reasoning_content": piece, "content": "x"}),
-    ]
-    heads = [calls(call(i, call_id, name)) for i in (0, 1) for call_id, name in ("af", "bg")]
-    others = [
-        *(calls(call(0, None, "f")), calls(call(0, "a", "f"), choice=1), finish(), DONE),
-        *(native("running", "a"), native("completed", "a")),
-        chunk({"role": "tool", "tool_call_id": "a"}),
-        calls(call(None, None, None, "-")),
-    ]
-    changes = st.lists(st.sampled_from(heads) | st.sampled_from(others), min_size=1, max_size=2)
-    body: list[bytes] = [draw(st.sampled_from(heads))]
-    kinds = draw(st.lists(st.sampled_from(more), min_size=1, max_size=2))
-    for _ in range(draw(st.integers(2, 4))):
-        write = draw(st.sampled_from(kinds))
-        body += [write(piece) for piece in draw(st.lists(_strings, min_size=1, max_size=4))]
-        body += draw(changes)
-    return body
+    head, kinds = _heads(choices), choices.several(picking(*_MORE), 2, 1, least=1)
+    runs = choices.several(lambda own: _run(own, own.pick(kinds)), 4, 40, least=2)
+    return [head, *itertools.chain(*runs)]
+
+
+def _run(choices: Choices, write: Callable[[str], bytes]) -> list[bytes]:
+    changes = choices.several(either(_heads, _others), 2, 2, least=1)
+    strings = choices.several(lambda own: own.text('ab{}",: \\\x7f\u2028', 6), 4, 7, least=1)
+    return [*map(write, strings), *changes]
 
 
 # --- dialects that write text --------------------------------------------------------------------
@@ -489,14 +501,15 @@ def _said(frames: Iterable[bytes], kind: str) -> dict[int, str]:
     return said
 
 
-_text_streams = streams(st.one_of(_chunks, _chunks, _texts, _natives, _quiet))
+_text_streams = streams(either(_chunk, _chunk, _text, _native, _quiet))
 
 
 @pytest.mark.parametrize("name", WRITING)
-@given(body=_text_streams, sizes=_sizes, abort=st.sampled_from([None, "timeout"]))
+@given(case=made_all(_sizes, _aborts, _text_streams))
 def test_a_dialect_of_text_tells_each_call_once_however_the_stream_is_cut(
-    name: str, body: bytes, sizes: tuple[int, ...], abort: str | None
+    name: str, case: tuple[Sizes, str | None, bytes]
 ) -> None:
+    sizes, abort, body = case
     _, added, events = _frames(make(DIALECTS[name]), body, sizes, abort)
     assert_paired(events)
     once = _frames(make(DIALECTS[name]), body, WHOLE, abort)
@@ -508,10 +521,11 @@ def test_a_dialect_of_text_tells_each_call_once_however_the_stream_is_cut(
     assert sum(len(re.findall("[✓✗] [0-9.]+ s", one)) for one in shown.values()) == ends
 
 
-@given(body=_text_streams, sizes=_sizes, abort=st.sampled_from([None, "timeout"]))
+@given(made_all(_sizes, _aborts, _text_streams))
 def test_quote_leaves_the_text_as_the_model_wrote_it(
-    body: bytes, sizes: tuple[int, ...], abort: str | None
+    case: tuple[Sizes, str | None, bytes],
 ) -> None:
+    sizes, abort, body = case
     data, added, _ = _frames(make(DIALECTS["quote"]), body, sizes, abort)
     theirs = data
     for frame in added:
@@ -522,10 +536,11 @@ def test_quote_leaves_the_text_as_the_model_wrote_it(
 
 
 @settings(max_examples=300)
-@given(repetitive_streams(), st.sampled_from([None, WHOLE, (7,)]))
+@given(made_all(picking(None, WHOLE, (7,)), repetitive_streams))
 def test_the_quick_look_sees_what_the_thorough_one_sees(
-    pieces: list[bytes], sizes: tuple[int, ...] | None
+    case: tuple[Sizes | None, list[bytes]],
 ) -> None:
+    sizes, pieces = case
     fed: Any = pieces if sizes is None else b"".join(pieces)
     observers: tuple[GivenObserver, ...] = ("chat", Thorough)
     quick, thorough = (play(fed, sizes or WHOLE, observer=o) for o in observers)
@@ -535,39 +550,49 @@ def test_the_quick_look_sees_what_the_thorough_one_sees(
 # --- the state machine alone ---------------------------------------------------------------------
 
 
-@st.composite
-def observations(draw: st.DrawFn) -> list[Observation]:
+def _keys(choices: Choices) -> int:
+    return 1 + choices.below(5)
+
+
+_outcomes = picking(*Outcome)
+
+
+def _call_delta(choices: Choices, grown: dict[int, Arguments]) -> Observation:
+    key, choice = _keys(choices), _choices(choices)
+    call_id, name = _ids(choices), _names(choices)
+    arguments = grown.setdefault(key, Arguments())
+    arguments.append(choices.pick(["", "{", "}"]))
+    flags = [choices.flag() for _ in range(3)]  # settled, hosted, reused
+    return CallDelta(key, choice, call_id or None, name or None, arguments, *flags)
+
+
+def _native_progress(choices: Choices) -> Observation:
+    call_id = choices.pick(["a", "b", "0"])
+    outcome = _outcomes(choices) if choices.flag() else None
+    return NativeProgress(call_id, "f", None, None, outcome)
+
+
+_other_observations = either(
+    lambda choices: CallResult(_keys(choices), _outcomes(choices), choices.pick([None, "o"])),
+    lambda choices: CallWritten(_keys(choices)),
+    lambda choices: Text(_choices(choices)),
+    lambda choices: UnknownResult(),
+    _native_progress,
+    lambda choices: ChoiceFinished(_choices(choices), choices.pick(["stop", "length", "error"])),
+    picking(ACTIVITY),
+    picking(UPSTREAM_ERROR, StreamEnded(), StreamEnded("x", Outcome.CUT)),
+)
+
+
+def observations(choices: Choices) -> list[Observation]:
     """Anything an observer could say, and much that none would."""
     grown: dict[int, Arguments] = {}
 
-    def delta(
-        key: int, choice: int, call_id: str | None, name: str | None, piece: str
-    ) -> CallDelta:
-        arguments = grown.setdefault(key, Arguments())
-        arguments.append(piece)
-        flags = [draw(st.booleans()) for _ in range(3)]  # settled, hosted, reused
-        return CallDelta(key, choice, call_id or None, name or None, arguments, *flags)
+    def one(own: Choices) -> Observation:
+        is_delta = own.below(10) < 2
+        return _call_delta(own, grown) if is_delta else _other_observations(own)
 
-    outcomes = st.sampled_from(Outcome)
-    keys = st.integers(1, 5)
-    pieces = st.sampled_from(["", "{", "}"])
-    one: st.SearchStrategy[Observation] = st.one_of(
-        st.builds(delta, keys, _choices, _ids, _names, pieces),
-        st.builds(delta, keys, _choices, _ids, _names, pieces),
-        st.builds(CallResult, keys, outcomes, st.sampled_from([None, "o"])),
-        st.builds(CallWritten, keys),
-        st.builds(Text, _choices),
-        st.builds(UnknownResult),
-        st.builds(
-            lambda i, o: NativeProgress(i, "f", None, None, o),
-            st.sampled_from(["a", "b", "0"]),
-            st.one_of(st.none(), outcomes),
-        ),
-        st.builds(ChoiceFinished, _choices, st.sampled_from(["stop", "length", "error"])),
-        st.just(ACTIVITY),
-        st.sampled_from([UPSTREAM_ERROR, StreamEnded(), StreamEnded("x", Outcome.CUT)]),
-    )
-    return draw(st.lists(one, max_size=25))
+    return choices.several(one, 25, 10)
 
 
 def _fed(
@@ -589,23 +614,20 @@ def _fed(
 
 
 @settings(max_examples=400)
-@given(observations(), _spans, st.booleans(), st.booleans())
+@given(made_all(_spans, _flags, _flags, observations, size=256))
 def test_the_state_machine_pairs_whatever_it_is_told(
-    seen: list[Observation], span: Span, infer: bool, whole: bool
+    case: tuple[Span, bool, bool, list[Observation]],
 ) -> None:
+    span, infer, whole, seen = case
     assert_paired(_fed(seen, span, infer=infer, whole=whole), closed=False)
 
 
 @settings(max_examples=400)
-@given(
-    observations(),
-    st.sampled_from([UPSTREAM_ERROR, StreamEnded()]),
-    st.booleans(),
-    st.booleans(),
-)
+@given(made_all(picking(UPSTREAM_ERROR, StreamEnded()), _flags, _flags, observations))
 def test_the_state_machine_leaves_nothing_open(
-    seen: list[Observation], end: StreamEnded, infer: bool, whole: bool
+    case: tuple[StreamEnded, bool, bool, list[Observation]],
 ) -> None:
+    end, infer, whole, seen = case
     assert_paired(_fed([*seen, end], infer=infer, whole=whole))
 
 
@@ -626,7 +648,7 @@ def _without_shared_ids(seen: list[Observation]) -> Iterator[Observation]:
         yield one
 
 
-@given(observations())
+@given(made(observations))
 @example([*(CallDelta(key, 0, "a", "f", Arguments()) for key in (1, 2)), CallResult(1)])
 def test_waiting_for_arguments_changes_when_a_call_is_told_and_no_more(
     seen: list[Observation],

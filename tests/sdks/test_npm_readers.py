@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core.stream_events import StreamEvent
 
 from tests import npm
 from tests.conftest import StartProxy
-from tests.core.vocabularies.legal import Plan, plans, read, streams
+from tests.core.vocabularies.legal import Plan, Reading, read, readings
 from tests.core.vocabularies.test_bytes import ROWS
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, text, tool_call
 
@@ -99,7 +98,7 @@ async def test_what_comes_over_the_wire(
 
 
 @pytest.mark.parametrize("vocabulary", ["ag-ui", "vercel-ui"])
-@given(data=st.data())
+@given(reading=readings())
 @settings(max_examples=200)
-def test_any_stream_from_any_place(reader: Reader, vocabulary: str, data: st.DataObject) -> None:
-    reader(vocabulary, read(vocabulary, data.draw(streams()), data.draw(plans())))
+def test_any_stream_from_any_place(reader: Reader, vocabulary: str, reading: Reading) -> None:
+    reader(vocabulary, read(vocabulary, *reading))

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import CallDelta, Envelope, ToolCompleted
 from lifecycle_proxy.core.observers.messages import MessagesObserver
 from lifecycle_proxy.core.sse import Parser
 
+from tests.choices import Choices, Make, either, made, made_all, picking
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -24,6 +24,7 @@ from tests.core import (
     sse,
 )
 from tests.core import play as play_any
+from tests.core.odd import Odd
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -433,79 +434,60 @@ class Thorough(MessagesObserver):
         return False
 
 
-_json = st.recursive(
-    st.one_of(
-        *(st.none(), st.booleans(), st.integers(-1, 2), st.floats(), st.just(1 << 80)),
-        st.sampled_from(["a", "b", "", "f", "text", "\ud800"]),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=2),
-        st.dictionaries(st.sampled_from(["type", "id", "error", "text"]), inner, max_size=3),
-    ),
-    max_leaves=5,
-)
-
-
-def _fields(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    some = st.fixed_dictionaries(
-        {}, optional={k: st.one_of(s, s, _json) for k, s in fields.items()}
-    )
-    return st.one_of(some, some, some, _json)
-
-
-_few = st.sampled_from(["a", "b", "c"])
-_uses = st.sampled_from(["tool_use", "tool_use", "server_tool_use", "mcp_tool_use"])
-_pieces = st.sampled_from(["", "{", "}", "{}", '"'])
-_block = st.one_of(
-    _fields(type=_uses, id=_few, name=st.sampled_from(["f", "g", "_h"]), input=_json),
-    st.builds(use, _few, st.just("f"), _uses),
-    _fields(
-        type=st.sampled_from(["mcp_tool_result", "web_search_tool_result", "text"]),
+_WORDS = ("a", "b", "", "f", "text", "\ud800")
+_odd = Odd(_WORDS, ("type", "id", "error", "text"), items=2, fields=3, depth=2)
+_json = _odd.value
+_few = picking("a", "b", "c")
+_uses = picking("tool_use", "tool_use", "server_tool_use", "mcp_tool_use")
+_block = either(
+    _odd.fields(type=_uses, id=_few, name=picking("f", "g", "_h"), input=_json),
+    lambda choices: use(_few(choices), "f", _uses(choices)),
+    _odd.fields(
+        type=picking("mcp_tool_result", "web_search_tool_result", "text"),
         tool_use_id=_few,
         content=_json,
-        is_error=st.booleans(),
+        is_error=picking(False, True),
     ),
 )
-_delta = _fields(
-    type=st.sampled_from(["text_delta", "input_json_delta"]),
-    partial_json=_pieces,
-    stop_reason=st.sampled_from(["tool_use", "end_turn", "max_tokens", "refusal", "pause_turn"]),
+_delta = _odd.fields(
+    type=picking("text_delta", "input_json_delta"),
+    partial_json=picking("", "{", "}", "{}", '"'),
+    stop_reason=picking("tool_use", "end_turn", "max_tokens", "refusal", "pause_turn"),
 )
-_kinds = st.sampled_from(
-    [
-        *["content_block_start", "content_block_delta", "content_block_stop"] * 4,
-        *("message_start", "message_delta", "message_stop", "ping", "error", "x"),
-    ]
+_kinds = picking(
+    *["content_block_start", "content_block_delta", "content_block_stop"] * 4,
+    *("message_start", "message_delta", "message_stop", "ping", "error", "x"),
 )
-_payloads = st.fixed_dictionaries(
-    {"type": st.one_of(_kinds, _kinds, _kinds, _json)},
-    optional={
-        "index": st.one_of(st.integers(0, 2), st.integers(0, 2), _json),
-        "content_block": _block,
-        "delta": _delta,
-        "message": _fields(id=_few, model=_few),
-        "error": st.one_of(st.none(), st.none(), _json),
-    },
-)
+_numbers = picking(0, 1, 2)
+_fields: dict[str, Make[Any]] = {
+    "index": either(_numbers, _numbers, _json),
+    "content_block": _block,
+    "delta": _delta,
+    "message": _odd.fields(id=_few, model=_few),
+    "error": either(picking(None, None), picking(None), _json),
+}
 
 
-@st.composite
-def _written(draw: st.DrawFn) -> bytes:
-    payload = draw(_payloads)
-    kind = payload["type"]
-    named = isinstance(kind, str) and kind.isascii() and draw(st.booleans())
-    return sse(payload, kind if named else draw(st.sampled_from(["", "", "error", "x"])))
+def _written(choices: Choices) -> bytes:
+    kind = either(_kinds, _kinds, _kinds, _json)(choices)
+    payload = {"type": kind, **choices.some(_fields)}
+    named = isinstance(kind, str) and kind.isascii() and choices.flag()
+    return sse(payload, kind if named else choices.pick(["", "", "error", "x"]))
 
 
-_noise = st.sampled_from([native(), native("completed"), DONE, sse("{"), sse("[1]"), b": x\n\n"])
-_streams = st.lists(st.one_of(_written(), _written(), _written(), _noise), max_size=10)
+_noise = picking(native(), native("completed"), DONE, sse("{"), sse("[1]"), b": x\n\n")
+
+
+def _pieces(choices: Choices) -> list[bytes]:
+    return choices.several(either(_written, _written, _written, _noise), 10, 48)
 
 
 @settings(max_examples=300, deadline=None)
-@given(_streams, st.sampled_from([WHOLE, BYTEWISE, (7, 90)]))
+@given(made_all(picking(WHOLE, BYTEWISE, (7, 90)), _pieces, size=500))
 def test_whatever_comes_pairs_close_and_no_byte_is_lost(
-    pieces: list[bytes], sizes: tuple[int, ...]
+    case: tuple[tuple[int, ...], list[bytes]],
 ) -> None:
+    sizes, pieces = case
     body = b"".join(pieces)
     played = play(body, sizes, result_preview=9)
     assert_paired(played.events)
@@ -515,7 +497,7 @@ def test_whatever_comes_pairs_close_and_no_byte_is_lost(
 
 
 @settings(max_examples=300, deadline=None)
-@given(_streams)
+@given(made(_pieces, 500))
 def test_the_quick_look_sees_what_the_thorough_one_sees(pieces: list[bytes]) -> None:
     assert play(pieces) == play_any(pieces, observer=Thorough)
     quick, thorough = MessagesObserver(Counts()), MessagesObserver(Counts())

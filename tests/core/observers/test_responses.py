@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.events import (
@@ -18,6 +17,7 @@ from lifecycle_proxy.core.events import (
 from lifecycle_proxy.core.observers.responses import ResponsesObserver
 from lifecycle_proxy.core.sse import Parser
 
+from tests.choices import Choices, Make, either, made, made_all, picking
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -31,6 +31,7 @@ from tests.core import (
     sse,
 )
 from tests.core import play as play_any
+from tests.core.odd import Odd
 
 _numbers = itertools.count()
 
@@ -717,91 +718,72 @@ class Thorough(ResponsesObserver):
         return False
 
 
-_json = st.recursive(
-    st.one_of(
-        *(st.none(), st.booleans(), st.integers(-1, 2), st.floats(), st.just(1 << 80)),
-        st.sampled_from(["a", "b", "", "f", "failed", "in_progress", "local", "\ud800"]),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=2),
-        st.dictionaries(st.sampled_from(["type", "id", "error", "text"]), inner, max_size=3),
-    ),
-    max_leaves=5,
-)
-
-
-def _fields(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    some = st.fixed_dictionaries(
-        {}, optional={k: st.one_of(s, s, _json) for k, s in fields.items()}
-    )
-    return st.one_of(some, some, some, _json)
-
-
+_WORDS = ("a", "b", "", "f", "failed", "in_progress", "local", "\ud800")
+_odd = Odd(_WORDS, ("type", "id", "error", "text"), items=2, fields=3, depth=2)
+_json = _odd.value
 _cases: list[Any] = [*_DIRECT, *_HOSTED, *_ANSWERED]
-_kinds = st.sampled_from(
-    [case[0]["type"] for case in _cases]
-    + ["function_call_output", "shell_call_output", "tool_search_output", "message", "reasoning"]
+_kinds = picking(
+    *[case[0]["type"] for case in _cases],
+    *("function_call_output", "shell_call_output", "tool_search_output", "message", "reasoning"),
 )
-_few = st.sampled_from(["a", "b", "c"])
-_texts = st.sampled_from(["", "{", "}", "{}", '"'])
-_item = _fields(
+_few = picking("a", "b", "c")
+_texts = picking("", "{", "}", "{}", '"')
+_item = _odd.fields(
     type=_kinds,
     id=_few,
     call_id=_few,
-    name=st.sampled_from(["f", "g", "_h"]),
-    status=st.sampled_from(["in_progress", "completed", "failed", "incomplete"]),
+    name=picking("f", "g", "_h"),
+    status=picking("in_progress", "completed", "failed", "incomplete"),
     arguments=_texts,
     code=_texts,
     action=_json,
     output=_json,
     error=_json,
-    environment=_fields(type=_few),
-    execution=st.sampled_from(["server", "client"]),
+    environment=_odd.fields(type=_few),
+    execution=picking("server", "client"),
 )
-_events = st.sampled_from(
-    [
-        *["response.output_item.added", "response.output_item.done"] * 6,
-        *["response.function_call_arguments.delta", "response.function_call_arguments.done"] * 2,
-        *("response.created", "response.failed", "response.incomplete", "response.completed"),
-        *("response.output_text.delta", "response.reasoning_text.delta", "response.x", "error"),
-        *("response.output_text.done", "response.web_search_call.searching", "ping"),
-    ]
+_events = picking(
+    *["response.output_item.added", "response.output_item.done"] * 6,
+    *["response.function_call_arguments.delta", "response.function_call_arguments.done"] * 2,
+    *("response.created", "response.failed", "response.incomplete", "response.completed"),
+    *("response.output_text.delta", "response.reasoning_text.delta", "response.x", "error"),
+    *("response.output_text.done", "response.web_search_call.searching", "ping"),
 )
-_payloads = st.fixed_dictionaries(
-    {"type": st.one_of(_events, _events, _events, _json)},
-    optional={
-        "item": _item,
-        "item_id": _few,
-        "output_index": st.one_of(st.integers(0, 2), _json),
-        "sequence_number": st.one_of(st.integers(), _json),
-        "delta": st.one_of(_texts, _json),
-        "arguments": st.one_of(_texts, _json),
-        "response": _fields(
-            id=_few, created_at=_json, status=_few, incomplete_details=_fields(reason=_few)
-        ),
-        "error": st.one_of(st.none(), _json),
-    },
-)
+_fields: dict[str, Make[Any]] = {
+    "item": _item,
+    "item_id": _few,
+    "output_index": either(lambda choices: choices.below(3), _json),
+    "sequence_number": either(lambda choices: choices.below(256) - 128, _json),
+    "delta": either(_texts, _json),
+    "arguments": either(_texts, _json),
+    "response": _odd.fields(
+        id=_few, created_at=_json, status=_few, incomplete_details=_odd.fields(reason=_few)
+    ),
+    "error": either(picking(None), _json),
+}
 
 
-@st.composite
-def _written(draw: st.DrawFn) -> bytes:
-    payload = draw(_payloads)
-    kind = payload["type"]
-    named = isinstance(kind, str) and kind.isascii() and draw(st.booleans())
-    name = kind if named else draw(st.sampled_from(["", "", "", "error", "response.x"]))
+def _written(choices: Choices) -> bytes:
+    kind = either(_events, _events, _events, _json)(choices)
+    payload = {"type": kind, **choices.some(_fields)}
+    named = isinstance(kind, str) and kind.isascii() and choices.flag()
+    name = kind if named else choices.pick(["", "", "", "error", "response.x"])
     return sse(payload, name)
 
 
-_noise = st.sampled_from([native(), native("completed"), DONE, sse("{"), sse("[1]"), b": x\n\n"])
-_streams = st.lists(st.one_of(_written(), _written(), _written(), _noise), max_size=10)
+_noise = picking(native(), native("completed"), DONE, sse("{"), sse("[1]"), b": x\n\n")
+
+
+def _pieces(choices: Choices) -> list[bytes]:
+    return choices.several(either(_written, _written, _written, _noise), 10, 64)
 
 
 @settings(max_examples=300, deadline=None)
-@given(_streams, st.sampled_from([WHOLE, BYTEWISE, (7, 90)]))
+@given(made_all(picking(WHOLE, BYTEWISE, (7, 90)), _pieces, size=650))
 def test_whatever_comes_pairs_close_and_no_byte_is_lost(
-    pieces: list[bytes], sizes: tuple[int, ...]
+    case: tuple[tuple[int, ...], list[bytes]],
 ) -> None:
+    sizes, pieces = case
     body = b"".join(pieces)
     played = play(body, sizes, result_preview=9)
     assert_paired(played.events)
@@ -811,7 +793,7 @@ def test_whatever_comes_pairs_close_and_no_byte_is_lost(
 
 
 @settings(max_examples=300, deadline=None)
-@given(_streams)
+@given(made(_pieces, 650))
 def test_the_quick_look_sees_what_the_thorough_one_sees(pieces: list[bytes]) -> None:
     assert play(pieces) == play_any(pieces, observer=Thorough)
     quick, thorough = ResponsesObserver(Counts()), ResponsesObserver(Counts())

@@ -1,18 +1,21 @@
 """Streams as a log may hold them, and readers as they may read it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from lifecycle_proxy.core.stream_events import EventType, StreamEvent
 from lifecycle_proxy.core.vocabularies import VOCABULARIES
 
+from tests.choices import Choices, Make, made, picking
+
 AT = 1700000000.0
-_TEXT = st.sampled_from(["", "a", "Hé 💻", '"\\\n\n', "data: x\n\n"])
-_IDS = st.sampled_from(["a", "b", "c"])
-_CHOICES = st.sampled_from([0, 0, 1, 2])
-_STATUS = st.sampled_from(["completed", "failed", "cancelled", "incomplete"])
+_TEXT = picking("", "a", "Hé 💻", '"\\\n\n', "data: x\n\n")
+_IDS = picking("a", "b", "c")
+_CHOICES = picking(0, 0, 1, 2)
+_STATUS = picking("completed", "failed", "cancelled", "incomplete")
+_CURSORS = (0, 0, 1, 3, 6, 99)
 Data = dict[str, Any]
 
 
@@ -21,60 +24,58 @@ def call_data(call_id: str, choice: int) -> Data:
     return {**data, "choice": choice} if choice else data
 
 
-@st.composite
-def streams(draw: st.DrawFn) -> list[StreamEvent]:
+Rows = list[tuple[EventType, Data]]
+
+
+def _stream(choices: Choices) -> list[StreamEvent]:
     """One stream: a call is running once at a time; some end that began in an earlier stream."""
-    rows: list[tuple[EventType, Data]] = [
-        ("stream.started", {"model": "m", "api": "chat", "requestId": "r"})
-    ]
+    rows: Rows = [("stream.started", {"model": "m", "api": "chat", "requestId": "r"})]
+    if choices.flag():
+        done = {"status": _STATUS(choices), "durationMs": 5, "calls": 1}
+        rows.append(("stream.done", choices.pick([done, {**done, "reason": "why"}])))
     running: dict[tuple[str, int], Data] = {}
-    for _ in range(draw(st.integers(0, 14))):
-        kind = draw(st.sampled_from(["text", "tool", "tool", "tool", "arguments", "more"]))
-        if kind == "text":
-            what = draw(st.sampled_from(["text", "reasoning"]))
-            rows.append(("text", {"text": draw(_TEXT), "kind": what, "choice": draw(_CHOICES)}))
-        elif kind == "tool":
-            key = (draw(_IDS), draw(_CHOICES))
-            if key in running or draw(st.integers(0, 5)) == 0:
-                begun = running.pop(key, call_data(*key))
-                rows.append(("tool.completed", {**begun, **draw(_ends())}))
-            else:
-                running[key] = {**call_data(*key), **draw(_beginnings()), "status": "running"}
-                rows.append(("tool.running", running[key]))
-        elif kind == "arguments":
-            own = call_data(draw(_IDS), draw(_CHOICES))
-            place: Data = {name: own[name] for name in ("toolCallId", "choice") if name in own}
-            rows.append(("tool.arguments", {**place, "delta": draw(_TEXT)}))
-        else:
-            failover = {"from_provider": "a", "to_provider": "b", "reason": "503"}
-            rows.append(draw(st.sampled_from([("usage", {"totalTokens": 3}), *_more(failover)])))
-    if draw(st.booleans()):
-        done = {"status": draw(_STATUS), "durationMs": 5, "calls": 1}
-        rows.append(("stream.done", draw(st.sampled_from([done, {**done, "reason": "why"}]))))
+    rows[1:1] = choices.several(lambda own: _row(own, running), 14, 8)
     return [StreamEvent(seq, AT + seq, *row) for seq, row in enumerate(rows, 1)]
 
 
-def _more(data: Data) -> Iterator[tuple[EventType, Data]]:
-    yield "llm_failover", data
-    yield "approval.request", {"id": "0", "tool": "bash", "label": "ls", "options": ["once"]}
+def _row(choices: Choices, running: dict[tuple[str, int], Data]) -> tuple[EventType, Data]:
+    kind = choices.pick(["text", "tool", "tool", "tool", "arguments", "more"])
+    if kind == "text":
+        what = choices.pick(["text", "reasoning"])
+        return "text", {"text": _TEXT(choices), "kind": what, "choice": _CHOICES(choices)}
+    if kind == "tool":
+        key = (_IDS(choices), _CHOICES(choices))
+        if choices.below(6) == 5 or key in running:
+            begun = running.pop(key, call_data(*key))
+            return "tool.completed", {**begun, **_end(choices)}
+        running[key] = {**call_data(*key), **choices.some(_BEGINNING), "status": "running"}
+        return "tool.running", running[key]
+    if kind == "arguments":
+        own = call_data(_IDS(choices), _CHOICES(choices))
+        place: Data = {name: own[name] for name in ("toolCallId", "choice") if name in own}
+        return "tool.arguments", {**place, "delta": _TEXT(choices)}
+    return choices.pick(_MORE)
 
 
-def _beginnings() -> st.SearchStrategy[Data]:
-    return st.fixed_dictionaries(
-        {}, optional={"arguments": st.sampled_from(['{"x": 1}', "{oh"]), "hosted": st.just(True)}
-    )
+_MORE: Rows = [
+    ("usage", {"totalTokens": 3}),
+    ("llm_failover", {"from_provider": "a", "to_provider": "b", "reason": "503"}),
+    ("approval.request", {"id": "0", "tool": "bash", "label": "ls", "options": ["once"]}),
+]
+_BEGINNING: dict[str, Make[Any]] = {
+    "arguments": picking('{"x": 1}', "{oh"),
+    "hosted": picking(True),
+}
 
 
-def _ends() -> st.SearchStrategy[Data]:
-    good = st.fixed_dictionaries({"outcome": st.just("ok")}, optional={"result": _TEXT})
-    bad = st.fixed_dictionaries(
-        {"outcome": st.just("failed"), "isError": st.just(True)},
-        optional={"result": _TEXT, "reason": st.just("length")},
-    )
-    unknown = st.fixed_dictionaries(
-        {"outcome": st.just("unknown")}, optional={"result": _TEXT, "hosted": st.just(True)}
-    )
-    return st.one_of(good, bad, unknown)
+def _end(choices: Choices) -> Data:
+    result = choices.some({"result": _TEXT})
+    outcome = choices.pick(["ok", "failed", "unknown"])
+    if outcome == "failed":
+        more = {"isError": True, **choices.some({"reason": picking("length")})}
+    else:
+        more = choices.some({"hosted": picking(True)}) if outcome == "unknown" else {}
+    return {"outcome": outcome, **result, **more}
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,26 @@ class Plan:
     is_closed: bool = False
 
 
-def plans() -> st.SearchStrategy[Plan]:
-    numbers = st.frozensets(st.integers(1, 16), max_size=5)
-    return st.builds(Plan, st.sampled_from([0, 0, 1, 3, 6, 99]), numbers, numbers, st.booleans())
+def _plan(choices: Choices) -> Plan:
+    cursor, lost, silences = choices.pick(_CURSORS), _numbers(choices), _numbers(choices)
+    return Plan(cursor, lost, silences, choices.flag())
+
+
+def _numbers(choices: Choices) -> frozenset[int]:
+    return frozenset(choices.several(lambda own: 1 + own.below(16), 5, 1))
+
+
+class Reading(NamedTuple):
+    """One reader of one stream."""
+
+    events: list[StreamEvent]
+    plan: Plan
+
+
+def readings() -> st.SearchStrategy[Reading]:
+    return made(
+        lambda choices: Reading(plan=_plan(choices), events=_stream(choices)), 14 + 4 + 14 * 8
+    )
 
 
 def read(name: str, events: Sequence[StreamEvent], plan: Plan) -> bytes:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.stream_events import StreamEvent
 from lifecycle_proxy.core.vocabularies import VOCABULARIES
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.core.vocabularies.legal import Data, Plan, plans, read, streams
+from tests.core.vocabularies.legal import Data, Plan, Reading, read, readings
 from tests.curve import assert_linear
 
 _RESPONSES: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -26,17 +25,18 @@ def payloads(body: bytes) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@given(data=st.data())
-def test_whole_events_of_json(name: str, data: st.DataObject) -> None:
-    body = read(name, data.draw(streams()), data.draw(plans()))
+@given(reading=readings())
+@settings(max_examples=200)
+def test_whole_events_of_json(name: str, reading: Reading) -> None:
+    body = read(name, *reading)
     assert body == b"" or body.endswith(b"\n\n")
     assert all(isinstance(payload, dict | None) for payload in payloads(body))
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@given(data=st.data())
-def test_the_end_is_there_if_the_stream_has_ended(name: str, data: st.DataObject) -> None:
-    events, plan = data.draw(streams()), data.draw(plans())
+@given(reading=readings())
+@settings(max_examples=200)
+def test_the_end_is_there_if_the_stream_has_ended(name: str, reading: Reading) -> None:
     ends = {
         "hermes": b"event: stream.done",
         "kilroy": b"event: done",
@@ -51,6 +51,7 @@ def test_the_end_is_there_if_the_stream_has_ended(name: str, data: st.DataObject
         "ag-ui": (b'"RUN_ERROR"',),
         "openai-responses": (b"event: response.failed", b"event: response.incomplete"),
     }
+    events, plan = reading
     body = read(name, events, plan)
     if plan.is_closed and events[-1].type != "stream.done":
         return  # some say that as an end
@@ -60,10 +61,10 @@ def test_the_end_is_there_if_the_stream_has_ended(name: str, data: st.DataObject
     assert has_ended is (events[-1].type == "stream.done" and not knows_it)
 
 
-@given(streams(), plans())
+@given(readings())
 @settings(max_examples=200)
-def test_ag_ui(events: list[StreamEvent], plan: Plan) -> None:
-    check_ag_ui(payloads(read("ag-ui", events, plan)))
+def test_ag_ui(reading: Reading) -> None:
+    check_ag_ui(payloads(read("ag-ui", *reading)))
 
 
 def check_ag_ui(events: Sequence[Data]) -> None:
@@ -88,9 +89,10 @@ def check_ag_ui(events: Sequence[Data]) -> None:
             assert event is events[-1]
 
 
-@given(streams(), plans())
+@given(readings())
 @settings(max_examples=200)
-def test_vercel_ui(events: list[StreamEvent], plan: Plan) -> None:
+def test_vercel_ui(reading: Reading) -> None:
+    events, plan = reading
     texts: set[str] = set()
     calls: dict[str, str] = {}
     for event in payloads(read("vercel-ui", events, plan)):
@@ -118,9 +120,11 @@ def test_vercel_ui(events: list[StreamEvent], plan: Plan) -> None:
             assert "streaming" not in calls.values() or is_over
 
 
-@given(streams(), plans())
-def test_openai_responses(events: list[StreamEvent], plan: Plan) -> None:
+@given(readings())
+@settings(max_examples=200)
+def test_openai_responses(reading: Reading) -> None:
     """Every event is one of the SDK's, and the items at the end are those that were streamed."""
+    events, plan = reading
     body = payloads(read("openai-responses", events, plan))
     numbers = [payload["sequence_number"] for payload in body]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
@@ -140,9 +144,11 @@ def test_openai_responses(events: list[StreamEvent], plan: Plan) -> None:
                 assert len(output) == len(ended)
 
 
-@given(streams(), plans())
-def test_kilroy(events: list[StreamEvent], plan: Plan) -> None:
+@given(readings())
+@settings(max_examples=200)
+def test_kilroy(reading: Reading) -> None:
     """Each has the envelope, and the ids of two readers are the same for the same events."""
+    events, plan = reading
     once, again = (payloads(read("kilroy", events, Plan(at))) for at in (0, min(2, len(events))))
     assert again == once[len(once) - len(again) :]
     seen: list[str] = []
