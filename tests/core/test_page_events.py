@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from lifecycle_proxy.core import page_events
 from lifecycle_proxy.core import sse as sse_parser
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.core.counts import Counts
 from lifecycle_proxy.core.dialects import DIALECTS
 
+from tests.choices import Choices, either, made_all, picking
 from tests.core import (
     BYTEWISE,
     DONE,
@@ -175,9 +175,10 @@ HIDDEN = {
     "unfinished": b'data: {"event":{"type":"execute"}}',
     "native": b"event: hermes.tool.progress\n"
     b'data: {"tool":"f","toolCallId":"a","status":"running","event":{"type":"execute"}}\n\n',
-    "large": b'data: {"a":"' + b"x" * 5000 + b'","event":{"type":"execute"}}\n\n',
-    "large, key first": b'data: {"event":{"type":"execute"},"a":"' + b"x" * 5000 + b'"}\n\n',
-    "large, among lines": b": " + b"x" * 5000 + b'\ndata: {"event":{"type":"execute"}}\n\n',
+    "large": b'data: {"a":"' + b"x" * 1500 + b'","event":{"type":"execute"}}\n\n',
+    "large, key first": b'data: {"event":{"type":"execute"},"a":"' + b"x" * 1500 + b'"}\n\n',
+    "large, white space": b": " + b"x" * 1500 + b'\ndata: {"event":\r\r{"type":"execute"}}\n\n',
+    "large, among lines": b": " + b"x" * 1500 + b'\ndata: {"event":{"type":"execute"}}\n\n',
 }
 
 
@@ -205,7 +206,7 @@ def test_behind_a_large_one_the_stream_goes_on(sizes: tuple[int, ...]) -> None:
 
 @segmented
 def test_a_large_event_without_the_key_passes(sizes: tuple[int, ...]) -> None:
-    body = text("x" * 5000) + text("b") + DONE
+    body = text("x" * 1500) + text("b") + DONE
     assert passed(body, sizes, max_event_bytes=1024) == body
 
 
@@ -225,27 +226,30 @@ def test_a_comment_or_a_line_that_cannot_be_judged_is_taken_out() -> None:
     assert passed(b'{"event":{"type":"status"}}\n\n' + text() + DONE) == text() + DONE
 
 
-_pieces = st.sampled_from(
-    [
-        *HIDDEN.values(),
-        *(sse({"event": STATUS}), sse({"event": CODE}), text("a"), text("b"), finish(), DONE),
-        *(calls(call(0, "a", "f")), calls(call(0, None, None, "{}")), b": x\n\n", b"\xef\xbb\xbf"),
-        *(b'data: {"choices":[],', b'"event":', b'{"type":"execute"}', b"}", b"\r\r", b"\n\n"),
-        *(b"\n", b"\r", b'"\\u0065', b'vent":', b"data: ", b'data: {"a":', b"\r\n\r\n"),
-    ]
+_pieces = picking(
+    *HIDDEN.values(),
+    *(sse({"event": STATUS}), sse({"event": CODE}), text("a"), text("b"), finish(), DONE),
+    *(calls(call(0, "a", "f")), calls(call(0, None, None, "{}")), b": x\n\n", b"\xef\xbb\xbf"),
+    *(b'data: {"choices":[],', b'"event":', b'{"type":"execute"}', b"}", b"\r\r", b"\n\n"),
+    *(b"\n", b"\r", b'"\\u0065', b'vent":', b"data: ", b'data: {"a":', b"\r\n\r\n"),
 )
-_sizes = st.one_of(
-    st.just(WHOLE), st.just(BYTEWISE), st.lists(st.integers(1, 60), min_size=1).map(tuple)
+_sizes = either(
+    picking(WHOLE),
+    picking(BYTEWISE),
+    lambda choices: tuple(1 + choices.below(60) for _ in range(1 + choices.below(8))),
 )
-_LIMITS = st.sampled_from([30, 1024, 8 << 20])
+Sizes = tuple[int, ...]
+
+
+def _body(choices: Choices) -> bytes:
+    return b"".join(choices.several(_pieces, 12, 1))
 
 
 @settings(max_examples=600)
-@given(st.lists(_pieces, max_size=12).map(b"".join), _sizes, _LIMITS, st.booleans())
-@example(b'data: {"choices":[],\r\r"event":{"type":"execute"}}\n\n', BYTEWISE, 8 << 20, False)
-def test_whatever_is_sent_and_however_it_is_cut(
-    body: bytes, sizes: tuple[int, ...], limit: int, is_broken: bool
-) -> None:
+@given(made_all(_sizes, picking(30, 1024, 8 << 20), picking(False, True), _body, size=30))
+@example((BYTEWISE, 8 << 20, False, b'data: {"choices":[],\r\r"event":{"type":"execute"}}\n\n'))
+def test_whatever_is_sent_and_however_it_is_cut(case: tuple[Sizes, int, bool, bytes]) -> None:
+    sizes, limit, is_broken, body = case
     played = play(
         body,
         sizes,
@@ -259,8 +263,9 @@ def test_whatever_is_sent_and_however_it_is_cut(
 
 
 @settings(max_examples=300)
-@given(st.lists(_pieces, max_size=12).map(b"".join), _sizes)
-def test_what_is_taken_out_does_not_depend_on_the_cuts(body: bytes, sizes: tuple[int, ...]) -> None:
+@given(made_all(_sizes, _body, size=30))
+def test_what_is_taken_out_does_not_depend_on_the_cuts(case: tuple[Sizes, bytes]) -> None:
+    sizes, body = case
     cut, once = (play(body, each, dialect=OPEN_WEBUI) for each in (sizes, WHOLE))
     assert (cut.counts, cut.told) == (once.counts, once.told)
     assert _untimed(cut.data) == _untimed(once.data)

@@ -75,11 +75,12 @@ class Output:
         """An event of the upstream's is left out.
 
         Args:
-            is_whole: False where a part of it may have passed. That is closed then.
+            is_whole: False where a part of it may have passed. That is closed then, with LF: for
+                Open WebUI, CR ends no line, and what follows would be the rest of the line.
         """
         self.changed = True
         if not is_whole:
-            self.pieces.append(self.gap)
+            self.pieces.append(b"\n\n" if self.gap == b"\r" else self.gap)
             self.gap = b""
 
     def write(self, frame: bytes) -> None:
