@@ -88,6 +88,7 @@ def loaded(checker: ModuleType) -> dict[str, dict[str, Json]]:
     return {f: checker.load(str(_SHARED / f)) for f in ("corpus", "recorded-streams")}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("size", ["whole", 7, 1])
 @pytest.mark.parametrize(("folder", "name"), _shared_cases())
 def test_the_shared_corpus(

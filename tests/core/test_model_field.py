@@ -1,13 +1,14 @@
 """The value of the top-level ``model``: only its bytes are replaced, wherever it stands."""
 
 import json
-import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lifecycle_proxy.core.model_field import _WINDOW, model_spans, replaced, spans
+
+from tests.curve import assert_linear
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 VALUES = st.recursive(
@@ -163,13 +164,13 @@ def test_a_name_that_is_no_utf8_is_still_text() -> None:
     ids=str,
 )
 def test_the_time_grows_with_the_size_only(part: bytes) -> None:
-    def spent(size: int) -> float:
+    def make(size: int) -> bytes:
         body = part * (size // len(part))
-        data = b'{"a":["%b"],"model":"m"}' % body if part[:1] == b"\\" else b""
-        data = data or b'{"a":[%b1],"model":"m"}' % body
-        begun = time.process_time()
-        assert values(data) == [b'"m"']
-        return time.process_time() - begun
+        return (
+            b'{"a":["%b"],"model":"m"}' if part[:1] == b"\\" else b'{"a":[%b1],"model":"m"}'
+        ) % body
 
-    one = min(spent(1 << 19) for _ in range(3))
-    assert min(spent(1 << 22) for _ in range(3)) < 8 * 4 * max(one, 0.001)
+    def work(data: bytes) -> None:
+        assert values(data) == [b'"m"']
+
+    assert_linear(make, work, 1 << 18)

@@ -31,18 +31,22 @@ def sdk(request: pytest.FixtureRequest) -> dict[str, str]:
     version: str = request.param
     if version == "installed":
         return dict(os.environ)
-    place = request.config.cache.mkdir("openai") / version
+    folder = request.config.cache.mkdir("openai")
+    oldest, place = folder / VERSIONS[0], folder / version
+    if not oldest.exists():
+        _install(oldest)
     if not place.exists():
-        _install(f"openai=={version}", place)
-    return {**os.environ, "PYTHONPATH": str(place)}
+        _install(place, "--no-deps")  # those of the oldest serve
+    return {**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{oldest}"}
 
 
-def _install(package: str, place: Path) -> None:
+def _install(place: Path, *options: str) -> None:
+    package = f"openai=={place.name}"
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory(dir=place.parent) as half:
         try:
             subprocess.run(
-                [*pip, "--no-compile", "--upgrade", "--target", half, package],
+                [*pip, *options, "--no-compile", "--upgrade", "--target", half, package],
                 check=True,
                 capture_output=True,
                 timeout=_INSTALL_S,
