@@ -19,7 +19,7 @@ import pytest
 import yaml
 from lifecycle_proxy.config.model import Server
 
-from tests.commands import LISTEN, environment, run, serving
+from tests.commands import LISTEN, environment, run, run_here, serving
 from tests.fakes import DONE, Request, Upstream, Wire, ask, chat, lifecycle, text, tool_call
 from tests.redis_server import RedisServer, redis_server
 
@@ -138,12 +138,14 @@ def variables() -> dict[str, dict[str, str]]:
 def test_the_proxy_takes_the_variables(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty.toml").write_text("")
     environ = {"LIFECYCLE_PROXY_LISTEN": f"0.0.0.0:{_PORT}", **variables()[name]}
-    done = run("check-config", str(tmp_path / "empty.toml"), **environ)
+    done = run_here("check-config", str(tmp_path / "empty.toml"), **environ)
     assert done.returncode == 0, done.stderr
     assert not [one for one in _GIVEN.values() if one in done.stdout + done.stderr]
     own = [key for key in environ if key.startswith("LIFECYCLE_PROXY_")]
     assert len(own) > 2
-    wrong = run("check-config", str(tmp_path / "empty.toml"), **environ, LIFECYCLE_PROXY_OWN="1")
+    wrong = run_here(
+        "check-config", str(tmp_path / "empty.toml"), **environ, LIFECYCLE_PROXY_OWN="1"
+    )
     assert wrong.returncode == 2  # so a key with a slip would have been found
 
 

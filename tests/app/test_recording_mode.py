@@ -16,7 +16,7 @@ from lifecycle_proxy.config.model import ConfigError
 from lifecycle_proxy.recording.cassette import RecordedExchange, load
 from lifecycle_proxy.server.listener import bind
 
-from tests.commands import LISTEN, run
+from tests.commands import LISTEN, run_here
 from tests.conftest import StartProxy
 from tests.fakes import (
     DONE,
@@ -441,7 +441,7 @@ def test_nothing_to_play_is_a_2(
     path = tmp_path / "what"
     make(path)
     environ = {"LIFECYCLE_PROXY_RECORDING__MODE": "replay"}
-    done = run("serve", *LISTEN, LIFECYCLE_PROXY_RECORDING__PATH=str(path), **environ)
+    done = run_here("serve", *LISTEN, LIFECYCLE_PROXY_RECORDING__PATH=str(path), **environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"lifecycle-proxy: recording.path: {path}: {problem}")
 

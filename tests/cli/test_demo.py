@@ -25,7 +25,7 @@ from lifecycle_proxy.cli import demo
 from lifecycle_proxy.cli.demo_upstream import ANSWER, QUESTION, upstream
 from lifecycle_proxy.config import model as config
 
-from tests.commands import environment, run
+from tests.commands import environment, run, run_here
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -103,7 +103,7 @@ def test_once_shows_each_tool_and_the_answer() -> None:
 def test_wrong_settings_are_wrong_usage(
     arguments: tuple[str, ...], environ: dict[str, str], named: str
 ) -> None:
-    done = run("demo", "--once", *arguments, **environ)
+    done = run_here("demo", "--once", *arguments, **environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lifecycle_proxy.cli import main as cli
 
-from tests.commands import LISTEN, ended, run, serving
+from tests.commands import LISTEN, ended, run, run_here, serving
 from tests.fakes import Client, Request, Upstream, Wire, ask, lifecycle, payloads, tool_call
 
 # --- serve --------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_wrong_settings_are_a_failure_of_usage(tmp_path: Path) -> None:
         (["--config", str(tmp_path / "none")], "No such file"),
         (["--listen", "nonsense"], '--listen: server.listen: "nonsense" is not HOST:PORT'),
     ):
-        done = run("serve", *arguments)
+        done = run_here("serve", *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
         assert "Traceback" not in done.stderr
@@ -156,11 +156,11 @@ def test_help_names_the_commands_and_the_defaults(
 def test_check_config_looks_up_the_keys_that_it_names(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[upstream]\napi_key = "env:THE_KEY"\n')
-    done = run("check-config", str(file), THE_KEY="sk-1")
+    done = run_here("check-config", str(file), THE_KEY="sk-1")
     assert done.returncode == 0
     assert "(with upstream.api_key)" in done.stdout
     assert "sk-1" not in done.stdout
-    assert "THE_KEY is not set" in run("check-config", str(file)).stderr
+    assert "THE_KEY is not set" in run_here("check-config", str(file)).stderr
 
 
 def test_the_version_is_printed() -> None:
@@ -175,7 +175,7 @@ def test_check_config_says_what_is_in_force(tmp_path: Path) -> None:
         "[server]\nheartbeat_s = 5\napi_keys = ['sk-1', 'sk-2']\nlisten = '127.0.0.1:0'\n"
         "[lifecycle.emoji]\nx = 'y'\n[recording]\nmode = 'record'\npath = '/tmp/rec'\n"
     )
-    done = run("check-config", str(file), LIFECYCLE_PROXY_UPSTREAM="http://h:1/v1")
+    done = run_here("check-config", str(file), LIFECYCLE_PROXY_UPSTREAM="http://h:1/v1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"{file}: ok\n"
@@ -208,7 +208,7 @@ def test_check_config_refuses_a_bad_file(
 def test_check_config_looks_at_the_environment_as_serve_does(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("")
-    done = run("check-config", str(file), LIFECYCLE_PROXY_WORKERS="1")
+    done = run_here("check-config", str(file), LIFECYCLE_PROXY_WORKERS="1")
     assert done.returncode == 2
     assert done.stderr == (
         "lifecycle-proxy: environment LIFECYCLE_PROXY_WORKERS: no setting has this name "
@@ -219,9 +219,9 @@ def test_check_config_looks_at_the_environment_as_serve_does(tmp_path: Path) -> 
 def test_check_config_without_a_file_takes_that_of_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[server]\nworkers = 2\n")
-    done = run("check-config", LIFECYCLE_PROXY_CONFIG=str(file))
+    done = run_here("check-config", LIFECYCLE_PROXY_CONFIG=str(file))
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"{file}: ok")
-    done = run("check-config")
+    done = run_here("check-config")
     assert done.returncode == 2
     assert "FILE is missing: name the settings file, such as config.toml" in done.stderr
 
@@ -235,7 +235,7 @@ def test_check_config_without_a_file_takes_that_of_the_environment(tmp_path: Pat
     ],
 )
 def test_an_agent_that_is_no_command_is_wrong_usage(command: str, message: str) -> None:
-    done = run("serve", "--agent", command)
+    done = run_here("serve", "--agent", command)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert message in done.stderr
 
@@ -243,7 +243,7 @@ def test_an_agent_that_is_no_command_is_wrong_usage(command: str, message: str) 
 def test_check_config_looks_for_the_program_of_an_agent(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[[upstreams]]\nname = "a"\nagent = ["nosuchprog", "acp"]\n')
-    done = run("check-config", str(file))
+    done = run_here("check-config", str(file))
     assert done.returncode == 2
     assert 'upstreams[0].agent: "nosuchprog" is not a program in PATH' in done.stderr
 

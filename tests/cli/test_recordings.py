@@ -18,7 +18,7 @@ from lifecycle_proxy.cli import main as cli
 from lifecycle_proxy.recording.cassette import load
 
 from tests import commands
-from tests.commands import LISTEN, ended, run, serving
+from tests.commands import LISTEN, ended, run, run_here, serving
 from tests.fakes import CHAT, DONE, Request, Upstream, Wire, ask, chat, text
 from tests.recording.build import Tape, agent, write
 
@@ -514,12 +514,12 @@ async def test_faults_are_refused_unless_they_are_allowed(
     file = tmp_path / "config.toml"
     file.write_text('[[faults.rules]]\nkind = "status_500"\n')
     to = ("--upstream", f"{upstream.origin}/v1")
-    done = run("serve", *LISTEN, *to, "--config", str(file))
+    done = run_here("serve", *LISTEN, *to, "--config", str(file))
     assert (done.returncode, done.stdout) == (2, "")
     why = "faults: refused without --allow-faults, since they break answers on purpose\n"
     assert done.stderr == f"lifecycle-proxy: {file}: {why}"
     rules = '[{kind = "status_500"}]'
-    done = run("serve", *LISTEN, LIFECYCLE_PROXY_FAULTS__RULES=rules)
+    done = run_here("serve", *LISTEN, LIFECYCLE_PROXY_FAULTS__RULES=rules)
     assert (done.returncode, done.stderr) == (2, f"lifecycle-proxy: {why}")
     with serving(*LISTEN, *to, "--allow-faults", "--config", str(file)) as (_, url, _):
         answer = await chat(url)

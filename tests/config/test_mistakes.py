@@ -12,7 +12,7 @@ import trustme
 from lifecycle_proxy.cli import main as cli
 from lifecycle_proxy.core import dialects
 
-from tests.commands import run
+from tests.commands import run, run_here
 
 FAULTS = (
     "latency, stall, cut_at_byte, cut_inside_character, reset, drop_done, duplicate_chunk, "
@@ -348,7 +348,10 @@ def test_each_mistake_has_one_plain_sentence(
 @pytest.mark.unmeasured
 def test_serve_says_the_same(file: Path) -> None:
     file.write_text("[server]\nlisten = 5\nworkers = 0\n[upstream]\nurll = 'x'")
-    assert run("serve", "--config", str(file)).stderr == run("check-config", str(file)).stderr
+    assert (
+        run_here("serve", "--config", str(file)).stderr
+        == run_here("check-config", str(file)).stderr
+    )
     own = run("serve", "--listen", "0.0.0.0:11434")
     assert own.returncode == 2
     assert 'url: "http://127.0.0.1:11434/v1" is this proxy itself, which listens on' in own.stderr

@@ -8,7 +8,7 @@ import pytest
 from lifecycle_proxy.config import model as config
 from lifecycle_proxy.config.shared_store import without_secrets
 
-from tests.commands import run
+from tests.commands import run_here
 
 
 def problem(store: str, **environ: str) -> str:
@@ -89,7 +89,7 @@ def test_no_key_is_printed(tmp_path: Path) -> None:
     file.write_text(
         f'[streams]\ntoken_key = "{key}"\n[upstream]\nagent = ["sh"]\nenv = {{A = "{key}"}}\n'
     )
-    done = run("check-config", str(file))
+    done = run_here("check-config", str(file))
     assert done.returncode == 0, done.stderr
     assert "streams.token_key" in done.stdout
     assert key not in done.stdout + done.stderr
@@ -114,7 +114,7 @@ def test_a_prefix(prefix: str) -> None:
 def test_check_config_shows_no_password(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[streams]\nstore = "rediss://user:s3cret@redis.example/1"\nprefix = "mine"\n')
-    done = run("check-config", str(file))
+    done = run_here("check-config", str(file))
     assert done.returncode == 0
     assert "rediss://redis.example/1" in done.stdout
     assert 'streams.prefix = "mine"' in done.stdout
@@ -139,12 +139,12 @@ def test_what_needs_streams_that_are_kept(tmp_path: Path, key: str) -> None:
     value = "60" if key == "resume_s" else "true"
     file = tmp_path / "config.toml"
     file.write_text(f"[streams]\nmax_streams = 0\n{key} = {value}\n")
-    done = run("check-config", str(file))
+    done = run_here("check-config", str(file))
     assert done.returncode == 2
     why = f"streams.{key}: needs streams that are kept: max_streams is 0"
     assert f"{why}; set max_streams (10000 is the default), or leave {key} out" in done.stderr
     file.write_text(f"[streams]\nmax_streams = 1\n{key} = {value}\n")
-    assert run("check-config", str(file)).returncode == 0
+    assert run_here("check-config", str(file)).returncode == 0
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
