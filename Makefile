@@ -42,18 +42,19 @@ test: style ## everything that must hold before a commit: lint, types, tests, co
 check: style ## the quick part: lint, types, the tests of the core
 	@$(MAKE) --no-print-directory --jobs=2 types core
 
-# Each file stays in one process: what it starts is started once. COVERAGE=core measures the core alone,
+# Each file stays in one process: what it starts is started once. tests/conftest.py has their order. COVERAGE=core measures the core alone,
 # by its own tests; COVERAGE=all measures everything, by all tests, which takes two minutes more.
 COVERAGE ?= core
+SHARED = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.compiled
 	rm -f .coverage .coverage.*
-	COVERAGE=$(COVERAGE) $(BIN)/coverage run -m pytest -n $(PROCESSES) --dist loadfile
+	COVERAGE=$(COVERAGE) $(BIN)/coverage run -m pytest $(SHARED)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='*/lifecycle_proxy/core/*' --fail-under=100
 	$(if $(filter all,$(COVERAGE)),$(BIN)/coverage report --fail-under=95)
 
 core: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile tests/core tests/test_layout.py tests/test_docs.py
+	$(BIN)/python -m pytest $(SHARED) tests/core tests/test_layout.py tests/test_docs.py
 
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev ## mutated streams, requests, responses: SECONDS=60 for each

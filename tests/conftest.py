@@ -27,6 +27,12 @@ settings.load_profile("patient")
 _MEASURES_ALL = os.environ.get("COVERAGE", "all") == "all"
 _CORE = Path(__file__).parent / "core"
 _COVERAGE = coverage.Coverage.current()
+# Files that take longer than others, with much waiting, the longest first.
+_LONGEST = (
+    *("test_life.py", "test_replicas.py", "test_demo.py", "test_traces.py", "test_redactor.py"),
+    *("test_main.py", "test_sdks.py", "test_examples.py", "test_agents.py", "test_recordings.py"),
+    *("test_laws.py", "test_pressure.py", "test_bounds.py", "test_hermes_runs.py"),
+)
 _MEASURED_CHILDREN = "COVERAGE_PROCESS_CONFIG"  # of coverage, for the processes of a test
 _COVERAGE_OF_CHILDREN = os.environ.get(_MEASURED_CHILDREN, "")
 
@@ -64,6 +70,13 @@ def pytest_collection() -> None:
             if module.name != "lifecycle_proxy.__main__":
                 importlib.import_module(module.name)
     _measure(False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the files, one that begins late and takes long ends alone."""
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_collection_finish() -> None:
