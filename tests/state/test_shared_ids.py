@@ -65,6 +65,9 @@ async def test_what_one_process_saw_others_know(store: str) -> None:
         one.add("t", "file-2", "b")
         one.add("t", "file-2", "c")
         assert await one.find("t", ["v1", "responses", "resp_1"]) == "a"
+        async with asyncio.timeout(10):  # they may hear of it a moment later
+            while await two.find("t", ["file-2"]) != "c":  # noqa: ASYNC110  in another process
+                await asyncio.sleep(0.01)
         assert await two.find("t", ["v1", "responses", "resp_1"]) == "a"
         assert await two.find("t", ["resp_0", "file-2", "resp_1"]) == "c"
         assert await two.find("u", ["resp_1"]) == ""  # of another user
