@@ -268,7 +268,7 @@ async def test_ten_mebibytes_of_anything_are_drawn(
 ) -> None:
     """Some took minutes and gigabytes, or made a page that no browser draws."""
     data = write(tmp_path / "one.jsonl", *make()).read_bytes()
-    drawn = await opened.drawn(data)
+    drawn = await opened.drawn(data, patience_s=60)
     assert len(drawn) < 8 << 20
     first = json.loads(drawn)["exchanges"][0]
     assert len(first["client"]["frames"]) <= 5000
