@@ -34,8 +34,8 @@ help: ## this list
 demo: $(VENV)/.installed ## see it work: ARGS=--once, ARGS='--listen 127.0.0.1:9000'
 	@$(BIN)/lifecycle-proxy demo $(ARGS)
 
-# Some tests wait: one process more than there are processors, and the types are checked beside them.
-PROCESSES ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
+# Some tests wait: two processes more than there are processors, and the types are checked beside them.
+PROCESSES ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 test: style ## everything that must hold before a commit: lint, types, tests, coverage of the core; COVERAGE=all
 	@$(MAKE) --no-print-directory --jobs=2 types tests
 
