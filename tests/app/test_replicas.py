@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import redis.asyncio
 
 from tests.backends import Backend, backends, came, complete
 from tests.commands import LISTEN, children, ended, serving, stores
@@ -96,11 +97,23 @@ async def test_a_follow_up_that_reaches_another_replica_ends_the_call_once(
     for _ in range(5):
         first = await chat(one)
         assert lifecycle(first.body) == [("call_1", "running", None)]
+        await _is_stored(redis_server)
         second = await chat(two, messages=FOLLOW_UP)
         assert lifecycle(second.body) == [("call_1", "completed", None)]
         for url in (one, two):
             again = await chat(url, messages=FOLLOW_UP)
             assert lifecycle(again.body) == []
+
+
+async def _is_stored(server: RedisServer) -> None:
+    """Wait until Redis has a call: on a busy machine the client may have its stream before."""
+    store = redis.asyncio.from_url(server.url)
+    try:
+        async with asyncio.timeout(10):
+            while not await store.keys("*:calls:*"):  # noqa: ASYNC110  no event tells of it
+                await asyncio.sleep(0.01)
+    finally:
+        await store.aclose()
 
 
 async def test_without_redis_chats_go_on(

@@ -67,7 +67,7 @@ settings.register_profile(
     max_examples=200,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.load_profile("core")
+settings.load_profile("core")  # until the end of this module
 
 # --- streams -------------------------------------------------------------------------------------
 
@@ -660,3 +660,6 @@ def test_waiting_for_arguments_changes_when_a_call_is_told_and_no_more(
         for whole in (False, True)
     ]
     assert sorted(ended[0]) == sorted(ended[1])
+
+
+settings.load_profile("patient")
