@@ -266,7 +266,7 @@ def many_spans(count: int) -> Tape:
 async def test_mebibytes_of_anything_are_drawn(
     tmp_path: Path, make: Callable[[], list[Tape]]
 ) -> None:
-    """Of four times as much some took minutes and gigabytes, or made a page that nobody can draw."""
+    """Of four times as much some took minutes and gigabytes, or made a page that none can draw."""
     data = write(tmp_path / "one.jsonl", *make()).read_bytes()
     drawn = await opened.drawn(data, patience_s=60)
     assert len(drawn) < 8 << 20
