@@ -263,9 +263,8 @@ def test_nothing_of_the_metrics_is_imported_before_the_workers_have_their_folder
 
 
 def test_help_need_not_wait_for_what_serves() -> None:
-    """The import of aiohttp takes longer than all else together; workers share its memory."""
+    """The import of aiohttp takes longer than all else together."""
     assert "aiohttp" not in modules_of("main")
-    assert "aiohttp" in modules_of("supervised")
 
 
 def modules_of(command: str) -> list[str]:

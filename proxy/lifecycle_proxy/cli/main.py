@@ -252,7 +252,7 @@ def _work(
     banner: Banner | None = None,
 ) -> int:
     """Serve in this process."""
-    from lifecycle_proxy.app import serve as server  # after the fork: see server.supervisor
+    from lifecycle_proxy.app import serve as server  # see supervised
 
     logs.configure(settings.server.log_format, background=True)
     if banner is not None:

@@ -1,8 +1,7 @@
 """``serve`` with several workers."""
 
-# What workers serve with is imported before they fork: then they share its memory.
-# But for the metrics: see server.supervisor.
-
+import gc
+import importlib
 import os
 import socket
 import tempfile
@@ -10,13 +9,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp.web  # noqa: F401
-
-import lifecycle_proxy.upstream.pool  # noqa: F401
 from lifecycle_proxy.app.banner import Banner
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.config.reloading import reloaded
-from lifecycle_proxy.server.supervisor import Supervisor, Work
+from lifecycle_proxy.server.supervisor import Supervisor, Work, metrics_folder
 
 _SOCKET: Final = "store.sock"
 _LONGEST_PATH: Final = 100  # some systems take 103 bytes
@@ -33,6 +29,8 @@ def serve(
 ) -> int:
     """Supervise workers, and the process with their store where they need one.
 
+    What they serve with is imported before they fork: they share its memory, and start sooner.
+
     Args:
         settings: everything.
         read: reads them again.
@@ -40,6 +38,21 @@ def serve(
         work: what a worker does, by its settings.
         run: runs a coroutine to its end.
     """
+    with metrics_folder():
+        importlib.import_module("lifecycle_proxy.app.serve")
+        importlib.import_module("lifecycle_proxy.app.store_process")
+        gc.collect()
+        gc.freeze()
+        return _supervise(settings, read, banner, work, run)
+
+
+def _supervise(
+    settings: Settings,
+    read: Read,
+    banner: Banner,
+    work: Callable[[Settings, Read], Work],
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> int:
     if settings.streams.store != "memory":
         return Supervisor(
             settings,
@@ -53,7 +66,7 @@ def serve(
 
         def shared(settings: Settings) -> Work:
             def worker(sock: socket.socket, line: int) -> int:
-                from lifecycle_proxy.app.store_process import for_workers  # see server.supervisor
+                from lifecycle_proxy.app.store_process import for_workers  # see metrics_folder
 
                 return work(for_workers(settings, path), lambda: for_workers(read(), path))(
                     sock, line
@@ -62,7 +75,7 @@ def serve(
             return worker
 
         def hold(line: int) -> int:
-            from lifecycle_proxy.app import store_process  # after the fork: see server.supervisor
+            from lifecycle_proxy.app import store_process  # see metrics_folder
 
             run(store_process.hold(settings, path, line))
             return 0

@@ -37,6 +37,19 @@ Work = Callable[[socket.socket, int], int]
 Hold = Callable[[int], int]
 
 
+@contextmanager
+def metrics_folder() -> Iterator[None]:
+    """Name a folder for the workers' counts, unless there is one. Only then import the metrics."""
+    if _METRICS_DIR in os.environ:
+        yield
+        return
+    folder = os.environ[_METRICS_DIR] = tempfile.mkdtemp(prefix="lifecycle-proxy-")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Supervisor:
     """Runs workers until it is asked to stop.
 
@@ -84,9 +97,6 @@ class Supervisor:
         Raises:
             OSError: the address cannot be bound.
         """
-        directory = None
-        if _METRICS_DIR not in os.environ:
-            directory = os.environ[_METRICS_DIR] = tempfile.mkdtemp(prefix="lifecycle-proxy-")
         if self._settings.listen_socket is None:
             # Sockets that may share a port share it with those of another proxy, too.
             bind(self._settings).close()
@@ -101,8 +111,6 @@ class Supervisor:
             self._end_holder()
             holder.close()
             remove_socket_file(self._settings)
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
     def _taking_signals(self) -> Iterator[None]:
