@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from lifecycle_proxy.app import serve
 from lifecycle_proxy.app.factory import ProxyApp
+from lifecycle_proxy.exchange.forwarded_response import ForwardedResponse
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.relay.relay import Relay
 from lifecycle_proxy.relay.sse import HEARTBEAT, StreamBody
 from lifecycle_proxy.server.protocol import Protocol
@@ -329,7 +331,7 @@ async def test_what_belongs_to_a_connection_goes_with_it(upstream: Upstream, pro
                 await client.chat()
                 client.wire.reset()
         await asyncio.sleep(0.1)
-        kinds = (Relay, Protocol, StreamBody)
+        kinds = (Relay, Protocol, StreamBody, ForwardedResponse, ClientRequest)
         left = [one for one in gc.get_objects() if isinstance(one, kinds)]
         assert left == []
     finally:

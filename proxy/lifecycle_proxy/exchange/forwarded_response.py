@@ -1,5 +1,6 @@
 """The upstream's response, as it is written to the client's connection."""
 
+import asyncio
 import time
 from email.utils import formatdate
 from typing import Final
@@ -52,7 +53,9 @@ class ForwardedResponse(web.StreamResponse):
         self.is_chunked = False
         self._stays: bool | None = None
         self._writer: AbstractStreamWriter | None = None
-        self._request: ClientRequest | None = None
+        # Not the request: its task holds this response, and only the garbage collector would
+        # find the circle.
+        self._transport: asyncio.Transport | None = None
         self._head = b""  # until it is sent
         self._is_over = False
 
@@ -94,7 +97,7 @@ class ForwardedResponse(web.StreamResponse):
         if text.count("\n") != len(lines) + 2 or text.count("\r") != len(lines) + 2:
             raise ValueError("a line break in a header")
         self._head = text.encode("utf-8", "surrogateescape")
-        self._request, self._writer = request, request.writer
+        self._transport, self._writer = request.transport, request.writer
         return self._writer
 
     def begin(self, data: bytes = b"") -> None:
@@ -126,9 +129,8 @@ class ForwardedResponse(web.StreamResponse):
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self.is_chunked else data
 
     def _send(self, data: bytes) -> None:
-        assert self._request is not None, "prepared"
         assert self._writer is not None, "prepared"
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
         transport.write(self._head + data if self._head else data)
