@@ -641,3 +641,23 @@ async def test_header_values_keep_their_bytes(upstream: Upstream, proxy: str, ta
             assert f"\r\nX-R: {BYTES.decode('latin-1')}\r\n" in answer.raw.decode("latin-1")
             assert answer.body == b"{}"
             assert b"\r\nT: " + BYTES + b"\r\n" in upstream.requests[-1].raw
+
+
+async def test_a_stream_of_the_proxys_own_ends_with_its_connection_in_http_1_0(
+    upstream: Upstream, proxy: str
+) -> None:
+    """Without a length and without chunks, nothing else ends it."""
+
+    async def script(_: Request, wire: Wire) -> None:
+        await wire.stream(text("hi"), DONE, b"")
+
+    upstream.script = script
+    answer = await chat(proxy)
+    path = answer.headers["X-Stream-Url"]
+    host, port = proxy.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = (f"GET {path} HTTP/1.0", f"Host: {host}", "Connection: keep-alive", "", "")
+    writer.write("\r\n".join(lines).encode())
+    async with asyncio.timeout(10):
+        assert b"stream.done" in await reader.read()
+    writer.close()

@@ -142,7 +142,7 @@ class ProxyApp(Service):
 
     def finish_headers(self, request: ClientRequest, response: web.StreamResponse) -> None:
         """See ``Service``."""
-        responses.name_server(response)
+        responses.finish_own(request, response)
         finish = request.finish_headers or self._front.gateway.finish_headers
         finish(request, response)
 

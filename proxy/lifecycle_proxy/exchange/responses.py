@@ -112,6 +112,19 @@ def capabilities(dialect: str, request_id: str) -> web.Response:
     return web.json_response(payload, headers={"X-Request-Id": request_id})
 
 
+def finish_own(request: ClientRequest, response: web.StreamResponse) -> None:
+    """What the headers of a response of the proxy's own need beside aiohttp's.
+
+    Args:
+        request: of the client.
+        response: before its headers are sent.
+    """
+    name_server(response)
+    if request.version < HttpVersion11 and response.content_length is None:
+        # Only the end of the connection ends the body, even if the client asked to keep it.
+        response.force_close()
+
+
 def name_server(response: web.StreamResponse) -> None:
     """aiohttp would name itself, Python and their versions.
 
