@@ -1,5 +1,9 @@
 """Tapes: an exchange as it would be recorded, made when somebody looks."""
 
+import gc
+import tracemalloc
+import weakref
+
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.recording import cassette
 from lifecycle_proxy.recording.live_tapes import LiveTape, LiveTapes
@@ -96,3 +100,33 @@ def test_what_is_kept_of_all_is_bounded() -> None:
     assert 100 < len(kept) <= 1005
     assert kept[-1] == 9999
     assert sum(found(tapes, f"ex_{number}").size for number in kept) <= 1.1 * (1 << 20)
+
+
+def test_one_that_is_dropped_goes_at_once_even_while_its_exchange_goes_on() -> None:
+    tapes = LiveTapes(Redaction(), 5, max_bytes=1)
+    gc.disable()  # it need not be searched for
+    try:
+        for is_over in (True, False):
+            recorder = tapes.tape("ex_a", 0.0)
+            fill(recorder, [b"data: 1\n\n"], is_over=is_over)
+            found(tapes).lines()
+            tape = weakref.ref(found(tapes))
+            tapes.tape(f"ex_{is_over}", 0.0)
+            assert tape() is None
+            fill(recorder, [b"data: 2\n\n"])
+    finally:
+        gc.enable()
+
+
+def test_what_is_counted_is_what_it_takes() -> None:
+    tapes, exchange = LiveTapes(Redaction(), 5), an_exchange()
+    tape = tapes.tape("ex_a", 0.0)
+    tracemalloc.start()
+    try:
+        for number in range(5000):
+            read = b"data: %d\n\n" % number
+            tape.on_chunk(exchange, read, read[:-1] + b"\n", (), number / 7)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.7 * taken < found(tapes).size < 1.3 * taken

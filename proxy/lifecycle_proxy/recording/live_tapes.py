@@ -8,6 +8,7 @@ open (``watchers``).
 
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -25,27 +26,43 @@ _OPEN: Final = 1000  # beside those that are over
 _Work = Callable[[], None]
 
 
+class _Lines:
+    """The lines of one exchange, in the place of a recorder's files."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    def file(self) -> "_Lines":
+        """Where the lines go."""
+        return self
+
+    def write(self, file: object, data: bytes, owner: object) -> None:
+        """See ``Files``."""
+        self.kept.append(data)
+
+    def done(self, file: object) -> None:
+        """Nothing is open."""
+
+
 class LiveTape:
-    """One exchange. It stands in the place of a recorder and of its files.
+    """One exchange, as somebody may look at it.
 
     Args:
-        redaction: what must not be shown.
         max_bytes: what is kept of it.
+
+    Attributes:
+        lines_made: of what somebody has looked at.
+        size: of what is kept, in bytes of memory.
     """
 
-    def __init__(self, redaction: Redaction, max_bytes: int = _TAPE_BYTES) -> None:
-        self.redaction = redaction
-        self.files = self
-        self.max_body_bytes = _BODY_BYTES
+    def __init__(self, max_bytes: int = _TAPE_BYTES) -> None:
+        self.lines_made = _Lines()
         self.size = 0
         self._most_bytes = max_bytes
         self._is_cut = False
         self._work: list[_Work] = []
-        self._lines: list[bytes] = []
         self._writing: ExchangeEncoder | None = None
         self._looking = threading.Lock()
-
-    # --- as a recorder --------------------------------------------------------------------------
 
     def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
         """Keep what happened, if there is room; behind a gap nothing but the end is kept.
@@ -62,24 +79,6 @@ class LiveTape:
         self.size += size
         self._work.append(work)
 
-    def over(self, writing: ExchangeEncoder, what: str) -> None:
-        """See ``Recorder``."""
-
-    # --- as its files ---------------------------------------------------------------------------
-
-    def file(self) -> "LiveTape":
-        """Where the lines go."""
-        return self
-
-    def write(self, file: object, data: bytes, owner: object) -> None:
-        """See ``Files``."""
-        self._lines.append(data)
-
-    def done(self, file: object) -> None:
-        """Nothing is open."""
-
-    # --- for people -----------------------------------------------------------------------------
-
     def lines(self) -> bytes:
         """A cassette with the exchange, as far as it has come. For a thread: it may take long."""
         with self._looking:
@@ -92,7 +91,34 @@ class LiveTape:
                     since = time.monotonic()
             if self._writing is not None:
                 self._writing.show()
-            return first_line() + b"".join(self._lines)
+            return first_line() + b"".join(self.lines_made.kept)
+
+
+class _Feed:
+    """What the recorder of one exchange has of a tape, in the place of ``Recorder``.
+
+    What a tape keeps refers to the exchange's recorder, so this refers to the tape weakly: else
+    each tape were a cycle, and stayed until the garbage collector looks for some. One that is
+    dropped while its exchange goes on takes nothing any more.
+
+    Args:
+        tape: to feed.
+        redaction: what must not be shown.
+    """
+
+    def __init__(self, tape: LiveTape, redaction: Redaction) -> None:
+        self.redaction = redaction
+        self.max_body_bytes = _BODY_BYTES
+        self.files = tape.lines_made
+        self._tape = weakref.ref(tape)
+
+    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+        """See ``Recorder``."""
+        if (tape := self._tape()) is not None:
+            tape.put(size, work, writing)
+
+    def over(self, writing: ExchangeEncoder, what: str) -> None:
+        """See ``Recorder``."""
 
 
 class LiveTapes:
@@ -122,12 +148,12 @@ class LiveTapes:
             exchange_id: of it.
             started: when the request came, in seconds on the monotonic clock.
         """
-        tape = self._tapes[exchange_id] = LiveTape(self.redaction)
+        tape = self._tapes[exchange_id] = LiveTape()
         size = sum(one.size for one in self._tapes.values())
         most = self._keep + _OPEN
         while len(self._tapes) > 1 and (len(self._tapes) > most or size > self._max_bytes):
             size -= self._tapes.popitem(last=False)[1].size
-        return ExchangeRecorder(tape, exchange_id, started)
+        return ExchangeRecorder(_Feed(tape, self.redaction), exchange_id, started)
 
     def find(self, exchange_id: str) -> LiveTape | None:
         """The tape of an exchange, if there is one."""

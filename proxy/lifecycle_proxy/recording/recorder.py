@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -33,7 +34,7 @@ _TURN_S: Final = 0.0005
 _WAITING_BYTES: Final = 128 << 20  # a request body of the largest size, and as much again
 _MAX_BODY_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
-_OVERHEAD_BYTES: Final = 200  # of an entry in the list
+_OVERHEAD_BYTES: Final = 250  # of an entry in the list, as measured
 _Work = Callable[[], None]
 
 
@@ -69,6 +70,7 @@ class ExchangeRecorder(Listener):
         self._writing = ExchangeEncoder(
             exchange_id, recorder.redaction, recorder.files, recorder.max_body_bytes
         )
+        self._passed = self._writing.passed
         self._events: list[dict[str, Any]] = []
 
     def request(
@@ -84,46 +86,46 @@ class ExchangeRecorder(Listener):
             why: it is not.
         """
         ts = iso_utc(datetime.now(UTC))
-        writing = self._writing
-        self._put(len(body or b""), lambda: writing.request(ts, what, headers, body, why))
+        work = partial(self._writing.request, ts, what, headers, body, why)
+        self._put(len(body or b""), work)
 
     def omit(self, why: str) -> None:
         """Keep nothing of the answer."""
-        writing = self._writing
-        self._put(0, lambda: writing.omit(why))
+        self._put(0, partial(self._writing.omit, why))
 
     def on_request_body(self, exchange: Exchange, piece: bytes) -> None:
-        ms, writing = self._ms(time.monotonic()), self._writing
-        self._put(len(piece), lambda: writing.body(ms, piece))
+        ms = self._ms(time.monotonic())
+        self._put(len(piece), partial(self._writing.body, ms, piece))
 
     def on_forwarded(
         self, exchange: Exchange, target: str, headers: Headers, body: bytes | None
     ) -> None:
-        ms, writing = self._ms(time.monotonic()), self._writing
-        self._put(len(body or b""), lambda: writing.forwarded(ms, target, headers, body))
+        ms = self._ms(time.monotonic())
+        self._put(len(body or b""), partial(self._writing.forwarded, ms, target, headers, body))
 
     def on_head(
         self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers
     ) -> None:
-        ms, writing = self._ms(time.monotonic()), self._writing
-        self._put(0, lambda: writing.head(side, ms, (status, reason), headers))
+        ms = self._ms(time.monotonic())
+        self._put(0, partial(self._writing.head, side, ms, (status, reason), headers))
 
     def on_chunk(
         self, exchange: Exchange, read: bytes, written: bytes, added: Added, now: float
     ) -> None:
-        ms, writing = self._ms(now), self._writing
-        same = written is read
-        size = len(read) if same else len(read) + len(written)
-        self._put(size, lambda: writing.passed(ms, read, None if same else written, added))
+        ms = round((now - self._started) * 1000, 3)
+        if written is read:
+            self._put(len(read), partial(self._passed, ms, read, None, added))
+        else:
+            size = len(read) + len(written)
+            self._put(size, partial(self._passed, ms, read, written, added))
 
     def on_write(self, exchange: Exchange, data: bytes, added: Added) -> None:
         if data:
-            ms, writing = self._ms(time.monotonic()), self._writing
-            self._put(len(data), lambda: writing.sent(ms, data, added))
+            ms = self._ms(time.monotonic())
+            self._put(len(data), partial(self._writing.sent, ms, data, added))
 
     def on_side_end(self, exchange: Exchange, side: SideName, end: SideEnd) -> None:
-        writing = self._writing
-        self._put(0, lambda: writing.ends(side, end))
+        self._put(0, partial(self._writing.ends, side, end))
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         self._events += map(lifecycle_fields, events)
