@@ -17,6 +17,7 @@ from hypothesis import is_hypothesis_test, settings
 from lifecycle_proxy.app import factory, serve
 from lifecycle_proxy.config import model as config
 
+from tests.core import BYTEWISE
 from tests.fakes import Upstream
 
 # A loaded machine is slow, not wrong.
@@ -90,11 +91,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> None:
     """What hypothesis happens to find does not count as covered.
 
     Nor does what takes long, and covers nothing that other tests do not: it is quicker unmeasured.
+    So is a stream that comes byte by byte, through the same code as one in pieces.
     """
     is_random = is_hypothesis_test(getattr(item, "obj", None))
     is_of_core = item.path.is_relative_to(_CORE)
     is_measured = is_of_core or _MEASURES_ALL
-    _measure(is_measured and not is_random and item.get_closest_marker("unmeasured") is None)
+    is_left_out = is_random or _is_bytewise(item) or item.get_closest_marker("unmeasured")
+    _measure(is_measured and not is_left_out)
+
+
+def _is_bytewise(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    return parameters is not None and parameters.params.get("sizes") == BYTEWISE
 
 
 @pytest.fixture

@@ -265,6 +265,7 @@ def test_an_id_belongs_to_the_first_choice_that_appeared() -> None:
     ]
 
 
+@pytest.mark.unmeasured
 def test_ids_of_an_item_are_remembered_up_to_a_limit() -> None:
     def added(n: int) -> bytes:
         item = {"type": "function_call", "name": "f", "call_id": "c", "id": f"i{n}"}

@@ -33,6 +33,7 @@ def _expected(folder: Path) -> dict[str, Json]:
 # --- with our own judge --------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", _SIZES)
 @pytest.mark.parametrize(("name", "entry"), _expected(_HERE).items(), ids=_expected(_HERE))
 def test_what_is_told_of_a_stream_and_where(name: str, entry: Json, sizes: tuple[int, ...]) -> None:

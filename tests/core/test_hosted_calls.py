@@ -297,6 +297,7 @@ def test_a_card_is_closed_when_the_stream_breaks_in_its_call(sizes: tuple[int, .
 _CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.sse"))
 
 
+@pytest.mark.unmeasured
 @segmented
 @pytest.mark.parametrize("file", _CORPUS, ids=lambda file: file.stem)
 def test_no_stream_shows_a_call_that_the_client_cannot_run(
