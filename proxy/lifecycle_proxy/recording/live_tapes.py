@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from lifecycle_proxy.recording.encoder import ExchangeEncoder
 from lifecycle_proxy.recording.recorder import ExchangeRecorder
@@ -23,7 +23,6 @@ _ALL_BYTES: Final = 64 << 20
 _BODY_BYTES: Final = 1 << 20
 _TURN_S: Final = 0.0005
 _OPEN: Final = 1000  # beside those that are over
-_Work = Callable[[], None]
 
 
 class _Lines:
@@ -60,32 +59,35 @@ class LiveTape:
         self.size = 0
         self._most_bytes = max_bytes
         self._is_cut = False
-        self._work: list[_Work] = []
+        self._work: list[tuple[Any, ...]] = []  # what to call, with which arguments
         self._writing: ExchangeEncoder | None = None
         self._looking = threading.Lock()
 
-    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+    def put(
+        self, size: int, writing: ExchangeEncoder, work: Callable[..., None], *arguments: object
+    ) -> None:
         """Keep what happened, if there is room; behind a gap nothing but the end is kept.
 
         Args:
             size: of it, in bytes.
+            writing: of the exchange.
             work: makes lines of it.
-            writing: see ``Recorder``.
+            arguments: of the work.
         """
         self._writing = writing
         self._is_cut = self._is_cut or self.size + size > self._most_bytes
         if size and self._is_cut:
             return
         self.size += size
-        self._work.append(work)
+        self._work.append((work, *arguments))
 
     def lines(self) -> bytes:
         """A cassette with the exchange, as far as it has come. For a thread: it may take long."""
         with self._looking:
             work, self._work = self._work, []
             since = time.monotonic()
-            for each in work:
-                each()
+            for make, *arguments in work:
+                make(*arguments)
                 if time.monotonic() - since > _TURN_S:
                     time.sleep(0)  # lets the event loop go first, which would wait for 5 ms
                     since = time.monotonic()
@@ -112,10 +114,12 @@ class _Feed:
         self.files = tape.lines_made
         self._tape = weakref.ref(tape)
 
-    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+    def put(
+        self, size: int, writing: ExchangeEncoder, work: Callable[..., None], *arguments: object
+    ) -> None:
         """See ``Recorder``."""
         if (tape := self._tape()) is not None:
-            tape.put(size, work, writing)
+            tape.put(size, writing, work, *arguments)
 
     def over(self, writing: ExchangeEncoder, what: str) -> None:
         """See ``Recorder``."""

@@ -12,14 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from lifecycle_proxy.core.dialects.fields import lifecycle_fields
 from lifecycle_proxy.core.events import LifecycleEvent
 from lifecycle_proxy.core.printable import printable
-from lifecycle_proxy.exchange.ends import SideEnd
+from lifecycle_proxy.exchange.ends import Ended, SideEnd
 from lifecycle_proxy.exchange.model import Added, Exchange, Headers, Listener, SideName
 from lifecycle_proxy.exchange.timestamp import iso_utc
 from lifecycle_proxy.recording.encoder import ExchangeEncoder
@@ -34,8 +33,7 @@ _TURN_S: Final = 0.0005
 _WAITING_BYTES: Final = 128 << 20  # a request body of the largest size, and as much again
 _MAX_BODY_BYTES: Final = 64 << 20
 _LAST_WRITE_S: Final = 10.0
-_OVERHEAD_BYTES: Final = 250  # of an entry in the list, as measured
-_Work = Callable[[], None]
+_OVERHEAD_BYTES: Final = 160  # of an entry in the list, as measured
 
 
 class TakesWork(Protocol):
@@ -47,7 +45,9 @@ class TakesWork(Protocol):
     @property
     def files(self) -> LineFiles: ...
 
-    def put(self, size: int, work: _Work, writing: ExchangeEncoder) -> None:
+    def put(
+        self, size: int, writing: ExchangeEncoder, work: Callable[..., None], *arguments: object
+    ) -> None:
         """See ``Recorder``."""
         ...
 
@@ -86,67 +86,63 @@ class ExchangeRecorder(Listener):
             why: it is not.
         """
         ts = iso_utc(datetime.now(UTC))
-        work = partial(self._writing.request, ts, what, headers, body, why)
-        self._put(len(body or b""), work)
+        self._put(len(body or b""), self._writing.request, ts, what, headers, body, why)
 
     def omit(self, why: str) -> None:
         """Keep nothing of the answer."""
-        self._put(0, partial(self._writing.omit, why))
+        self._put(0, self._writing.omit, why)
 
     def on_request_body(self, exchange: Exchange, piece: bytes) -> None:
         ms = self._ms(time.monotonic())
-        self._put(len(piece), partial(self._writing.body, ms, piece))
+        self._put(len(piece), self._writing.body, ms, piece)
 
     def on_forwarded(
         self, exchange: Exchange, target: str, headers: Headers, body: bytes | None
     ) -> None:
         ms = self._ms(time.monotonic())
-        self._put(len(body or b""), partial(self._writing.forwarded, ms, target, headers, body))
+        self._put(len(body or b""), self._writing.forwarded, ms, target, headers, body)
 
     def on_head(
         self, exchange: Exchange, side: SideName, status: int, reason: str, headers: Headers
     ) -> None:
         ms = self._ms(time.monotonic())
-        self._put(0, partial(self._writing.head, side, ms, (status, reason), headers))
+        self._put(0, self._writing.head, side, ms, (status, reason), headers)
 
     def on_chunk(
         self, exchange: Exchange, read: bytes, written: bytes, added: Added, now: float
     ) -> None:
         ms = round((now - self._started) * 1000, 3)
-        if written is read:
-            self._put(len(read), partial(self._passed, ms, read, None, added))
-        else:
-            size = len(read) + len(written)
-            self._put(size, partial(self._passed, ms, read, written, added))
+        size, changed = len(read) + _OVERHEAD_BYTES, None
+        if written is not read:
+            size, changed = size + len(written), written
+        self._recorder.put(size, self._writing, self._passed, ms, read, changed, added)
 
     def on_write(self, exchange: Exchange, data: bytes, added: Added) -> None:
         if data:
             ms = self._ms(time.monotonic())
-            self._put(len(data), partial(self._writing.sent, ms, data, added))
+            self._put(len(data), self._writing.sent, ms, data, added)
 
     def on_side_end(self, exchange: Exchange, side: SideName, end: SideEnd) -> None:
-        self._put(0, partial(self._writing.ends, side, end))
+        self._put(0, self._writing.ends, side, end)
 
     def on_lifecycle(self, exchange: Exchange, events: Sequence[LifecycleEvent]) -> None:
         self._events += map(lifecycle_fields, events)
 
     def on_end(self, exchange: Exchange) -> None:
-        ms, writing = self._ms(time.monotonic()), self._writing
-        ended, fields = (exchange.ended, exchange.error), self._events
+        ms, ended = self._ms(time.monotonic()), (exchange.ended, exchange.error)
         what = f"{exchange.method} {exchange.path}"
-
-        def end() -> None:
-            writing.end(ms, ended, fields)
-            self._recorder.over(writing, what)
-
         # Whatever waits already: an exchange that is not ended stays open.
-        self._recorder.put(0, end, writing)
+        self._recorder.put(0, self._writing, self._over, ms, ended, what)
+
+    def _over(self, ms: float, ended: tuple[Ended, str], what: str) -> None:
+        self._writing.end(ms, ended, self._events)
+        self._recorder.over(self._writing, what)
 
     def _ms(self, now: float) -> float:
         return round((now - self._started) * 1000, 3)
 
-    def _put(self, size: int, work: _Work) -> None:
-        self._recorder.put(size + _OVERHEAD_BYTES, work, self._writing)
+    def _put(self, size: int, work: Callable[..., None], *arguments: object) -> None:
+        self._recorder.put(size + _OVERHEAD_BYTES, self._writing, work, *arguments)
 
 
 class Recorder:
@@ -186,7 +182,7 @@ class Recorder:
         self._lost, self._omitted = lost, omitted
         self._is_playable = False  # there is more than that the upstream could not be reached
         self._unreachable = ""
-        self._work: deque[tuple[int, _Work, ExchangeEncoder]] = deque()
+        self._work: deque[tuple[Any, ...]] = deque()  # one object for each: size, writing, ...
         self._most_bytes = waiting_bytes
         # Each is counted up by one thread only.
         self._put_bytes = self._taken_bytes = 0
@@ -206,22 +202,25 @@ class Recorder:
         """
         return ExchangeRecorder(self, exchange_id, started)
 
-    def put(self, size: int, work: _Work, writing: "ExchangeEncoder") -> None:
+    def put(
+        self, size: int, writing: ExchangeEncoder, work: Callable[..., None], *arguments: object
+    ) -> None:
         """Take work for the thread, if there is room; else the exchange is lost.
 
         Args:
             size: in bytes, of what the work holds; 0 is always taken.
-            work: is called in the thread.
             writing: of the exchange.
+            work: is called in the thread.
+            arguments: of the work.
         """
         if size and self._put_bytes + size - self._taken_bytes > self._most_bytes:
             self._lose(writing, "the disk was slower than the traffic")
             self._wake.set()
             return
         self._put_bytes += size
-        self._work.append((size, work, writing))
+        self._work.append((size, writing, work, *arguments))
 
-    def over(self, writing: "ExchangeEncoder", what: str) -> None:
+    def over(self, writing: ExchangeEncoder, what: str) -> None:
         """An exchange is written, as far as it can be.
 
         Args:
@@ -268,9 +267,10 @@ class Recorder:
     def _drain(self) -> None:
         since = time.monotonic()
         for _ in range(len(self._work)):
-            size, work, writing = self._work.popleft()
+            entry = self._work.popleft()
+            size, writing = entry[:2]
             try:
-                work()
+                entry[2](*entry[3:])
             except OSError as error:
                 self._unwritten(writing, error)
             except Exception as bug:  # one exchange shall not cost the others
@@ -285,7 +285,7 @@ class Recorder:
         if isinstance(writing, ExchangeEncoder):
             self._lose(writing, error.strerror or str(error))
 
-    def _lose(self, writing: "ExchangeEncoder", why: str, bug: Exception | None = None) -> None:
+    def _lose(self, writing: ExchangeEncoder, why: str, bug: Exception | None = None) -> None:
         """Count an exchange that cannot be kept, once, and say the first in the log."""
         with self._losing:
             is_first, was_said = not writing.lost, self._said
