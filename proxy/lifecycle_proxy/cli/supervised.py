@@ -3,9 +3,9 @@
 import gc
 import importlib
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +18,14 @@ _SOCKET: Final = "store.sock"
 _LONGEST_PATH: Final = 100  # some systems take 103 bytes
 
 Read = Callable[[], Settings]
+Make = Callable[[Settings, Read], Work]
 
 
 def serve(
     settings: Settings,
     read: Read,
     banner: Banner,
-    work: Callable[[Settings, Read], Work],
+    work: Make,
     run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> int:
     """Supervise workers, and the process with their store where they need one.
@@ -38,56 +39,46 @@ def serve(
         work: what a worker does, by its settings.
         run: runs a coroutine to its end.
     """
-    with metrics_folder():
+    with metrics_folder(), ExitStack() as parts:
         importlib.import_module("lifecycle_proxy.app.serve")
         importlib.import_module("lifecycle_proxy.app.store_process")
         gc.collect()
         gc.freeze()
-        return _supervise(settings, read, banner, work, run)
-
-
-def _supervise(
-    settings: Settings,
-    read: Read,
-    banner: Banner,
-    work: Callable[[Settings, Read], Work],
-    run: Callable[[Coroutine[Any, Any, None]], None],
-) -> int:
-    if settings.streams.store != "memory":
+        hold = None
+        if settings.streams.store == "memory":
+            path = str(Path(parts.enter_context(_private_folder())) / _SOCKET)
+            work, hold = _sharing(work, path), _holding(settings, path, run)
         return Supervisor(
             settings,
             work(settings, read),
             banner,
             _forget,
             reload=lambda: work(reloaded(settings, read())[0], read),
-        ).run()
-    with _private_folder() as folder:
-        path = str(Path(folder) / _SOCKET)
-
-        def shared(settings: Settings) -> Work:
-            def worker(sock: socket.socket, line: int) -> int:
-                from lifecycle_proxy.app.store_process import for_workers  # see metrics_folder
-
-                return work(for_workers(settings, path), lambda: for_workers(read(), path))(
-                    sock, line
-                )
-
-            return worker
-
-        def hold(line: int) -> int:
-            from lifecycle_proxy.app import store_process  # see metrics_folder
-
-            run(store_process.hold(settings, path, line))
-            return 0
-
-        return Supervisor(
-            settings,
-            shared(settings),
-            banner,
-            _forget,
-            reload=lambda: shared(reloaded(settings, read())[0]),
             hold=hold,
         ).run()
+
+
+def _sharing(work: Make, path: str) -> Make:
+    """The same work with the store that all workers share."""
+    from lifecycle_proxy.app.store_process import for_workers  # see metrics_folder
+
+    def make(settings: Settings, read: Read) -> Work:
+        return work(for_workers(settings, path), lambda: for_workers(read(), path))
+
+    return make
+
+
+def _holding(
+    settings: Settings, path: str, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> Callable[[int], int]:
+    """What the process with that store does."""
+    from lifecycle_proxy.app import store_process  # see metrics_folder
+
+    def hold(line: int) -> int:
+        run(store_process.hold(settings, path, line))
+        return 0
+
+    return hold
 
 
 def _private_folder() -> "tempfile.TemporaryDirectory[str]":
