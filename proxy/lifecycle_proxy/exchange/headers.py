@@ -1,6 +1,6 @@
 """Which headers cross the proxy. Pure functions; order and duplicates are kept."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from multidict import CIMultiDict, MultiMapping
@@ -45,7 +45,7 @@ def first_header(headers: Headers, name: str) -> str:
     return next((value for other, value in headers if other.lower() == wanted), "")
 
 
-def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def for_upstream(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The request headers to forward."""
     dropped = _with_listed(_NOT_FOR_UPSTREAM, headers)
     return CIMultiDict(
@@ -82,18 +82,18 @@ def prefers_async(headers: MultiMapping[str]) -> bool:
     return any(wish.partition(";")[0].strip().lower() == RESPOND_ASYNC for wish in wishes)
 
 
-def for_client(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def for_client(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The response headers to pass on."""
     dropped = _with_listed(HOP_BY_HOP, headers)
     kept = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
     return CIMultiDict(kept)
 
 
-def _with_listed(names: frozenset[str], headers: Mapping[str, str]) -> frozenset[str]:
+def _with_listed(names: frozenset[str], headers: MultiMapping[str]) -> frozenset[str]:
     """And the names that a ``Connection`` header declares to be for this hop only."""
-    if "Connection" not in headers:
+    values = headers.getall("Connection", ())
+    if not values:
         return names
-    values = [value for name, value in headers.items() if name.lower() == "connection"]
     return names | {part.strip().lower() for value in values for part in value.split(",")}
 
 
