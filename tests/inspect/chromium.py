@@ -1,10 +1,16 @@
 """A page in a real Chromium, driven over its own protocol: nothing but the browser is needed."""
 
 import asyncio
+import atexit
 import base64
+import functools
 import json
+import os
+import re
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,12 +19,23 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-CHROMIUM: Final = shutil.which("chromium") or shutil.which("google-chrome")
+_NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM: Final = next(filter(None, map(shutil.which, _NAMES)), None)
 _PATIENCE_S: Final = 60
+_OPTIONS: Final = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+    "--disable-features=IsolateSandboxedIframes",  # else a frame is a page of its own
+    # Every name is this machine: a page on any of them could be one of the internet.
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
+    *("--remote-debugging-port=0", "--no-startup-window"),
+)
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
 )
+
+_LISTENING: Final = re.compile(r"(\d+)\n(/devtools/browser/[-0-9a-f]{36})")
 
 
 class BrowserPage:
@@ -30,6 +47,7 @@ class BrowserPage:
     """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Of a tab, or of the whole browser: each has a socket."""
         self.said: list[str] = []
         self.requested: list[str] = []
         self.dialogs = 0
@@ -143,41 +161,70 @@ class BrowserPage:
                 pass
 
 
+class _Browser:
+    """One for all tests of this process: its start takes longer than most tests."""
+
+    def __init__(self) -> None:
+        assert CHROMIUM is not None
+        self._owner = os.getpid()
+        self._profile = Path(tempfile.mkdtemp())
+        atexit.register(self._close)
+        self._process = subprocess.Popen(
+            (CHROMIUM, *_OPTIONS, f"--user-data-dir={self._profile}"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    async def address(self) -> tuple[str, str]:
+        """Where it listens, and the path of its own socket."""
+        file = self._profile / "DevToolsActivePort"
+        async with asyncio.timeout(_PATIENCE_S):
+            while self.is_running:
+                if file.exists() and (found := _LISTENING.fullmatch(file.read_text())):
+                    return f"ws://127.0.0.1:{found[1]}", found[2]
+                await asyncio.sleep(0.02)
+        raise AssertionError("chromium ended")
+
+    def _close(self) -> None:
+        if os.getpid() != self._owner:
+            return  # a fork of the process
+        self._process.kill()
+        self._process.wait()
+        until = time.monotonic() + 10
+        while self._profile.exists() and time.monotonic() < until:
+            # Its own children end a moment later, and may still write.
+            shutil.rmtree(self._profile, ignore_errors=True)
+            time.sleep(0.02)
+
+
+_shared_browser = functools.cache(_Browser)
+
+
 @asynccontextmanager
 async def a_page(url: str) -> AsyncIterator[BrowserPage]:
-    """A browser of its own, with one tab at this address."""
-    assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
-            *("--disable-background-networking", "--disable-dev-shm-usage"),
-            "--disable-features=IsolateSandboxedIframes",  # else a frame is a page of its own
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+    """A tab at this address, with storage, cookies and settings that no other tab has."""
+    if not _shared_browser().is_running:
+        _shared_browser.cache_clear()
+    origin, path = await _shared_browser().address()
+    async with aiohttp.ClientSession(origin) as session, _connected(session, path) as browser:
+        own = await browser.call("Target.createBrowserContext", disposeOnDetach=True)
+        target = await browser.call("Target.createTarget", url="about:blank", **own)
+        async with _connected(session, f"/devtools/page/{target['targetId']}") as page:
+            await page.open(url)
+            yield page
+        await browser.call("Target.disposeBrowserContext", **own)
+
+
+@asynccontextmanager
+async def _connected(session: aiohttp.ClientSession, path: str) -> AsyncIterator[BrowserPage]:
+    async with session.ws_connect(path, max_msg_size=64 << 20) as socket:
+        page = BrowserPage(socket)
         try:
-            port = await _port(process)
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
-                where = tabs[0]["webSocketDebuggerUrl"]
-                async with session.ws_connect(where, max_msg_size=64 << 20) as socket:
-                    page = BrowserPage(socket)
-                    await page.open(url)
-                    yield page
-                    await page.close()
+            yield page
         finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
-async def _port(process: asyncio.subprocess.Process) -> int:
-    assert process.stderr is not None
-    async with asyncio.timeout(_PATIENCE_S):
-        while line := await process.stderr.readline():
-            _, found, rest = line.decode().partition("DevTools listening on ws://127.0.0.1:")
-            if found:
-                return int(rest.partition("/")[0])
-    raise AssertionError("chromium ended")
+            await page.close()

@@ -2,33 +2,17 @@
 
 import asyncio
 import json
-import os
-import shutil
-import signal
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartProxy
 from tests.fakes import DONE, JSON, Request, Upstream, Wire, delta, text
+from tests.inspect.chromium import a_page, needs_chromium
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.usefixtures("quiet"),
-    pytest.mark.unmeasured,
-    pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
-]
+pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.unmeasured, needs_chromium]
 
 _PATIENCE_S = 60.0
-# Every name is this machine: a page on any of them could be one of the internet.
-_OPTIONS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    "--host-resolver-rules=MAP *.example 127.0.0.1",
-)
 # Each way of asking, and what the page got of it.
 _PAGE = """<!doctype html><meta charset=utf-8><script>
 const proxy = %s, body = JSON.stringify({model: "m", messages: [], stream: true});
@@ -86,26 +70,6 @@ class Page:
         return self.site.origin.rpartition(":")[2]
 
 
-@asynccontextmanager
-async def browser(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        process = await asyncio.create_subprocess_exec(
-            str(BROWSER),
-            *_OPTIONS,
-            f"--user-data-dir={folder}",
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-
-
 async def backend(request: Request, wire: Wire) -> None:
     """An upstream that lets everybody in, as many do."""
     lines = ("Access-Control-Allow-Origin: *", "Access-Control-Allow-Headers: *")
@@ -124,7 +88,7 @@ async def reported(
     origins = [] if allowed is None else [f"{allowed}:{page.port}"]
     page.proxy = await start_proxy({"server.cors_origins": origins})
     try:
-        async with browser(f"http://{host}:{page.port}"), asyncio.timeout(_PATIENCE_S):
+        async with a_page(f"http://{host}:{page.port}"), asyncio.timeout(_PATIENCE_S):
             return await page.report
     finally:
         await page.site.stop()
@@ -174,8 +138,8 @@ async def test_a_name_that_was_bound_to_this_machine_is_refused(
     port = proxy.rpartition(":")[2]
     for path in ("/v1/models", "/-/config"):
         url = f"http://rebind.evil.example:{port}{path}"
-        async with browser("--dump-dom", url) as process, asyncio.timeout(_PATIENCE_S):
-            shown, _ = await process.communicate()
-        assert b"host_not_allowed" in shown
-        assert b"secret" not in shown
+        async with a_page(url) as page:
+            shown = await page.run("document.documentElement.outerHTML")
+        assert "host_not_allowed" in shown
+        assert "secret" not in shown
     assert upstream.requests == []
