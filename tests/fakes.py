@@ -136,14 +136,21 @@ class Request:
         line, _, rest = raw.decode("latin-1").partition("\r\n")
         self.method, self.target, self.version = line.split(" ")
         self.headers = _headers(rest)
-        self.body = b""
         self.wire = wire
+        self._pieces: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        """What has come of it."""
+        if len(self._pieces) > 1:  # joined once: a large body would be copied with every piece
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
 
     async def pieces(self, *, keep: bool = True) -> AsyncIterator[bytes]:
         """The body as it comes."""
         async for piece in _body(self.wire.reader, self.headers, to_eof=False):
             if keep:
-                self.body += piece
+                self._pieces.append(piece)
             yield piece
 
     def json(self) -> Any:

@@ -4,10 +4,12 @@ The map with the duties of the packages is the docstring of ``lifecycle_proxy``.
 """
 
 import ast
+import functools
 import importlib
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -61,24 +63,59 @@ def package_of(path: Path) -> str:
     return inside[0] if len(inside) > 1 else ""
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, for types too."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+@dataclass
+class Facts:
+    """What the tests ask of a module: it is parsed once, and its tree is large.
+
+    Attributes:
+        text: all of it.
+        imported: every module that it imports, wherever in it, for types too.
+        classes: the names of all of them.
+        lengths: of its functions, without their docstrings.
+        undescribed: its public functions that lack a part of their docstring.
+    """
+
+    text: str
+    imported: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    lengths: list[tuple[str, int]] = field(default_factory=list)
+    undescribed: list[str] = field(default_factory=list)
+
+
+@functools.cache
+def facts(path: Path) -> Facts:
+    found = Facts(path.read_text("utf-8"))
+    tree = ast.parse(found.text)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.imported += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             if node.module == "lifecycle_proxy":
-                yield from (f"lifecycle_proxy.{alias.name}" for alias in node.names)
+                found.imported += (f"lifecycle_proxy.{alias.name}" for alias in node.names)
             else:
-                yield node.module or ""
+                found.imported.append(node.module or "")
+        elif isinstance(node, ast.ClassDef):
+            found.classes.append(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.lengths.append((node.name, length_of(node)))
+    found.undescribed += undescribed(path, tree)
+    return found
+
+
+def length_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, without its docstring."""
+    first = node.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    start = (node.body[1] if has_docstring and len(node.body) > 1 else first).lineno
+    return (node.end_lineno or start) - start + 1
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
     package = package_of(path)
     allowed = MAY_IMPORT.get(package, _ALL) | {package}
-    for name in imported(path):
+    for name in facts(path).imported:
         top, *inside = name.split(".")
         if top == "lifecycle_proxy":
             wanted = inside[0] if inside else ""
@@ -97,7 +134,8 @@ def test_every_package_has_its_row() -> None:
 def test_no_two_packages_import_each_other() -> None:
     graph: dict[str, set[str]] = {name: set() for name in _ALL}
     for path in modules():
-        inner = (name.split(".")[1:2] for name in imported(path) if name.startswith("lifecycle_p"))
+        own = (name for name in facts(path).imported if name.startswith("lifecycle_p"))
+        inner = (name.split(".")[1:2] for name in own)
         graph.setdefault(package_of(path), set()).update(*inner)
     edges = {(a, b) for a, seen in graph.items() for b in seen & _ALL if a != b}
     reach = set(edges)
@@ -108,21 +146,16 @@ def test_no_two_packages_import_each_other() -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_things_stay_short(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert text.count("\n") <= _LONGEST_MODULE, f"{path}: more than {_LONGEST_MODULE} lines"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            start = (node.body[1] if has_docstring and len(node.body) > 1 else first).lineno
-            length = (node.end_lineno or start) - start + 1
-            assert length <= _LONGEST_FUNCTION, f"{path}: {node.name} has {length} lines"
+    lines = facts(path).text.count("\n")
+    assert lines <= _LONGEST_MODULE, f"{path}: more than {_LONGEST_MODULE} lines"
+    for name, length in facts(path).lengths:
+        assert length <= _LONGEST_FUNCTION, f"{path}: {name} has {length} lines"
 
 
 def test_each_package_has_its_logger() -> None:
     """So that a level can be set for each; the access log and bad requests cross packages."""
     for path in modules():
-        for name in re.findall(r"getLogger\(([^)]+)\)", path.read_text("utf-8")):
+        for name in re.findall(r"getLogger\(([^)]+)\)", facts(path).text):
             assert name in (f'"proxy.{package_of(path)}"', '"proxy.access"', '"proxy.http"'), path
 
 
@@ -130,13 +163,13 @@ def test_classes_have_names_of_their_own() -> None:
     """A name that means two things has to be looked up each time."""
     found: dict[str, set[str]] = {}
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+        for name in facts(path).classes:
+            if not name.startswith("_"):
+                found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     assert {name: where for name, where in found.items() if len(where) > 1} == {}
 
 
-def undescribed(path: Path) -> Iterator[str]:
+def undescribed(path: Path, tree: ast.Module) -> Iterator[str]:
     """The public functions of a module without ``Args:`` or ``Raises:`` where there must be one.
 
     A method that overrides another one is described there; one that implements a protocol says so
@@ -144,7 +177,6 @@ def undescribed(path: Path) -> Iterator[str]:
     """
     parts = path.relative_to(ROOT).with_suffix("").parts
     module = importlib.import_module(".".join(("lifecycle_proxy", *parts)))
-    tree = ast.parse(path.read_text("utf-8"))
     holders: list[ast.Module | ast.ClassDef] = [tree]
     holders += (node for node in tree.body if isinstance(node, ast.ClassDef))
     for holder in holders:
@@ -184,7 +216,7 @@ def _raised(node: ast.AST) -> Iterator[ast.expr]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_public_functions_are_described(path: Path) -> None:
-    assert list(undescribed(path)) == []
+    assert facts(path).undescribed == []
 
 
 def test_the_tests_lie_as_the_packages_do() -> None:
