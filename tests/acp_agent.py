@@ -7,7 +7,6 @@ was allowed to, it writes into the file that the environment's EXECUTED names.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -154,6 +153,8 @@ def die(rest: str) -> None:
 
 def child(rest: str) -> None:
     """A process that leaves the group; its pid is said."""
+    import subprocess  # which takes longer than all else: hundreds of agents are started
+
     own = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     say(f"child={own.pid};")
 

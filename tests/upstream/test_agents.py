@@ -29,7 +29,8 @@ AGENT: Final = str(Path(__file__).parent.parent / "acp_agent.py")
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-I", AGENT, *(arguments or ("ok",))]
+    # Without site-packages: hundreds of them are started, and each imports less.
+    return [sys.executable, "-IS", AGENT, *(arguments or ("ok",))]
 
 
 def settings(*arguments: str, **more: Any) -> dict[str, Any]:
