@@ -44,22 +44,24 @@ def test_a_truncated_body_is_noticed(name: str) -> None:
         own.check_end()
 
 
+# Packed where they are needed: all processes that share the tests import this file.
 BOMBS = {
-    "gzip": gzip.compress(bytes(40 << 20)),
-    "zlib": zlib.compress(bytes(40 << 20)),
-    "two members": 2 * gzip.compress(bytes(20 << 20)),
+    "gzip": lambda: gzip.compress(bytes(36 << 20), 1),
+    "zlib": lambda: zlib.compress(bytes(36 << 20), 1),
+    "two members": lambda: 2 * gzip.compress(bytes(18 << 20), 1),
 }
 
 
-@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_bomb_is_refused(bomb: bytes) -> None:
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused(name: str) -> None:
+    bomb = BOMBS[name]()
     with pytest.raises(ProxyError, match="one read is too large") as caught:
         Decompressor().feed(bomb)
     assert caught.value.code == "upstream_protocol"
 
 
 def test_one_read_may_become_32_mb() -> None:
-    assert len(Decompressor().feed(gzip.compress(bytes(32 << 20)))) == 32 << 20
+    assert len(Decompressor().feed(gzip.compress(bytes(32 << 20), 1))) == 32 << 20
 
 
 @pytest.mark.unmeasured

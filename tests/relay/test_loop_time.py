@@ -4,6 +4,7 @@ Processor time is measured, see ``tests.loop_watch``: a loaded machine changes l
 """
 
 import asyncio
+import functools
 import gzip
 import json
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ CHAT: Final = "/v1/chat/completions"
 CLIENT: Final = ("Content-Type: application/json", "Authorization: Bearer key-of-a-client")
 
 
+@functools.cache
 def _call(number: int, arguments: str = "{") -> bytes:
     function = {"name": "f", "arguments": arguments}
     return delta(tool_calls=[{"index": number, "id": f"c{number}", "function": function}])
