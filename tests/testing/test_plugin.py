@@ -32,6 +32,9 @@ pytest_plugins = ["pytester"]
 
 ROOT = str(Path(lifecycle_proxy.__file__).parent.parent)
 PLUGIN = ("-p", "lifecycle_proxy.testing.plugin")
+# Plugins of pytest itself that no run here needs: to register all takes a third of a run's time.
+UNNEEDED = "doctest faulthandler junitxml pastebin setuponly setupplan stepwise"
+WITHOUT = tuple(word for name in UNNEEDED.split() for word in ("-p", f"no:{name}"))
 ANSWER = (
     delta(role="assistant"),
     text("Let me look. "),
@@ -127,7 +130,7 @@ def test_one(lifecycle_proxy):
 def run(pytester: pytest.Pytester, *args: str, upstream: str = "") -> pytest.RunResult:
     """The tests of the folder, in this process."""
     given = ("-o", f"lifecycle_proxy_upstream={upstream}") if upstream else ()
-    return pytester.runpytest_inprocess(*PLUGIN, *given, *args)
+    return pytester.runpytest_inprocess(*PLUGIN, *WITHOUT, *given, *args)
 
 
 def cassettes(pytester: pytest.Pytester) -> list[str]:
