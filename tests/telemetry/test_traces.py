@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -54,6 +55,12 @@ CALL = tool_call("call_1", "terminal", '{"command": "ls"}')
 RESULT = delta(role="tool", tool_call_id="call_1", content="12 files")
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
 ANSWER = (CALL, delta("tool_calls"), RESULT, text("b"), delta("stop"))
+
+
+@pytest.fixture(autouse=True)
+def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No receiver has TLS. To read the authorities of this machine takes most of a start."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @pytest.fixture
