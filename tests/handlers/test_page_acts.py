@@ -252,9 +252,9 @@ def many_spans(count: int) -> Tape:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: [of_reads(b": comment\n\n" * 100_000)],
+        lambda: [of_reads(b": a comment of a line\n\n" * 50_000)],
         lambda: [of_reads(b"\n" * 2_500_000)],
-        lambda: [of_reads(b"data:{}\n\n" * 120_000)],
+        lambda: [of_reads(b"data:           {}\n\n" * 60_000)],
         lambda: [of_reads(chunk({"content": "y" * 2_500_000}))],
         lambda: [of_reads(b"".join(frame(f"c{n}", "running") for n in range(12_500)))],
         lambda: [of_reads(frame("c", "running", "x" * 2_500_000))],
