@@ -111,6 +111,11 @@ def test_the_last_event_is_handed_out_at_the_end(rest: bytes, closed: bool) -> N
     assert parse(rest) == [Event(rest, b"", b"a", closed)]
 
 
+@pytest.mark.parametrize("rest", [b"\n", b"\r\n", b"\r"])
+def test_line_ends_behind_the_last_event_are_blank_lines(rest: bytes) -> None:
+    assert parse(b"data: a\n\n" + rest)[-1] == Event(rest, b"", None, closed=True)
+
+
 def test_nothing_is_left_at_the_end_of_whole_events() -> None:
     parser = Parser(_BIG)
     assert len(parser.feed(b"data: a\n\n")) == 1

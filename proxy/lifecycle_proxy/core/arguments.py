@@ -70,7 +70,8 @@ class Arguments:
         """Add a piece that may be all of them again.
 
         Only a snapshot or a repetition can begin with a brace behind a whole object, or with all
-        that there is of an object so far: quotes in the strings of an object are escaped.
+        that there is of an object so far: quotes in the strings of an object are escaped. (So can
+        an object that is the first value, and has the same first key. Of the two it is rare.)
         """
         if self._repetition is not None:
             self._repeat(self._repetition, piece)

@@ -145,8 +145,10 @@ class Parser:
             return []
         raw = bytes(self.tail)
         self.tail.clear()
-        # A blank line of CR waited in vain for the LF that could have followed.
-        return [self._event(raw, closed=raw.endswith((b"\r\r", b"\n\r")))]
+        # A blank line of CR waited in vain for the LF that could have followed. Mere line ends are
+        # blank lines, behind an event that one has closed.
+        is_blank = not self.skipping and not raw.strip(b"\r\n")
+        return [self._event(raw, closed=is_blank or raw.endswith((b"\r\r", b"\n\r")))]
 
     def _cut(self, buffer: bytes | bytearray) -> tuple[list[Event], int]:
         """The events that are whole in the buffer, and how many bytes they take."""
