@@ -266,8 +266,8 @@ def test_whatever_is_sent_and_however_it_is_cut(case: tuple[Sizes, int, bool, by
 @given(made_all(_sizes, _body, size=30))
 def test_what_is_taken_out_does_not_depend_on_the_cuts(case: tuple[Sizes, bytes]) -> None:
     sizes, body = case
-    # Behind a line that was an event, the first or the second CR is the blank line, as it is cut.
-    assume(b"\n\r\r" not in body)
+    # A bare CR behind an LF is a blank line of this event or of the next, as it is cut.
+    assume(not re.search(rb"\n\r(?!\n)", body))
     cut, once = (play(body, each, dialect=OPEN_WEBUI) for each in (sizes, WHOLE))
     assert (cut.counts, cut.told) == (once.counts, once.told)
     assert _untimed(cut.data) == _untimed(once.data)
