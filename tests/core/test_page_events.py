@@ -266,6 +266,9 @@ def test_whatever_is_sent_and_however_it_is_cut(case: tuple[Sizes, int, bool, by
 @given(made_all(_sizes, _body, size=30))
 def test_what_is_taken_out_does_not_depend_on_the_cuts(case: tuple[Sizes, bytes]) -> None:
     sizes, body = case
+    # A byte order mark in the middle makes no event of its line. Where lines are events, it is one
+    # with those behind it if it comes apart from the one before.
+    assume(b"\xef\xbb\xbf" not in body[1:])
     # A bare CR behind an LF is a blank line of this event or of the next, as it is cut.
     assume(not re.search(rb"\n\r(?!\n)", body))
     cut, once = (play(body, each, dialect=OPEN_WEBUI) for each in (sizes, WHOLE))
