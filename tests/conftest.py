@@ -33,6 +33,7 @@ _LONGEST = (
     *("test_life.py", "test_replicas.py", "test_demo.py", "test_traces.py", "test_redactor.py"),
     *("test_main.py", "test_sdks.py", "test_examples.py", "test_agents.py", "test_recordings.py"),
     *("test_laws.py", "test_pressure.py", "test_bounds.py", "test_hermes_runs.py"),
+    *("test_live_page.py", "test_page_acts.py", "test_plugin.py", "test_shared_page.py"),
 )
 _MEASURED_CHILDREN = "COVERAGE_PROCESS_CONFIG"  # of coverage, for the processes of a test
 _COVERAGE_OF_CHILDREN = os.environ.get(_MEASURED_CHILDREN, "")

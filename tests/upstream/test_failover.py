@@ -96,7 +96,7 @@ async def test_a_refused_connection_and_broken_tls_lead_to_the_next(
     async with backends(a=[], b=[]) as (one, two):
         two.answer = hello
         for broken in (f"http://127.0.0.1:{port}/v1", one.origin.replace("http:", "https:")):
-            table = one.table(client_key="drop") | {"url": broken}
+            table = one.table(client_key="drop", connect_timeout_s=0.5) | {"url": broken}
             url = await start_proxy(several(table, two.table(), models=BOTH))
             assert await asked(url, stream=stream) == (200, "b", "y")
 
