@@ -121,7 +121,8 @@ clean: ## remove .venv and all that tools left behind
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache fuzz/corpus fuzz/failures
 	find proxy tests fuzz bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Never pip outside of .venv: the system's Python may be managed by somebody else.
+# Never pip outside of .venv: the system's Python may be managed by somebody else. The one that a Python brings
+# may be years old, and take twice as long as the newest. With LOCKED nothing comes that locks/ does not name.
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { $(SAY) "Python 3.11 or later is needed, and $(FOUND)." \
 		"Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
@@ -134,6 +135,7 @@ $(BIN)/python:
 		"$(abspath $(VENV)) cannot be written to." \
 		"Choose another folder: make VENV=/tmp/lifecycle-proxy-venv $(MAKECMDGOALS)"; exit 1; }
 	@"$(PYTHON)" -m venv --clear "$(VENV)"
+	@$(if $(LOCKED),,PIP_RETRIES=0 $(BIN)/python -m pip install --quiet --upgrade pip >/dev/null 2>&1 || true)
 
 # Most of what the tools bring is never imported, and what is, is compiled then: --no-compile.
 # Stamps: install again where pyproject.toml has changed. Editable, so the sources need no stamp.
