@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Sized
+from collections.abc import Awaitable, Sized
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -134,11 +134,11 @@ class ProxyApp(Service):
         """See ``Service``."""
         await self._parts.aclose()
 
-    async def handle(self, request: ClientRequest) -> web.StreamResponse:
+    def handle(self, request: ClientRequest) -> Awaitable[web.StreamResponse]:
         """See ``Service``."""
         front = self._front
         request.finish_headers = front.gateway.finish_headers
-        return await front.gateway.dispatch(request, front.admin, front.forward)
+        return front.gateway.dispatch(request, front.admin, front.forward)
 
     def finish_headers(self, request: ClientRequest, response: web.StreamResponse) -> None:
         """See ``Service``."""

@@ -104,10 +104,7 @@ class Front:
 
     def _stop(self, exchange: Exchange) -> bool:
         """End an exchange because a person wants it; whether that can be done."""
-        task = self.gateway.maybe_task(exchange)
-        if task is None:
-            return False
-        return self.watch.fail_of(task, stopped()) or self.gateway.refuse(task, stopped())
+        return self.watch.fail_of(exchange, stopped()) or self.gateway.refuse(exchange, stopped())
 
     def start(self) -> None:
         """Begin to watch streams."""

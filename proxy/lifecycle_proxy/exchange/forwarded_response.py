@@ -71,10 +71,14 @@ class ForwardedResponse(web.StreamResponse):
         self._stays = False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """As ``make_head``."""
+        if not self.prepared:
+            assert isinstance(request, ClientRequest)
+            self.make_head(request)
+        return self._writer
+
+    def make_head(self, request: ClientRequest) -> None:
         """Make the headers. They are sent by ``begin``, or with the body."""
-        if self.prepared:
-            return self._writer
-        assert isinstance(request, ClientRequest)
         own, version = self.headers, request.version
         if self.status in _NO_BODY:
             own.popall("Content-Length", None)
@@ -98,7 +102,6 @@ class ForwardedResponse(web.StreamResponse):
             raise ValueError("a line break in a header")
         self._head = text.encode("utf-8", "surrogateescape")
         self._transport, self._writer = request.transport, request.writer
-        return self._writer
 
     def begin(self, data: bytes = b"") -> None:
         """Send the headers, if they have not been sent.
@@ -117,13 +120,23 @@ class ForwardedResponse(web.StreamResponse):
         await self._drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        if self._is_over:
-            return
+        if not self._is_over:
+            self.finish(data)
+            await self._drain()
+
+    def finish(self, data: bytes = b"") -> None:
+        """End the message.
+
+        Args:
+            data: the last bytes of the body, or none.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
         end = b"0\r\n\r\n" if self.is_chunked else b""
         if self._head or data or end:
             self._send(self._framed(data) + end)
         self._is_over = True
-        await self._drain()
 
     def _framed(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self.is_chunked else data

@@ -277,6 +277,10 @@ class Exchange:
         answer_id = f"{self.api.id_prefix}st_{self.token}"
         return Envelope(answer_id, int(time.time()), self.model)
 
+    def retried(self) -> None:
+        """The request is sent once more on a new connection."""
+        self.retries += 1
+
     def fail(self, code: str, cause: str) -> None:
         """Note an error that broke the response after it had begun.
 

@@ -19,20 +19,33 @@ RequestBody = bytes | AsyncIterator[bytes] | None
 OnInterim = Callable[[int, str, Headers], None]
 
 
-class AskedBy(NamedTuple):
-    """Who sent a request: for upstreams that are not another server.
+class AskedBy(Protocol):
+    """Who sent a request.
 
     Attributes:
         headers: of the client's request, as they came.
         address: the peer's.
         dialect: that the client gets.
-        on_approval: called with what an agent asks a person for, and where that is answered.
     """
 
-    headers: Mapping[str, str]
-    address: str
-    dialect: str
-    on_approval: Callable[[Mapping[str, Any]], None]
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def dialect(self) -> str: ...
+
+    def on_approval(self, fields: Mapping[str, Any]) -> None:
+        """An agent asks a person.
+
+        Args:
+            fields: what for, and where that is answered.
+        """
+        ...
+
+    def on_interim(self, status: int, reason: str, headers: Headers) -> None:
+        """An interim response but 100 (RFC 9110 section 15.2) has come. It must not raise."""
+        ...
 
 
 class UpstreamRequest(NamedTuple):
@@ -43,8 +56,6 @@ class UpstreamRequest(NamedTuple):
         path: raw path and query, as the client sent them, without a dialect profile.
         headers: those to send.
         body: bytes can be sent again, an iterator cannot.
-        on_interim: called for each interim response but 100 (RFC 9110 section 15.2). It must not
-            raise.
         asked_by: the client; None where the proxy itself asks.
         model_at: where the name of the model stands in the body of a form, as (start, stop); None
             where it has none, and for JSON.
@@ -54,7 +65,6 @@ class UpstreamRequest(NamedTuple):
     path: str
     headers: CIMultiDict[str]
     body: RequestBody
-    on_interim: OnInterim | None = None
     asked_by: AskedBy | None = None
     model_at: tuple[int, int] | None = None
 

@@ -88,26 +88,37 @@ async def read_request(request: web.Request) -> ParsedBody:
         )  # requested in the query: see routes
     content = request.content
     if content.is_eof():  # it came with the headers, as most do
-        return await _read(content.read_nowait(), coding(request.headers))
-    pieces: list[bytes] = []
-    size = 0
-    while size <= _LOOK_BYTES:
-        piece = await content.readany()
-        if not piece:
-            return await _read(b"".join(pieces), coding(request.headers))
-        pieces.append(piece)
-        size += len(piece)
-    tail = bytearray()
-    rest = _chain(pieces, request, tail)
-    return ParsedBody(rest, stream=True, original=rest, is_unread=True, tail=tail)
-
-
-async def _read(original: bytes, content_coding: str) -> ParsedBody:
-    clear = await _maybe_clear(original, content_coding)
-    if clear is None:
-        return ParsedBody(original, stream=True, original=original, is_unread=True)
+        original = content.read_nowait()
+    else:
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if size > _LOOK_BYTES:
+                tail = bytearray()
+                rest = _chain(pieces, request, tail)
+                return ParsedBody(rest, stream=True, original=rest, is_unread=True, tail=tail)
+        original = b"".join(pieces)
+    content_coding, clear = coding(request.headers), original
+    if content_coding:
+        decoded = await _maybe_clear(original, content_coding)
+        if decoded is None:
+            return ParsedBody(original, stream=True, original=original, is_unread=True)
+        clear = decoded
     left = await _without_own_output(clear) if may_hold_own_output(clear) else clear
-    data = original if left is clear else left
+    return _parsed(original, left, is_whole=left is clear)
+
+
+def _parsed(original: bytes, left: bytes, *, is_whole: bool) -> ParsedBody:
+    """What a body asks for.
+
+    Args:
+        original: as the client sent it.
+        left: decompressed, without the proxy's own output.
+        is_whole: there was none of that.
+    """
+    data = original if is_whole else left
     try:
         asked = _FIELDS.decode(left)
     except msgspec.ValidationError:

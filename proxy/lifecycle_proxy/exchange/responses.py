@@ -52,10 +52,9 @@ def error_response(failure: ProxyError, request_id: str | None = None) -> web.Re
     return response
 
 
-def as_http11(request: web.BaseRequest) -> None:
+def as_http11(request: ClientRequest) -> None:
     """Answer in HTTP/1.1 what is in no version that the proxy knows, or cannot be read at all."""
-    request._version = HttpVersion11  # noqa: SLF001  it goes into the status line
-    request._cache.pop("version", None)  # noqa: SLF001  it may have been looked at
+    request.version = HttpVersion11  # it goes into the status line
 
 
 def copy_head(answer: UpstreamResponse) -> ForwardedResponse:

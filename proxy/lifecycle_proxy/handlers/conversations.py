@@ -21,7 +21,6 @@ from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.headers import prefers_async
 from lifecycle_proxy.exchange.model import Exchange
-from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers import dialect_selection, progress
 from lifecycle_proxy.handlers.detached import DetachedStreams
 from lifecycle_proxy.handlers.embed import EmbedPages
@@ -68,6 +67,8 @@ class Conversations:
         self._selector = selector
         self._store = store
         self._streams = streams
+        server = settings.server
+        self._early_s = server.heartbeat_s if server.heartbeat_before_first_byte else 0.0
         self._merge = own.merge_rounds
         self._page_events = own.page_events
         self._own_pages = routes.approvals_url(settings.server.public_url)
@@ -98,8 +99,10 @@ class Conversations:
         dialect = self._selector.choose(request.headers, profile, api, asked.user)
         exchange.model, exchange.dialect = asked.model, dialect
         exchange.body_rewritten = asked.data is not asked.original
-        if (continued := await self._streams.maybe_resumed(request, asked)) is not None:
-            return continued
+        if self._streams.has_wishes(request, asked):
+            continued = await self._streams.maybe_resumed(request, asked)
+            if continued is not None:
+                return continued
         conversation: ConversationCalls | None = None
         is_followed = api.spans_requests and span == "execution"
         if is_followed and (scope := maybe_scope(request.headers)) is not None:
@@ -116,7 +119,8 @@ class Conversations:
         may_be_early = asked.stream and not asked.is_unread and keeper is None
         tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
-        begun, head = await self._wait(request, opening, keeper, may_be_early=may_be_early)
+        head = responses.early_head(request) if may_be_early and self._early_s else None
+        begun = await self._wait(request, opening, keeper, head)
         if begun is None:
             assert head is not None
             return head
@@ -162,32 +166,27 @@ class Conversations:
             sent.popall("Content-Encoding", None)  # it was undone to look inside
         if asked.stream:
             sent["Accept-Encoding"] = "identity"  # nothing can be written into a compressed body
-        wanted = UpstreamRequest(request.method, path, sent, asked.data)
-        answer = await self._sender.open(request, wanted, asked.original)
-        patience_s = self._settings.upstream.stall_timeout_s
-        return await detect.begun(answer, asked=asked.stream, patience_s=patience_s)
+        opening = self._sender.open(request, path, sent, asked.data, original=asked.original)
+        answer, patience_s = await opening, self._settings.upstream.stall_timeout_s
+        begun = detect.maybe_begun(answer, asked=asked.stream)
+        return begun or await detect.begun(answer, patience_s)
 
-    async def _wait(
+    def _wait(
         self,
         request: ClientRequest,
         opening: Coroutine[Any, Any, Begun],
         keeper: StreamKeeper | None,
-        *,
-        may_be_early: bool,
-    ) -> tuple[Begun | None, web.StreamResponse | None]:
-        """Wait for the response; meanwhile send heartbeats, if that is asked for.
+        head: web.StreamResponse | None,
+    ) -> Awaitable[Begun | None]:
+        """Wait for the response; meanwhile send heartbeats, if there are headers for them.
 
         Returns:
-            The response, and headers of the proxy's own, which may have been sent. Without a
-            response the client has got an error already.
+            The response; None if the client has got an error behind these headers.
         """
-        own = self._settings.server
-        if not (may_be_early and own.heartbeat_before_first_byte and own.heartbeat_s):
-            return await outlasting(request, opening, keeper), None
-        head = responses.early_head(request)
-        return await early_response.open_with_heartbeats(
-            request, opening, head, own.heartbeat_s, early_response.form_of(request.exchange)
-        ), head
+        if head is not None:
+            form = early_response.form_of(request.exchange)
+            return early_response.open_with_heartbeats(request, opening, head, self._early_s, form)
+        return opening if keeper is None else outlasting(request, opening, keeper)
 
     # --- passing it on --------------------------------------------------------------------------
 
@@ -201,18 +200,17 @@ class Conversations:
             begun.answer.close()
             raise
 
-    async def _not_a_stream(
+    def _not_a_stream(
         self, request: ClientRequest, begun: Begun, head: web.StreamResponse | None
-    ) -> web.StreamResponse:
+    ) -> Awaitable[web.StreamResponse]:
         if head is not None and head.prepared:
             patience_s = self._settings.upstream.stall_timeout_s
             form = early_response.form_of(request.exchange)
-            await early_response.send_upstream_error(request, head, begun, patience_s, form)
-            return head
+            return early_response.send_upstream_error(request, head, begun, patience_s, form)
         if self._page_events != "all" and DIALECTS[request.exchange.dialect].runs_page_events:
             detect.refuse_unread_stream(begun.answer)
         body = whole_answer.body_for(request.exchange, begun.answer)
-        return await self._sender.relay(plain(request, begun.answer, begun.start, body))
+        return self._sender.relay(plain(request, begun.answer, begun.start, body))
 
     async def _stream(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Awaitable
 
 from aiohttp import web
 
@@ -46,31 +47,40 @@ class Forwarder:
         self._is_routed = settings.is_routed
         self._models = models
 
-    async def handle(self, request: ClientRequest) -> web.StreamResponse:
+    def handle(self, request: ClientRequest) -> Awaitable[web.StreamResponse]:
         """Any request but those for the proxy's own paths.
 
         Raises:
             ProxyError: ``not_found``: an upstream is named where there is one only.
         """
         asked = routes.split_prefixes(self._keys.without_keys(request.exchange.target))
-        profile, path = asked.profile, asked.path
         if asked.upstream is not None and not self._is_routed:
             message = f"the proxy has nothing at {request.exchange.path[:200]}"
             raise ProxyError("not_found", f"{message}: it has one upstream only")
+        if self._rules or self._models is not None:
+            return self._maybe_answer(request, asked)
+        return self._forward(request, asked)
+
+    async def _maybe_answer(
+        self, request: ClientRequest, asked: routes.Prefixes
+    ) -> web.StreamResponse:
+        """Answer in the upstream's place, if a fault is due or all models are asked for."""
         if self._rules and (answer := await self._maybe_fault(request)):
             return answer
         if self._models is not None and (answer := await self._models.maybe(request, asked)):
             return answer
-        route = request.exchange.route
+        return await self._forward(request, asked)
+
+    def _forward(
+        self, request: ClientRequest, asked: routes.Prefixes
+    ) -> Awaitable[web.StreamResponse]:
+        route, profile, path = request.exchange.route, asked.profile, asked.path
         if (api := APIS.get(route)) is not None:
-            return await self._conversations.handle(request, path, profile, api)
-        match route:
-            case "websocket":
-                self._selector.choose(request.headers, profile)  # refuses an unknown one
-                return await self._passthrough.websocket(request, path)
-            case _:
-                dialect = self._selector.choose(request.headers, profile)
-                return await self._passthrough.handle(request, path, dialect)
+            return self._conversations.handle(request, path, profile, api)
+        dialect = self._selector.choose(request.headers, profile)  # refuses an unknown one
+        if route == "websocket":
+            return self._passthrough.websocket(request, path)
+        return self._passthrough.handle(request, path, dialect)
 
     async def _maybe_fault(self, request: ClientRequest) -> web.Response | None:
         """The faults that hit a request; a response, if the upstream is not to be asked."""

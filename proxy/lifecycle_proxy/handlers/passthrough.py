@@ -6,7 +6,7 @@ from aiohttp import web
 
 from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.handler import ClientRequest
-from lifecycle_proxy.exchange.ports import UpstreamRequest, UpstreamResponse
+from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import websocket
 from lifecycle_proxy.relay.body import PlainBody
@@ -36,8 +36,8 @@ class Passthrough:
             dialect: what ``/v1/capabilities`` says if the upstream has none.
         """
         data = await request_body.small_or_streamed(request)
-        wanted = UpstreamRequest(request.method, path, self._sender.headers(request, data), data)
-        upstream = await self._sender.open(request, wanted)
+        sent = self._sender.headers(request, data)
+        upstream = await self._sender.open(request, path, sent, data)
         is_capabilities = request.method == "GET" and path.partition("?")[0] == _CAPABILITIES
         if is_capabilities and upstream.status == 404:
             upstream.close()
@@ -53,9 +53,7 @@ class Passthrough:
         """
         sent = self._sender.headers(request, None)
         websocket.ask(sent)
-        upstream = await self._sender.open(
-            request, UpstreamRequest(request.method, path, sent, None)
-        )
+        upstream = await self._sender.open(request, path, sent, None)
         if upstream.status != 101:
             return await self._sender.relay(plain(request, upstream))
         head = responses.switching_protocols(upstream)

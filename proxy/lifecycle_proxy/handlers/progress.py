@@ -18,7 +18,6 @@ from lifecycle_proxy.exchange import request_body, responses
 from lifecycle_proxy.exchange.content_coding import coding
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.media_type import asks_for_event_stream
-from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.handlers.sending import Sender
 from lifecycle_proxy.relay import detect, early_response
 from lifecycle_proxy.relay.detect import Begun
@@ -71,9 +70,8 @@ async def ask_for_stream(
         sent.popall("Content-Encoding", None)
     sent.popall("Prefer", None)
     sent["Accept-Encoding"] = "identity"
-    wanted = UpstreamRequest(request.method, path, sent, asked.data)
-    answer = await sender.open(request, wanted, asked.original)
-    return await detect.begun(answer, asked=True, patience_s=patience_s)
+    answer = await sender.open(request, path, sent, asked.data, original=asked.original)
+    return detect.maybe_begun(answer, asked=True) or await detect.begun(answer, patience_s)
 
 
 async def maybe_asked(
@@ -144,17 +142,12 @@ class ProgressStreams:
         if begun is None:
             return given(head)
         if begun.answer.status != 200:
-            return self._refused(request, head, begun)
+            patience_s = self._patience_s
+            return early_response.send_upstream_error(request, head, begun, patience_s, FORM)
         make = ProgressBody if begun.is_writable else WholeProgressBody
         is_compressed = coding(begun.answer.headers) != ""
         own = make(exchange, await pipeline(begun), is_compressed=is_compressed)
         return self._sender.relay(Relay(request, begun.answer, begun.start, head, own))
-
-    async def _refused(
-        self, request: ClientRequest, head: web.StreamResponse, begun: Begun
-    ) -> web.StreamResponse:
-        await early_response.send_upstream_error(request, head, begun, self._patience_s, FORM)
-        return head
 
 
 async def given(response: web.StreamResponse) -> web.StreamResponse:

@@ -1,9 +1,7 @@
 """What all forwarded requests share: headers for the upstream, recording, faults, the watchdog."""
 
-import asyncio
-from collections.abc import Awaitable
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -11,14 +9,15 @@ from multidict import CIMultiDict
 from lifecycle_proxy.exchange import headers, responses, streamed_body
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.hops import HEADER as HOPS
+from lifecycle_proxy.exchange.model import Exchange, Headers
 from lifecycle_proxy.exchange.ports import (
-    AskedBy,
     RequestBody,
     UpstreamClient,
     UpstreamRequest,
     UpstreamResponse,
 )
 from lifecycle_proxy.faults.live import PLAN, FaultyResponse
+from lifecycle_proxy.faults.plan import FaultPlan
 from lifecycle_proxy.handlers.routing import Router
 from lifecycle_proxy.middleware.auth import ApiKeys
 from lifecycle_proxy.relay.relay import Relay
@@ -119,31 +118,46 @@ class Sender:
         self.keys.exchange(kept, exchange.target)
         return kept
 
-    async def open(
-        self, request: ClientRequest, wanted: UpstreamRequest, original: RequestBody = None
-    ) -> UpstreamResponse:
+    def open(
+        self,
+        request: ClientRequest,
+        path: str,
+        sent: CIMultiDict[str],
+        body: RequestBody,
+        *,
+        original: RequestBody = None,
+    ) -> Awaitable[UpstreamResponse]:
         """Get the upstream's response, or a recording's.
 
         Args:
             request: the client's.
-            wanted: what the upstream is sent.
+            path: its target, without a dialect profile.
+            sent: the headers for the upstream.
+            body: what the upstream is sent.
             original: the body as the client sent it; None if it is the same.
 
         Raises:
             ProxyError: see ``UpstreamClient.open``.
         """
-        exchange = request.exchange
-        on_approval = partial(exchange.listeners.on_approval, exchange)
-        asked_by = AskedBy(request.headers, exchange.client, exchange.dialect, on_approval)
-        on_interim = partial(responses.forward_interim, request)
-        wanted = UpstreamRequest(*wanted[:4], on_interim, asked_by)
+        wanted = UpstreamRequest(request.method, path, sent, body, _Asker(request))
+        response: Awaitable[UpstreamResponse]
         if self._recordings.concerns(request):
-            response = await self._recorded(request, wanted, original)
+            response = self._recorded(request, wanted, original)
         else:
-            response = await self._ask(request, wanted)
-        if self._has_faults and (plan := request.get(PLAN)):
-            return FaultyResponse(response, plan)
-        return response
+            response = self._ask(request, wanted)
+        plan = request.get(PLAN) if self._has_faults else None
+        return _faulty(response, plan) if plan else response
+
+    def _ask(self, request: ClientRequest, wanted: UpstreamRequest) -> Awaitable[UpstreamResponse]:
+        if self._router is not None:
+            return self._routed(self._router, request, wanted)
+        return self._send(request.exchange, self._upstream, wanted)
+
+    async def _routed(
+        self, router: Router, request: ClientRequest, wanted: UpstreamRequest
+    ) -> UpstreamResponse:
+        upstream, wanted = await router.route(request, wanted)
+        return await self._send(request.exchange, upstream, wanted)
 
     async def _recorded(
         self, request: ClientRequest, wanted: UpstreamRequest, original: RequestBody
@@ -157,33 +171,22 @@ class Sender:
             response = await self._ask(request, wanted)
         return response
 
-    async def _ask(self, request: ClientRequest, wanted: UpstreamRequest) -> UpstreamResponse:
-        exchange = request.exchange
-        upstream: RoutedUpstream | UpstreamClient = self._upstream
-        if self._router is not None:
-            upstream, wanted = await self._router.route(request, wanted)
-
-        def on_retry() -> None:
-            exchange.retries += 1
-
-        listeners, rewritten = exchange.listeners, exchange.body_rewritten
-        if listeners.follow_bytes:
-            body = wanted.body
-            if not (body is None or isinstance(body, bytes)):
-                wanted = wanted._replace(body=streamed_body.followed(body, exchange))
-            changed = body if isinstance(body, bytes) and rewritten else None
-            target = upstream.target(wanted.path)
-            listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
+    def _send(
+        self,
+        exchange: Exchange,
+        upstream: RoutedUpstream | UpstreamClient,
+        wanted: UpstreamRequest,
+    ) -> Awaitable[UpstreamResponse]:
+        is_followed = exchange.listeners.follow_bytes
+        if is_followed:
+            wanted = _reported(exchange, upstream, wanted)
         wanted.headers[HOPS] = exchange.hops  # of this run of this process: it is not recorded
-        response = await upstream.open(wanted, on_retry)
-        if listeners.follow_bytes:
-            own = response.raw_headers
-            listeners.on_head(exchange, "upstream", response.status, response.reason, own)
-        return response
+        response = upstream.open(wanted, exchange.retried)
+        return _followed(exchange, response) if is_followed else response
 
-    async def relay(self, relay: Relay | Tunnel) -> web.StreamResponse:
+    def relay(self, relay: Relay | Tunnel) -> Awaitable[web.StreamResponse]:
         """Run a relay under the watchdog's eyes."""
-        return await self.watched(relay, relay.run())
+        return self.watched(relay, relay.run())
 
     async def watched(self, stream: Watched, running: Awaitable[_Result]) -> _Result:
         """Run a stream under the watchdog's eyes.
@@ -192,8 +195,67 @@ class Sender:
             stream: to look after.
             running: until its end.
         """
-        self._watchdog.add(stream, asyncio.current_task())
+        self._watchdog.add(stream)
         try:
             return await running
         finally:
             self._watchdog.discard(stream)
+
+
+class _Asker:
+    """A client, for the upstream: ``AskedBy``.
+
+    Args:
+        request: the client's.
+    """
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: ClientRequest) -> None:
+        self._request = request
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._request.headers
+
+    @property
+    def address(self) -> str:
+        return self._request.exchange.client
+
+    @property
+    def dialect(self) -> str:
+        return self._request.exchange.dialect
+
+    def on_approval(self, fields: Mapping[str, Any]) -> None:
+        """See ``AskedBy``."""
+        exchange = self._request.exchange
+        exchange.listeners.on_approval(exchange, fields)
+
+    def on_interim(self, status: int, reason: str, headers: Headers) -> None:
+        """See ``AskedBy``."""
+        responses.forward_interim(self._request, status, reason, headers)
+
+
+def _reported(
+    exchange: Exchange, upstream: RoutedUpstream | UpstreamClient, wanted: UpstreamRequest
+) -> UpstreamRequest:
+    """What is sent, reported to listeners. They are told of a streamed body as it passes."""
+    body = wanted.body
+    if not (body is None or isinstance(body, bytes)):
+        wanted = wanted._replace(body=streamed_body.followed(body, exchange))
+    changed = body if isinstance(body, bytes) and exchange.body_rewritten else None
+    target = upstream.target(wanted.path)
+    exchange.listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)
+    return wanted
+
+
+async def _followed(exchange: Exchange, response: Awaitable[UpstreamResponse]) -> UpstreamResponse:
+    """A response, whose headers are reported to listeners."""
+    answer = await response
+    own = answer.raw_headers
+    exchange.listeners.on_head(exchange, "upstream", answer.status, answer.reason, own)
+    return answer
+
+
+async def _faulty(response: Awaitable[UpstreamResponse], plan: FaultPlan) -> UpstreamResponse:
+    return FaultyResponse(await response, plan)

@@ -57,6 +57,17 @@ class StreamOpener:
         self._log = log
         self._metrics = metrics
 
+    def has_wishes(self, request: ClientRequest, asked: ParsedBody) -> bool:
+        """Whether a request may wish anything of its stream: see ``maybe_resumed``.
+
+        Args:
+            request: the client's.
+            asked: its body.
+        """
+        headers = request.headers
+        is_asked = ID_HEADER in headers or TEXT_HEADER in headers or ARGUMENTS_HEADER in headers
+        return is_asked or self._resuming.may_join(request, asked)
+
     async def maybe_resumed(
         self, request: ClientRequest, asked: ParsedBody
     ) -> web.StreamResponse | None:
@@ -76,9 +87,7 @@ class StreamOpener:
             ProxyError: ``bad_request``: a wish that cannot be had; ``stream_in_use``;
                 ``idempotency_conflict``.
         """
-        headers = request.headers
-        if ID_HEADER in headers or TEXT_HEADER in headers or ARGUMENTS_HEADER in headers:
-            self._read_wishes(request)
+        self._read_wishes(request)
         resumed = await self._resuming.maybe_joined(request, asked)
         exchange = request.exchange
         if resumed is None and (exchange.chosen_id or exchange.is_resumable):

@@ -78,6 +78,15 @@ class Resuming:
         self._metrics = metrics
         self._replay = replay
 
+    def may_join(self, request: ClientRequest, asked: ParsedBody) -> bool:
+        """Whether ``maybe_joined`` has anything to look at.
+
+        Args:
+            request: the client's.
+            asked: its body.
+        """
+        return HEADER in request.headers or (self._resume_s > 0 and asked.stream)
+
     async def maybe_joined(
         self, request: ClientRequest, asked: ParsedBody
     ) -> web.StreamResponse | None:

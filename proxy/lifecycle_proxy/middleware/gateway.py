@@ -86,7 +86,8 @@ class GatewayMiddleware:
         if is_read and routes.maybe_compat(exchange.path) is not None:
             exchange.route = "own"
         exchange.listeners.on_request(exchange)
-        task = asyncio.current_task()
+        # Without the loop it asks for the process id: a system call, before Python 3.12.
+        task = asyncio.current_task(request.task.get_loop())
         assert task is not None
         self._active[task] = exchange
         try:
@@ -147,19 +148,16 @@ class GatewayMiddleware:
             if exchange.first_byte is None:
                 task.cancel()
 
-    def maybe_task(self, exchange: Exchange) -> asyncio.Task[Any] | None:
-        """The task that works on an exchange."""
-        return next((task for task, one in self._active.items() if one is exchange), None)
-
-    def refuse(self, task: asyncio.Task[Any], failure: ProxyError) -> bool:
+    def refuse(self, exchange: Exchange, failure: ProxyError) -> bool:
         """Answer with an error, instead of waiting for the upstream; whether that can be done.
 
         Args:
-            task: that waits.
+            exchange: that waits.
             failure: the answer.
         """
-        exchange = self._active[task]
-        if exchange.first_byte is not None or exchange.detached or exchange.sent_bytes:
+        task = next((task for task, one in self._active.items() if one is exchange), None)
+        has_begun = exchange.first_byte is not None or exchange.sent_bytes
+        if task is None or has_begun or exchange.detached:
             return False
         self._stopped[task] = failure
         exchange.error = failure.code

@@ -4,7 +4,6 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from lifecycle_proxy.exchange.forwarded_response import ForwardedResponse
 from lifecycle_proxy.exchange.handler import ClientRequest
@@ -28,10 +27,10 @@ class AbsentClient:
         """See ``ClientWriter``."""
         return False
 
-    async def prepare(self) -> None:
+    def prepare(self) -> None:
         """See ``ClientWriter``."""
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """See ``ClientWriter``."""
 
     async def end(self) -> None:
@@ -58,37 +57,34 @@ class ClientWriter:
 
     Args:
         request: the client's.
-        response: prepared by ``prepare`` if it is not yet.
+        response: the upstream's; or one that has begun before the upstream responded.
     """
 
     def __init__(self, request: ClientRequest, response: web.StreamResponse) -> None:
         self._request = request
         self._response = response
         self._transport: asyncio.Transport | None = None
-        self._writer: AbstractStreamWriter | None = None
         self._first: list[bytes] | None = []  # of the body, until ``begin``
         self.is_chunked = False
         self.is_gone = _is_gone
 
-    async def prepare(self) -> None:
+    def prepare(self) -> None:
         """Make the headers. They are sent by ``begin``, or with the end.
 
         Raises:
             ConnectionError: the client is gone.
         """
-        self._writer = await self._response.prepare(self._request)
-        self._transport = self._request.transport
-        if self._writer is None or self._transport is None:
+        response, self._transport = self._response, self._request.transport
+        if self._transport is None:
             raise ConnectionResetError("the client is gone")
         self.is_gone = self._transport.is_closing
-        response = self._response
-        self.is_chunked = (
-            response.is_chunked
-            if isinstance(response, ForwardedResponse)
-            else "chunked" in response.headers.get("Transfer-Encoding", "")
-        )
+        if isinstance(response, ForwardedResponse):
+            response.make_head(self._request)
+            self.is_chunked = response.is_chunked
+        else:
+            self.is_chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Send the headers, and what was written since they were made.
 
         Raises:
@@ -98,7 +94,7 @@ class ClientWriter:
         if isinstance(self._response, ForwardedResponse):
             self._response.begin(b"".join(first) if first else b"")
         elif first:
-            await self._response.write(b"".join(first))
+            self.write(b"".join(first))
 
     async def end(self) -> None:
         """End the message properly.
@@ -107,7 +103,13 @@ class ClientWriter:
             ConnectionError: the client is gone.
         """
         first, self._first = self._first, None
-        await self._response.write_eof(b"".join(first) if first else b"")
+        data, response = b"".join(first) if first else b"", self._response
+        if isinstance(response, ForwardedResponse):
+            response.finish(data)
+        else:
+            await response.write_eof(data)
+        if self.has_unsent:
+            await self.drain()
 
     @property
     def has_unsent(self) -> bool:
@@ -142,5 +144,4 @@ class ClientWriter:
         Raises:
             ConnectionError: the client is gone.
         """
-        assert self._writer is not None, "prepared"
-        await self._writer.drain()
+        await self._request.writer.drain()

@@ -3,6 +3,7 @@
 It passes the same stages as one that a client reads, so what listeners get of it is the same.
 """
 
+import asyncio
 import time
 
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -25,14 +26,12 @@ class DetachedStream(BodyReceiver):
     def __init__(
         self, exchange: Exchange, upstream: UpstreamResponse, start: bytes, body: Body
     ) -> None:
-        super().__init__(upstream, body)
-        self.last_read = self.last_write = time.monotonic()
-        self._exchange = exchange
+        super().__init__(exchange, upstream, body, asyncio.get_running_loop())
         self._start = start
 
     async def run(self) -> None:
         """Read until the end, whatever the end."""
-        exchange, listeners = self._exchange, self._exchange.listeners
+        exchange, listeners = self.exchange, self.exchange.listeners
         try:
             if listeners.follow_bytes:
                 answer = self._upstream
@@ -49,7 +48,7 @@ class DetachedStream(BodyReceiver):
         self._end(failure)
 
     def _end(self, failure: ProxyError | None) -> None:
-        exchange, now = self._exchange, time.monotonic()
+        exchange, now = self.exchange, time.monotonic()
         if failure is None:
             exchange.ended = "done"
             data = self._body.eof(now)
@@ -76,7 +75,7 @@ class DetachedStream(BodyReceiver):
 
     def data_received(self, data: bytes, framed: bytes = b"") -> None:
         """See ``BodySink``."""
-        exchange, self.last_read = self._exchange, time.monotonic()
+        exchange, self.last_read = self.exchange, time.monotonic()
         exchange.chunks += 1
         try:
             body = self._body

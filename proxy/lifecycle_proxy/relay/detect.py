@@ -32,25 +32,34 @@ class Begun(NamedTuple):
     start: bytes = b""
 
 
-async def begun(answer: UpstreamResponse, *, asked: bool, patience_s: float) -> Begun:
-    """Find out what an answer is, with as few bytes of its body as that takes.
+def maybe_begun(answer: UpstreamResponse, *, asked: bool) -> Begun | None:
+    """What an answer is by its headers; None where the first bytes of its body decide.
 
     Args:
+        answer: its headers have come.
         asked: whether the request may have asked for a stream.
-        patience_s: seconds that the first bytes may take to come; 0 for no limit.
+    """
+    headers = answer.headers
+    content_coding = coding(headers)
+    if answer.status != 200 or not (content_coding == "" or content_coding in CODINGS):
+        return Begun(answer)
+    is_labelled = is_event_stream(headers.get("Content-Type", ""))
+    return Begun(answer, is_labelled) if is_labelled or not asked else None
+
+
+async def begun(answer: UpstreamResponse, patience_s: float) -> Begun:
+    """What an answer is that ``maybe_begun`` does not know.
+
+    Args:
+        answer: as few bytes of its body are read as it takes.
+        patience_s: seconds that they may take to come; 0 for no limit.
 
     Raises:
         ProxyError: ``upstream_timeout``.
     """
-    content_coding = coding(answer.headers)
-    if answer.status != 200 or not (content_coding == "" or content_coding in CODINGS):
-        return Begun(answer)
-    is_labelled = is_event_stream(answer.headers.get("Content-Type", ""))
-    if is_labelled or not asked:
-        return Begun(answer, is_labelled)
     try:
         async with asyncio.timeout(patience_s or None):
-            return await _look(answer, is_coded=bool(content_coding))
+            return await _look(answer, is_coded=bool(coding(answer.headers)))
     except TimeoutError:
         answer.close()
         message = "the upstream sent headers and no body"

@@ -101,7 +101,7 @@ async def send_upstream_error(
     begun: Begun,
     patience_s: float,
     form: EarlyForm,
-) -> None:
+) -> web.StreamResponse:
     """The upstream answered with an error, but a 200 has been sent: send the error as an event, and
     end the stream.
 
@@ -111,6 +111,9 @@ async def send_upstream_error(
         begun: the upstream's response.
         patience_s: seconds that the error's body may take to come; 0 for no limit.
         form: of the event.
+
+    Returns:
+        The response to which the headers belong.
     """
     exchange, answer = request.exchange, begun.answer
     exchange.ended = "upstream_error"
@@ -128,7 +131,7 @@ async def send_upstream_error(
         end = "gone"
         if not await _ended_by_drain(request, head, form):
             raise
-        return
+        return head
     finally:
         answer.close()
         if body:
@@ -136,6 +139,7 @@ async def send_upstream_error(
         exchange.listeners.on_side_end(exchange, "upstream", end)
     error = _refusal(answer.status, body)
     await _write_and_abort(request, head, error, form)
+    return head
 
 
 async def _ended_by_drain(

@@ -51,20 +51,18 @@ async def wanted(work: asyncio.Future[Any], keeper: Keeper) -> bool:
 
 
 async def outlasting(
-    request: ClientRequest, opening: Coroutine[Any, Any, Begun], keeper: Keeper | None
+    request: ClientRequest, opening: Coroutine[Any, Any, Begun], keeper: Keeper
 ) -> Begun:
     """The upstream's response, also where the client leaves meanwhile.
 
     Args:
         request: the client's.
         opening: gets the response.
-        keeper: of its stream; None where the stream ends with the client.
+        keeper: of its stream.
 
     Raises:
         asyncio.CancelledError: nobody wants it any more.
     """
-    if keeper is None:
-        return await opening
     task = asyncio.ensure_future(opening)
     try:
         try:

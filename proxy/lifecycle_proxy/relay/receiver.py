@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import time
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.exchange.ports import UpstreamResponse
 from lifecycle_proxy.relay.body import Body
 
@@ -14,14 +16,27 @@ class BodyReceiver:
     """The sink of one upstream's body: a ``BodySink``.
 
     Args:
+        exchange: to which it belongs.
         upstream: the response; nobody is attached to it.
         body: what becomes of the bytes.
+        loop: the running one. To ask for it is a system call for each stream before Python 3.12.
+
+    Attributes:
+        exchange, last_read, last_write: for the watchdog.
     """
 
-    def __init__(self, upstream: UpstreamResponse, body: Body) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        upstream: UpstreamResponse,
+        body: Body,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.exchange = exchange
+        self.last_read = self.last_write = time.monotonic()
         self._upstream = upstream
         self._body = body
-        self._finished: asyncio.Future[ProxyError | None] = asyncio.Future()
+        self._finished: asyncio.Future[ProxyError | None] = loop.create_future()
 
     def data_received(self, data: bytes, framed: bytes = b"") -> None:
         """See ``BodySink``. What is raised in here goes to ``_failed``."""

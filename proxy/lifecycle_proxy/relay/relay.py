@@ -28,7 +28,7 @@ class Relay(BodyReceiver):
         request: the client's.
         upstream: the response; nobody is attached to it.
         start: what was read of its body.
-        response: for the client; prepared by ``run`` if it is not yet.
+        response: for the client; see ``ClientWriter``.
         body: what becomes of the bytes.
         keeper: knows how long to go on where the client leaves; None to end with it.
     """
@@ -43,16 +43,14 @@ class Relay(BodyReceiver):
         *,
         keeper: Keeper | None = None,
     ) -> None:
-        super().__init__(upstream, body)
-        self.last_read = self.last_write = time.monotonic()
+        super().__init__(request.exchange, upstream, body, request.task.get_loop())
         self._request = request
         self._start = start
         self._response = response
         self._client: ClientWriter | AbsentClient = ClientWriter(request, response)
         self._keeper = keeper
         self._has_begun = False
-        self._exchange = request.exchange
-        self._listeners = self._exchange.listeners
+        self._listeners = self.exchange.listeners
         self._received_bytes = 0
         self._catching_up: asyncio.Task[None] | None = None
 
@@ -74,7 +72,7 @@ class Relay(BodyReceiver):
         except ConnectionError:
             self._client_gone()
         finally:
-            self._exchange.last_byte = self.last_read
+            self.exchange.last_byte = self.last_read
             self._detach()
             self._upstream.close()
         return self._response
@@ -87,10 +85,10 @@ class Relay(BodyReceiver):
         """
         finished = self._finished
         try:
-            await self._client.prepare()
+            self._client.prepare()
             self._begin()
             if not finished.done():
-                await self._client.begin()
+                self._client.begin()
             return await (finished if keeper is None else asyncio.shield(finished))
         except (asyncio.CancelledError, ConnectionError) as gone:
             if keeper is None or not may_outlast(self._request, gone):
@@ -106,9 +104,9 @@ class Relay(BodyReceiver):
         """The headers are made: let the body come."""
         self._has_begun = True
         if self._listeners.follow_bytes:
-            self._listeners.on_head(self._exchange, "client", *head_of(self._response))
-        self._exchange.first_byte = self.last_read
-        self._exchange.status = self._response.status
+            self._listeners.on_head(self.exchange, "client", *head_of(self._response))
+        self.exchange.first_byte = self.last_read
+        self.exchange.status = self._response.status
         if self._start:
             self.data_received(self._start)
         if not self._finished.done():
@@ -147,7 +145,7 @@ class Relay(BodyReceiver):
         """See ``BodySink``. The way of nearly every chunk: a call more here can be measured."""
         if not data or (self._client.is_gone() and not self._goes_on()):
             return
-        exchange, now = self._exchange, time.monotonic()
+        exchange, now = self.exchange, time.monotonic()
         gap_s = now - self.last_read
         if gap_s > exchange.longest_gap_s:
             if exchange.chunks:
@@ -192,7 +190,7 @@ class Relay(BodyReceiver):
     # --- the end --------------------------------------------------------------------------------
 
     async def _end_properly(self) -> None:
-        self._exchange.ended = "done"
+        self.exchange.ended = "done"
         self._write_own(self._body.eof(time.monotonic()), self._body.added)
         try:
             await self._client.end()
@@ -201,10 +199,10 @@ class Relay(BodyReceiver):
                 raise
 
     async def _break(self, failure: ProxyError) -> None:
-        await self._client.begin()
-        self._exchange.fail(failure.code, failure.for_log(self._progress()))
-        if self._upstream.was_reset and self._exchange.ended == "upstream_error":
-            self._listeners.on_side_end(self._exchange, "upstream", "reset")
+        self._client.begin()
+        self.exchange.fail(failure.code, failure.for_log(self._progress()))
+        if self._upstream.was_reset and self.exchange.ended == "upstream_error":
+            self._listeners.on_side_end(self.exchange, "upstream", "reset")
         self._write_own(self._body.abort(failure, time.monotonic()), self._body.added)
         if self._body.ends_after_error:
             self._upstream.close()  # not kept for as long as the client takes to read the rest
@@ -214,7 +212,7 @@ class Relay(BodyReceiver):
         break_connection(self._request, delimited=delimited)
 
     def _client_gone(self) -> None:
-        self._exchange.ended = "client_gone"
+        self.exchange.ended = "client_gone"
         self._body.client_gone(time.monotonic())
 
     def _progress(self) -> str:
@@ -226,5 +224,5 @@ class Relay(BodyReceiver):
     def _write_own(self, data: bytes, added: tuple[tuple[int, int], ...]) -> None:
         """Write what follows from no read: a heartbeat, the last frames."""
         if data and (not self._client.is_gone() or self._goes_on()):
-            self._listeners.on_write(self._exchange, data, added)
+            self._listeners.on_write(self.exchange, data, added)
             self._client.write(data)

@@ -6,9 +6,10 @@ last byte in each direction, and one task walks over all of them.
 
 import asyncio
 import time
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Exchange
 
 _TICK_MAX_S: Final = 1.0
 _TICK_MIN_S: Final = 0.02
@@ -17,6 +18,7 @@ _TICK_MIN_S: Final = 0.02
 class Watched(Protocol):
     """What the watch needs of a stream. Stamps are ``time.monotonic()`` seconds."""
 
+    exchange: Exchange
     last_read: float
     last_write: float
 
@@ -46,28 +48,23 @@ class StreamWatchdog:
         self._heartbeat_s = heartbeat_s or float("inf")
         shortest = min(self._stall_s, self._heartbeat_s)
         self._tick_s = max(_TICK_MIN_S, min(_TICK_MAX_S, shortest / 4))
-        self._streams: dict[Watched, asyncio.Task[Any] | None] = {}
+        self._streams: set[Watched] = set()
 
-    def add(self, stream: Watched, task: asyncio.Task[Any] | None = None) -> None:
-        """Look after a stream.
-
-        Args:
-            stream: until ``discard``.
-            task: that runs it.
-        """
-        self._streams[stream] = task
+    def add(self, stream: Watched) -> None:
+        """Look after a stream, until ``discard``."""
+        self._streams.add(stream)
 
     def discard(self, stream: Watched) -> None:
-        self._streams.pop(stream, None)
+        self._streams.discard(stream)
 
-    def fail_of(self, task: asyncio.Task[Any], failure: ProxyError) -> bool:
-        """End the streams of a task as broken; whether there are any.
+    def fail_of(self, exchange: Exchange, failure: ProxyError) -> bool:
+        """End the streams of an exchange as broken; whether there are any.
 
         Args:
-            task: that runs them.
+            exchange: to which they belong.
             failure: why.
         """
-        found = [stream for stream, runs in self._streams.items() if runs is task]
+        found = [stream for stream in self._streams if stream.exchange is exchange]
         for stream in found:
             stream.fail(failure)
         return bool(found)

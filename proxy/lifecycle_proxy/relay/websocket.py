@@ -113,6 +113,7 @@ class Tunnel:
         idle_s: float,
     ) -> None:
         self.last_read = self.last_write = time.monotonic()
+        self.exchange = request.exchange
         self.closed = asyncio.Event()
         self._request = request
         self._answer = answer

@@ -1,7 +1,7 @@
 """aiohttp's server protocol: limits for slow clients, errors in the proxy's form.
 
-Of aiohttp's private names four are used: ``_parser``, which is wrapped, the two flags that say
-whether reading is held, and ``_version`` of a request.
+Of aiohttp's private names three are used: ``_parser``, which is wrapped, and the two flags that say
+whether reading is held.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 from lifecycle_proxy.config.model import Server
 from lifecycle_proxy.exchange import responses
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.server.patience import Part, RequestTimeout, WatchedParser
 
 log = logging.getLogger("proxy.http")
@@ -128,6 +129,7 @@ class Protocol(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun; an error response cannot follow")
         response = responses.error_response(_refusal(status, exc, message))
+        assert isinstance(request, ClientRequest)
         responses.as_http11(request)
         response.force_close()  # where the next request begins is anybody's guess
         return response

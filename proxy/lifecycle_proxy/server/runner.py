@@ -4,7 +4,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -39,17 +41,18 @@ class Runner(web.ServerRunner):
             async def _prepare_hook(self, response: web.StreamResponse) -> None:  # a private name
                 service.finish_headers(self, response)
 
-        def request(message: Any, *parts: Any) -> ServedRequest:
-            more: dict[str, Any] = {"loop": loop, "client_max_size": service.max_body_bytes}
-            return ServedRequest(message, *parts, **more)
-
-        async def handle(request: Any) -> web.StreamResponse:  # a ServedRequest
+        def handle(request: Any) -> Awaitable[web.StreamResponse]:  # a ServedRequest
             if "Expect" in request.headers:
-                await ask_for_body(request)
+                return after_expect(request)
+            return service.handle(request)
+
+        async def after_expect(request: ServedRequest) -> web.StreamResponse:
+            await ask_for_body(request)
             return await service.handle(request)
 
         loop = asyncio.get_running_loop()
-        server = web.Server(handle, request_factory=request, handler_cancellation=True, loop=loop)
+        made = partial(ServedRequest, loop=loop, client_max_size=service.max_body_bytes)
+        server = web.Server(handle, request_factory=made, handler_cancellation=True, loop=loop)
         super().__init__(server, shutdown_timeout=end_s)
 
     def protocol(self, own: Server) -> Protocol:

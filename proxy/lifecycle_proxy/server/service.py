@@ -1,6 +1,7 @@
 """What a runner serves: the proxy, or a replay."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 
 from aiohttp import HttpVersion11, web
 
@@ -27,7 +28,7 @@ class Service(ABC):
         """After the last connection has ended, also where ``start`` failed half-way."""
 
     @abstractmethod
-    async def handle(self, request: ClientRequest) -> web.StreamResponse:
+    def handle(self, request: ClientRequest) -> Awaitable[web.StreamResponse]:
         """Answer a request. Cancelled when its client goes away."""
 
     def finish_headers(  # noqa: B027

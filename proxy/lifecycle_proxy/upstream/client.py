@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from lifecycle_proxy.config.model import Settings
+from lifecycle_proxy.exchange.errors import ProxyError
 from lifecycle_proxy.exchange.ports import UpstreamRequest
 from lifecycle_proxy.upstream.environment import maybe_proxy
 from lifecycle_proxy.upstream.errors import map_failure
@@ -85,15 +86,22 @@ class HttpUpstream:
         A request on a used connection that was closed before the request came is sent once more, on
         a new one, if the body can be sent again.
         """
+        assert self._pool is not None, "started"
+        assert self._writer is not None, "started"
+        target = self._urls.target(request.path)
         try:
             try:
-                return await self._send(request)
+                outgoing = self._writer.write(request, target)
+                connection = self._pool.maybe_idle() or await self._connected(self._pool)
+                return await connection.send(outgoing, self._first_byte_s)
             except DisconnectedError as failure:
                 is_whole = request.body is None or isinstance(request.body, bytes)
                 if not (failure.is_stale and is_whole and self._settings.upstream.retry_stale):
                     raise
             on_retry()
-            return await self._send(request, fresh=True)
+            outgoing = self._writer.write(request, target)
+            connection = await self._connected(self._pool, fresh=True)
+            return await connection.send(outgoing, self._first_byte_s)
         except TransportError as failure:
             raise map_failure(failure, self._origin) from None
 
@@ -102,28 +110,21 @@ class HttpUpstream:
         request = UpstreamRequest("GET", "/v1/models", CIMultiDict(), None)
         try:
             async with asyncio.timeout(self._probe_s):
-                (await self._send(request)).close()
-        except TransportError as failure:
-            return map_failure(failure, self._origin).message
+                (await self.open(request, lambda: None)).close()
+        except ProxyError as failure:
+            return failure.message
         except TimeoutError:
             return ""  # it takes connections; a backend that computes may be slow to answer
         return ""
 
-    async def _send(self, request: UpstreamRequest, *, fresh: bool = False) -> HttpResponse:
-        assert self._writer is not None, "started"
-        outgoing = self._writer.write(request, self._urls.target(request.path))
-        connection = await self._connected(fresh=fresh)
-        return await connection.send(outgoing, self._first_byte_s)
-
-    async def _connected(self, *, fresh: bool) -> HttpConnection:
+    async def _connected(self, pool: ConnectionPool, *, fresh: bool = False) -> HttpConnection:
         """A connection, tried again where none could be made: nothing has been sent then."""
-        assert self._pool is not None, "started"
         for retry in range(self._settings.upstream.retries):
             try:
-                return await self._pool.acquire(fresh=fresh)
+                return await pool.acquire(fresh=fresh)
             except ConnectFailedError:
                 await asyncio.sleep(_BACKOFF_S * 2**retry)
-        return await self._pool.acquire(fresh=fresh)
+        return await pool.acquire(fresh=fresh)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

@@ -22,6 +22,7 @@ from lifecycle_proxy.exchange import streamed_body
 from lifecycle_proxy.exchange.client_scope import ANONYMOUS, hashed, maybe_session, owner_of
 from lifecycle_proxy.exchange.content_coding import coding, maybe_decoded
 from lifecycle_proxy.exchange.errors import ProxyError
+from lifecycle_proxy.exchange.model import Headers
 from lifecycle_proxy.exchange.ports import AskedBy, UpstreamRequest, UpstreamResponse
 from lifecycle_proxy.upstream.agents.acp import AcpSession
 from lifecycle_proxy.upstream.agents.approvals import Approvals
@@ -47,7 +48,23 @@ _MAX_BODY: Final = 16 << 20  # more would hold up others, and no model reads so 
 CANCEL_S: Final = 5.0
 _MAX_BEAT_S: Final = 60.0
 _BEAT: Final = b": keep-alive\n\n"
-_NOBODY: Final = AskedBy({}, "", "", lambda fields: None)
+
+
+class _Nobody:
+    """The proxy asks itself."""
+
+    headers: Mapping[str, str] = {}
+    address = ""
+    dialect = ""
+
+    def on_approval(self, fields: Mapping[str, Any]) -> None:
+        """Nobody is there to be asked."""
+
+    def on_interim(self, status: int, reason: str, headers: Headers) -> None:
+        """An agent sends none."""
+
+
+_NOBODY: Final = _Nobody()
 
 
 class AgentUpstream:

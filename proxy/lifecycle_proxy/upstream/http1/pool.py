@@ -58,6 +58,13 @@ class ConnectionPool:
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
 
+    def maybe_idle(self) -> HttpConnection | None:
+        """A connection for one request, if there is one that it need not wait for."""
+        connection = self._maybe_usable() if self._taken < self._max else None
+        if connection is not None:
+            self._taken += 1
+        return connection
+
     async def acquire(self, *, fresh: bool = False) -> HttpConnection:
         """A connection for one request.
 
@@ -71,12 +78,8 @@ class ConnectionPool:
             await self._wait_for_slot()
         else:
             self._taken += 1
-        while self._idle and not fresh:
-            connection, _ = self._idle.popitem()
-            if connection.is_usable:
-                self._busy.add(connection)
-                return connection
-            connection.close()
+        if not fresh and (connection := self._maybe_usable()) is not None:
+            return connection
         try:
             connection = await self._dial()
         except BaseException:
@@ -93,6 +96,16 @@ class ConnectionPool:
         for connection in (*self._idle, *self._busy):
             connection.close()
         await asyncio.sleep(0)  # transports close in the next turn
+
+    def _maybe_usable(self) -> HttpConnection | None:
+        """The idle one that was used last."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if connection.is_usable:
+                self._busy.add(connection)
+                return connection
+            connection.close()
+        return None
 
     async def _wait_for_slot(self) -> None:
         turn: asyncio.Future[None] = self._loop.create_future()

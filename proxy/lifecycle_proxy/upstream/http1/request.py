@@ -61,7 +61,7 @@ class RequestWriter:
         Raises:
             ValueError: a header holds a line end.
         """
-        method, _, headers, body, on_interim, _, _ = request
+        method, _, headers, body, asked_by, _ = request
         lines = [f"{method} {self._prefix}{target} HTTP/1.1"]
         if "Host" not in headers:
             lines.append(f"Host: {self._host}")
@@ -74,6 +74,7 @@ class RequestWriter:
             raise ValueError("a header of a request must not hold a line end")
         if pieces is None and isinstance(body, bytes):
             head += body
+        on_interim = None if asked_by is None else asked_by.on_interim
         return Outgoing(method, head, pieces, length, "Upgrade" in headers, on_interim)
 
 
