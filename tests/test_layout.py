@@ -44,7 +44,17 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 _PURE: Final = frozenset(
     (
         *("abc", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq"),
-        *("itertools", "json", "math", "operator", "re", "typing", "contextlib", "orjson"),
+        *(
+            "itertools",
+            "json",
+            "math",
+            "operator",
+            "re",
+            "typing",
+            "contextlib",
+            "orjson",
+            "msgspec",
+        ),
         "datetime",  # writes times that are passed in
     )
 )

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api
@@ -20,6 +20,7 @@ from lifecycle_proxy.core.events import (
 from lifecycle_proxy.core.observers import Observer
 from lifecycle_proxy.core.output import Step
 from lifecycle_proxy.core.pipeline import Pipeline
+from msgspec.structs import fields
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"

@@ -16,7 +16,7 @@ from lifecycle_proxy.core.history import without_own_output
 from lifecycle_proxy.core.labels import Labels, preview
 from lifecycle_proxy.core.observers.json import loads
 from lifecycle_proxy.core.redact import redact
-from lifecycle_proxy.core.sse import Parser
+from lifecycle_proxy.core.sse import Event, Parser
 
 from tests.core import DONE, call, calls, chunk, finish, make, native, play, sse, text
 from tests.curve import assert_linear
@@ -283,7 +283,7 @@ def test_an_event_of_many_values_passes_undecoded(value: bytes) -> None:
     parser = Parser(8 << 20)
     raw = b'data: {"a":[' + value * MAX_VALUES + b"1]}\n\n"
     (event,) = parser.feed(raw)
-    assert event == (raw, b"", None, True, False, False)
+    assert event == Event(raw, b"", None, closed=True, parsed=False)
     assert parser.oversized == 1
     assert [event.data for event in parser.feed(b"data: x\n\n")] == [b"x"]
 

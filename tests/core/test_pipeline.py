@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 from lifecycle_proxy.core import sse
@@ -21,6 +20,7 @@ from lifecycle_proxy.core.labels import Labels
 from lifecycle_proxy.core.observers.chat import ChatObserver
 from lifecycle_proxy.core.output import Step
 from lifecycle_proxy.core.pipeline import Pipeline
+from msgspec.structs import replace
 
 from tests.core import (
     BYTEWISE,

@@ -11,8 +11,10 @@ first ones, nothing more of that call follows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.context import Presenter

@@ -4,8 +4,9 @@ Transitions are defined in ``TABLE`` alone; ``Call.move`` rejects all others.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.arguments import Arguments
 from lifecycle_proxy.core.events import Outcome, ToolRunning
@@ -54,8 +55,7 @@ BEING_WRITTEN: Final = (State.NEW, State.RUNNING)
 AFFECTED_BY_TEXT: Final = (*BEING_WRITTEN, State.DELEGATED)
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """One tool call, as the lifecycle knows it."""
 
     choice: int

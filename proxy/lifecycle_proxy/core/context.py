@@ -4,8 +4,9 @@ The two protocols are implemented outside: labels in ``core.labels``, pending ca
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.events import DelegatedCall, ToolCompleted
 from lifecycle_proxy.core.page_events import PageEvents
@@ -75,8 +76,7 @@ class StreamPending:
         return self._calls.pop((call_id, choice), None)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamContext:
+class StreamContext(Struct, frozen=True):
     """What is known of one stream before it begins.
 
     Attributes:
@@ -108,8 +108,7 @@ class StreamContext:
 DEFAULT_CONTEXT: Final = StreamContext()
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineOptions:
+class PipelineOptions(Struct, frozen=True):
     """What all pipelines of a proxy have in common.
 
     Attributes:

@@ -6,8 +6,9 @@ the three.
 """
 
 import enum
-from dataclasses import dataclass, field
 from typing import ClassVar, Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.arguments import Arguments
 
@@ -31,8 +32,7 @@ class Outcome(enum.Enum):
 # upstream event that was observed (clients stop reading at an error or at [DONE]), or behind it.
 
 
-@dataclass(frozen=True, slots=True)
-class CallDelta:
+class CallDelta(Struct, frozen=True):
     """A piece of a tool call. ``key`` identifies it in its stream; ``id`` need not.
 
     Attributes:
@@ -52,8 +52,7 @@ class CallDelta:
     before: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class CallWritten:
+class CallWritten(Struct, frozen=True):
     """One call is written, whatever the others do: APIs that end each call by itself.
 
     Attributes:
@@ -65,8 +64,7 @@ class CallWritten:
     before: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(Struct, frozen=True):
     """The end of one call, seen in the stream: mostly its result, the tool ran upstream.
 
     Attributes:
@@ -81,23 +79,20 @@ class CallResult:
     before: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class CallResumed:
+class CallResumed(Struct, frozen=True):
     """More arguments of a call behind a finish that cut them: there was no finish."""
 
     key: int
     before: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownResult:
+class UnknownResult(Struct, frozen=True):
     """A result of a call that was never announced."""
 
     before: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class NativeProgress:
+class NativeProgress(Struct, frozen=True):
     """The upstream's own lifecycle event. It stands in the place of the original."""
 
     id: str
@@ -108,16 +103,14 @@ class NativeProgress:
     before: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChoiceFinishing:
+class ChoiceFinishing(Struct, frozen=True):
     """A choice's ``finish_reason`` comes: no more arguments do."""
 
     choice: int
     before: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class ChoiceFinished:
+class ChoiceFinished(Struct, frozen=True):
     """A choice has its ``finish_reason``. Its calls are written; what runs them may still run."""
 
     choice: int
@@ -125,23 +118,20 @@ class ChoiceFinished:
     before: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(Struct, frozen=True):
     """Something that is no usage, comment or ping: what was finished before it is over."""
 
     before: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """The model goes on with text, or reasoning: the calls before them are written."""
 
     choice: int
     before: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEnded:
+class StreamEnded(Struct, frozen=True):
     """The end of all calls that are open. Another answer may follow in the same stream.
 
     Attributes:
@@ -185,8 +175,7 @@ UPSTREAM_ERROR: Final = StreamEnded("upstream_error", Outcome.FAILED, beats_fini
 # --- lifecycle events ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ToolRunning:
+class ToolRunning(Struct, frozen=True):
     """A tool call has begun.
 
     Attributes:
@@ -205,11 +194,10 @@ class ToolRunning:
     hosted: bool = False
     repeat: int = 0
     arguments: str = ""
-    written: Arguments | None = field(default=None, compare=False, repr=False)
+    written: Arguments | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCompleted:
+class ToolCompleted(Struct, frozen=True):
     """A tool call is over, whatever its outcome.
 
     Attributes:
@@ -237,8 +225,7 @@ class ToolCompleted:
 LifecycleEvent = ToolRunning | ToolCompleted
 
 
-@dataclass(frozen=True, slots=True)
-class DelegatedCall:
+class DelegatedCall(Struct, frozen=True):
     """A call that the client runs now: its result comes with a later request.
 
     Attributes:
@@ -276,8 +263,7 @@ class DelegatedCall:
         )
 
 
-@dataclass(slots=True)
-class Envelope:
+class Envelope(Struct):
     """What a added frame copies from the upstream's chunks.
 
     Attributes:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.observers.json import loads
@@ -63,7 +64,7 @@ def _left(
     except RecursionError:
         return too_deep
     name = b"event: %b\n" % event.name if event.name else b""
-    return event._replace(raw=name + b"data: " + data + b"\n\n", data=data)
+    return replace(event, raw=name + b"data: " + data + b"\n\n", data=data)
 
 
 @dataclass(slots=True)

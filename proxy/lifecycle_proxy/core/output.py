@@ -6,14 +6,16 @@ without blank lines between them). ``gap`` is what is missing then, and is writt
 """
 
 import itertools
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.events import LifecycleEvent
 
 _BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
-class Step(NamedTuple):
+class Step(Struct, frozen=True):
     """What follows from one input.
 
     Attributes:

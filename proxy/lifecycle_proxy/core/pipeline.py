@@ -30,6 +30,8 @@ Warnings:
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.context import DEFAULT_CONTEXT, PipelineOptions, StreamContext
@@ -228,7 +230,7 @@ class Pipeline:
         if self._passed:
             return event
         self._output.pass_on(_BOM, self._output.gap)
-        return event._replace(raw=event.raw.removeprefix(_BOM))
+        return replace(event, raw=event.raw.removeprefix(_BOM))
 
     def _pass_observed(self, event: sse.Event, now: float) -> None:
         tracker = self._tracker

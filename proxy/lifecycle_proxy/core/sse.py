@@ -11,7 +11,9 @@ The raw slices of all events, in order, followed by ``tail`` are exactly the byt
 
 import json
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.complexity import SIMPLE_BYTES, is_too_complex
 
@@ -55,7 +57,7 @@ def begins_stream(start: bytes) -> bool | None:
     return None if any(one.startswith(rest) for one in _BEGINNINGS) else False
 
 
-class Event(NamedTuple):
+class Event(Struct, frozen=True):
     """One event of the stream.
 
     Attributes:

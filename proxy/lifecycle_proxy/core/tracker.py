@@ -6,7 +6,8 @@ the frames stand, and what becomes of the events themselves, is decided in ``pip
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.core.apis import Api

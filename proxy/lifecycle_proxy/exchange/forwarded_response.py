@@ -78,7 +78,14 @@ class ForwardedResponse(web.StreamResponse):
         return self._writer
 
     def make_head(self, request: ClientRequest) -> None:
-        """Make the headers. They are sent by ``begin``, or with the body."""
+        """Make the headers. They are sent by ``begin``, or with the body.
+
+        Args:
+            request: of the client.
+
+        Raises:
+            ValueError: a header holds a line break.
+        """
         own, version = self.headers, request.version
         if self.status in _NO_BODY:
             own.popall("Content-Length", None)

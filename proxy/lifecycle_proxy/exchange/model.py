@@ -8,8 +8,9 @@ and counted; the bytes go on.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
+
+from msgspec import Struct, field
 
 from lifecycle_proxy.core.apis import APIS, CHAT, Api, ApiName
 from lifecycle_proxy.core.counts import Counts
@@ -192,8 +193,7 @@ class Listeners(Listener):
         self._failed(listener, failure)
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(Struct, eq=False):
     """What is known of one exchange. Times are ``time.monotonic()`` seconds.
 
     Attributes:

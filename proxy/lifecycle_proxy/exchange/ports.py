@@ -5,8 +5,9 @@ has a status, headers and a body of bytes. The relay knows these protocols only.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -44,11 +45,17 @@ class AskedBy(Protocol):
         ...
 
     def on_interim(self, status: int, reason: str, headers: Headers) -> None:
-        """An interim response but 100 (RFC 9110 section 15.2) has come. It must not raise."""
+        """An interim response but 100 (RFC 9110 section 15.2) has come. It must not raise.
+
+        Args:
+            status: the code.
+            reason: of the status line.
+            headers: in order, with duplicates.
+        """
         ...
 
 
-class UpstreamRequest(NamedTuple):
+class UpstreamRequest(Struct, frozen=True):
     """A request for an upstream.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -43,7 +43,7 @@ _ANYTHING: Final = msgspec.json.Decoder(msgspec.Raw)
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class ParsedBody(NamedTuple):
+class ParsedBody(msgspec.Struct, frozen=True):
     """A request body, as far as it was read.
 
     Attributes:

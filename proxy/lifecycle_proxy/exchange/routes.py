@@ -5,8 +5,10 @@ Only the end of the path counts, so that base URLs of any form are alike: ``/v1/
 """
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, parse_qsl, quote, unquote_plus
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.apis import APIS, RESPONSES, Api
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -170,7 +172,7 @@ def is_upgrade(request: "ClientRequest") -> bool:
     )
 
 
-class Prefixes(NamedTuple):
+class Prefixes(Struct, frozen=True):
     """What a base URL such as ``/-/as/NAME/v1`` or ``/-/to/NAME/v1`` asks for, and the rest.
 
     Attributes:

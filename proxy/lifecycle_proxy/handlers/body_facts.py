@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from lifecycle_proxy.core import model_field
 from lifecycle_proxy.core.apis import APIS
@@ -102,14 +103,14 @@ async def read(request: ClientRequest, wanted: UpstreamRequest, *, is_named: boo
     if not (body is None or isinstance(body, bytes) or is_named):
         text = f"a JSON body of more than {_WHOLE_BYTES >> 20} MiB: its model is not looked for"
         raise ProxyError("request_too_large", f"{text}; name the upstream with {HEADER}")
-    wanted = wanted._replace(body=body)
+    wanted = replace(wanted, body=body)
     clear = await maybe_clear(wanted)
     return ReadRequest(wanted, None if clear is None else await _maybe_said(clear))
 
 
 async def repeatable(wanted: UpstreamRequest) -> UpstreamRequest:
     """A request with its body as bytes, unless it is too large, so that it can be sent again."""
-    return wanted._replace(body=await streamed_body.whole(wanted.body, _WHOLE_BYTES))
+    return replace(wanted, body=await streamed_body.whole(wanted.body, _WHOLE_BYTES))
 
 
 def _may_be_json(request: ClientRequest) -> bool:
@@ -152,7 +153,7 @@ async def _read_form(
     body: RequestBody = bytes(data)
     if rest is not None and not request.content.at_eof():
         body = streamed_body.rejoined([bytes(data)], rest)
-    return _found(wanted._replace(body=body), data, search)
+    return _found(replace(wanted, body=body), data, search)
 
 
 def _found(wanted: UpstreamRequest, data: bytes | bytearray, search: FieldSearch) -> ReadRequest:
@@ -161,7 +162,7 @@ def _found(wanted: UpstreamRequest, data: bytes | bytearray, search: FieldSearch
         return ReadRequest(wanted)
     value = bytes(data[slice(*span)]).decode("utf-8", "replace")
     said = BodyFacts(model=msgspec.Raw(orjson.dumps(value)))
-    return ReadRequest(wanted._replace(model_at=span), said)
+    return ReadRequest(replace(wanted, model_at=span), said)
 
 
 def _boundary(content_type: str) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from lifecycle_proxy.config.model import Settings
 from lifecycle_proxy.core.apis import CHAT, Api
@@ -42,7 +43,7 @@ async def streaming(
     if asked.stream:
         return asked
     body = await request_body.maybe_streaming(request, asked) if api is CHAT else None
-    return None if body is None else asked._replace(data=body, stream=True)
+    return None if body is None else replace(asked, data=body, stream=True)
 
 
 async def ask_for_stream(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
+from msgspec.structs import replace
 from multidict import istr
 
 from lifecycle_proxy.exchange import routes
@@ -149,4 +150,4 @@ async def _readable(
     if clear is None:
         return wanted
     wanted.headers.popall(_CODING, None)
-    return wanted._replace(body=clear)
+    return replace(wanted, body=clear)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
+from msgspec.structs import replace
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange import headers, responses, streamed_body
@@ -163,7 +164,7 @@ class Sender:
         self, request: ClientRequest, wanted: UpstreamRequest, original: RequestBody
     ) -> UpstreamResponse:
         is_unchanged = original is None or original is wanted.body
-        wanted = wanted._replace(body=await self._recordings.whole(request, wanted.body))
+        wanted = replace(wanted, body=await self._recordings.whole(request, wanted.body))
         response = await self._recordings.maybe_replay(request, wanted)
         if response is None:
             body = wanted.body if is_unchanged else original
@@ -239,10 +240,10 @@ class _Asker:
 def _reported(
     exchange: Exchange, upstream: RoutedUpstream | UpstreamClient, wanted: UpstreamRequest
 ) -> UpstreamRequest:
-    """What is sent, reported to listeners. They are told of a streamed body as it passes."""
+    """What is sent, reported to listeners: a streamed body as it passes."""
     body = wanted.body
     if not (body is None or isinstance(body, bytes)):
-        wanted = wanted._replace(body=streamed_body.followed(body, exchange))
+        wanted = replace(wanted, body=streamed_body.followed(body, exchange))
     changed = body if isinstance(body, bytes) and exchange.body_rewritten else None
     target = upstream.target(wanted.path)
     exchange.listeners.on_forwarded(exchange, target, tuple(wanted.headers.items()), changed)

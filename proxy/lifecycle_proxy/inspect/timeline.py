@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from lifecycle_proxy.core import sse
 from lifecycle_proxy.exchange.content_coding import CODINGS, Decompressor
 from lifecycle_proxy.exchange.errors import ProxyError
@@ -201,7 +203,7 @@ def _parted(event: sse.Event, start: int, added: Iterable[tuple[int, int]]) -> l
             break
         parts.append(sse.Event(comment, b"", None))
         at = last
-    return [*parts, event._replace(raw=event.raw[at - start :])] if parts else [event]
+    return [*parts, replace(event, raw=event.raw[at - start :])] if parts else [event]
 
 
 def _is_added(start: int, stop: int, added: deque[tuple[int, int]]) -> bool:

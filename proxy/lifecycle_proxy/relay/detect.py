@@ -6,7 +6,9 @@ bytes of its body: six are enough, and JSON is known by its first.
 """
 
 import asyncio
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.sse import begins_stream
 from lifecycle_proxy.exchange.content_coding import CODINGS, coding, maybe_beginning
@@ -18,7 +20,7 @@ from lifecycle_proxy.upstream.collect import collect
 _LOOK_BYTES: Final = 1 << 12  # a compressed body may begin with a header of some length
 
 
-class Begun(NamedTuple):
+class Begun(Struct, frozen=True):
     """An answer that has begun.
 
     Attributes:

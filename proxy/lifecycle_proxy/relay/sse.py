@@ -1,8 +1,9 @@
 """An event stream that frames are added to: decompression and the core, as the stages of a body."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from lifecycle_proxy.core.apis import Api
 from lifecycle_proxy.core.dialects import DIALECTS
@@ -112,7 +113,7 @@ class StreamBody:
         step = self._pipeline.abort(reason, now, outcome=Outcome.CANCELLED, beats_finish=False)
         if self._pipeline.is_done:
             self._exchange.ended = "done"  # SDKs leave at [DONE], before the body ends
-        self._last(step._replace(data=b"", added=(), frames=0))  # nobody gets it
+        self._last(replace(step, data=b"", added=(), frames=0))  # nobody gets it
 
     def heartbeat(self) -> bytes:
         """See ``Body``. Between events only."""

@@ -15,9 +15,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from lifecycle_proxy.core.events import DelegatedCall, Outcome, ToolCompleted
 from lifecycle_proxy.core.followup import NO_CALLS, EarlierCalls, TrailingCall
@@ -28,8 +29,7 @@ _MAX_CALLS_OF_SCOPE: Final = 1_000
 _SWEEP_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """A call whose result has not come.
 
     Attributes:

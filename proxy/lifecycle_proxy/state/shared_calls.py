@@ -10,12 +10,12 @@ Times in the table are Unix times: no two machines share a monotonic clock.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from itertools import compress
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from lifecycle_proxy.core.events import ToolCompleted
 from lifecycle_proxy.state.health import StoreError

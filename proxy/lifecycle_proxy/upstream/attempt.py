@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.targets import Target
@@ -102,7 +103,7 @@ class Asker:
         new_name = target.model if target.model != self._model else ""
         self._exchange.upstream = target.upstream
         if not is_last:
-            request = request._replace(headers=CIMultiDict(request.headers))
+            request = replace(request, headers=CIMultiDict(request.headers))
         sent = member.adapted(request)
         if new_name:
             sent = await renamed(sent, new_name)

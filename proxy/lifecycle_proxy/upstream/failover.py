@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from lifecycle_proxy.config.targets import Target
 from lifecycle_proxy.core.apis import APIS
 from lifecycle_proxy.core.continuation import Continuation, continued
@@ -149,7 +151,7 @@ class RoutedUpstream:
         new = await asyncio.to_thread(continued, body, answer.text, knows=knows)
         if new is None:
             return None
-        outcome = await self._asker.ask(target, request._replace(body=new), _no_retry)
+        outcome = await self._asker.ask(target, replace(request, body=new), _no_retry)
         if isinstance(outcome, Failed):
             outcome.close()
             return None

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from msgspec.structs import replace
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import Settings
@@ -117,7 +118,7 @@ class Member:
         path = request.path
         if not self.passes and "?" in path:
             path = without_credentials(path)
-            request = request._replace(path=path)
+            request = replace(request, path=path)
         self._authorize(request.headers, path)
         return request
 
@@ -163,13 +164,13 @@ async def renamed(request: UpstreamRequest, model: str) -> UpstreamRequest:
     if request.model_at is not None:
         return _renamed_form(request, model, *request.model_at)
     if not isinstance(body, bytes):
-        return request._replace(path=routes.with_model(request.path, model))
+        return replace(request, path=routes.with_model(request.path, model))
     if len(body) > _THREAD_BYTES:
         body = await asyncio.to_thread(_renamed, body, model)
     else:
         body = _renamed(body, model)
     request.headers.popall("Content-Length", None)
-    return request._replace(body=body)
+    return replace(request, body=body)
 
 
 def _renamed(body: bytes, model: str) -> bytes:
@@ -184,12 +185,12 @@ def _renamed_form(request: UpstreamRequest, model: str, start: int, stop: int) -
     value, body, headers = model.encode(), request.body, request.headers
     if isinstance(body, bytes):
         headers.popall("Content-Length", None)
-        return request._replace(body=b"".join((body[:start], value, body[stop:])))
+        return replace(request, body=b"".join((body[:start], value, body[stop:])))
     if "Content-Length" in headers:
         length = int(headers["Content-Length"]) + len(value) - (stop - start)
         headers["Content-Length"] = str(length)
     assert body is not None, "the name stands in it"
-    return request._replace(body=_spliced(body, value, start, stop))
+    return replace(request, body=_spliced(body, value, start, stop))
 
 
 async def _spliced(

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
 from multidict import CIMultiDict
 
 from lifecycle_proxy.config.model import Settings
@@ -80,7 +81,7 @@ class UpstreamPool:
         self, request: UpstreamRequest, on_retry: Callable[[], None]
     ) -> UpstreamResponse:
         """See ``UpstreamClient``. The first upstream is asked."""
-        request = request._replace(headers=CIMultiDict(request.headers))
+        request = replace(request, headers=CIMultiDict(request.headers))
         return await self._first.client.open(self._first.adapted(request), on_retry)
 
     def target(self, path: str) -> str:

@@ -1,7 +1,6 @@
 """Each dialect's bytes."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from lifecycle_proxy.core.events import (
     ToolCompleted,
     ToolRunning,
 )
+from msgspec.structs import replace
 
 RUNNING = ToolRunning("call_1", 0, "terminal", "ls ü", "💻")
 COMPLETED = ToolCompleted("call_1", 0, "terminal", "ls ü", "💻", Outcome.OK, 1234)

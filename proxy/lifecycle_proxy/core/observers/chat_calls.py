@@ -1,8 +1,8 @@
 """The calls of a chat completions stream, as ``identity`` remembers them."""
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from lifecycle_proxy.core.arguments import Arguments
 
@@ -10,7 +10,7 @@ from lifecycle_proxy.core.arguments import Arguments
 Index = int | str | tuple[str, int]
 
 
-class Delta(NamedTuple):
+class Delta(Struct, frozen=True):
     """What a delta says of its call. Absent parts (null, "", "null", no such key) are None."""
 
     slot: Index | None
@@ -22,8 +22,7 @@ class Delta(NamedTuple):
     is_free_form: bool = False  # the arguments are a text of any kind
 
 
-@dataclass(slots=True, eq=False)
-class ChatCall:
+class ChatCall(Struct, eq=False):
     """One tool call, as the observer knows it."""
 
     key: int
@@ -49,7 +48,7 @@ class ChatCall:
         return self.finished and not self.answered and self.arguments.unfinished
 
 
-class Echo(NamedTuple):
+class Echo(Struct, frozen=True):
     """A head under a known id and name, in a place of its own.
 
     It may be the known call again (LocalAI), or another one (gateways that give all calls of an
@@ -60,8 +59,7 @@ class Echo(NamedTuple):
     arguments: Arguments
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(Struct):
     """The calls of one choice."""
 
     index: int

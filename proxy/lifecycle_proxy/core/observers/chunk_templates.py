@@ -21,9 +21,10 @@ Measure before changing it.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from lifecycle_proxy.core.observers.chat_calls import ChatCall, Choice
 from lifecycle_proxy.core.observers.chat_fields import Json, maybe_index
@@ -38,7 +39,7 @@ _PROBE_JSON: Final = orjson.dumps(_PROBE)
 Holder = Callable[[Any], Json]
 
 
-class ArgumentTarget(NamedTuple):
+class ArgumentTarget(Struct, frozen=True):
     """The call whose arguments the string is a piece of, at one version of the identities."""
 
     call: ChatCall

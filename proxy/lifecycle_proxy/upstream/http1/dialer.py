@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import aiohappyeyeballs
+from msgspec.structs import replace
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -163,7 +164,7 @@ class Dialer:
         where = f"{origin.host_subcomponent}:{origin.port}"
         writer = RequestWriter(where, more=proxy_headers(proxy))
         asked = UpstreamRequest("CONNECT", "", CIMultiDict(), None)
-        outgoing = writer.write(asked, where)._replace(may_switch=True)
+        outgoing = replace(writer.write(asked, where), may_switch=True)
         response = await tunnel.send(outgoing, None)
         if not 200 <= response.status < 300:
             raise ConnectFailedError(f"the proxy refused a tunnel with status {response.status}")

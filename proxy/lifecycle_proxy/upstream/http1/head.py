@@ -6,9 +6,10 @@ servers that somebody wrote by hand do that. What else must not be sent on is re
 client's parser may read it differently.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import httptools
+from msgspec import Struct
 
 from lifecycle_proxy.exchange.model import Headers
 
@@ -40,7 +41,7 @@ class InvalidHeadError(Exception):
         self.reason = reason
 
 
-class ResponseHead(NamedTuple):
+class ResponseHead(Struct, frozen=True):
     """Status line and headers.
 
     Attributes:

@@ -6,7 +6,9 @@ parts of the body, its end. One parser reads one response. What must not be sent
 """
 
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from lifecycle_proxy.upstream.http1.chunks import ChunkedBody
 from lifecycle_proxy.upstream.http1.head import (
@@ -24,7 +26,7 @@ _LINE_ENDS: Final = b"\r\n"
 _NOT_ASKED: Final = "the upstream switched protocols without being asked"
 
 
-class BodyPart(NamedTuple):
+class BodyPart(Struct, frozen=True):
     """A part of the body.
 
     Attributes:
@@ -36,7 +38,7 @@ class BodyPart(NamedTuple):
     framed: bytes = b""
 
 
-class BodyEnd(NamedTuple):
+class BodyEnd(Struct, frozen=True):
     """The body is whole.
 
     Attributes:
@@ -46,7 +48,7 @@ class BodyEnd(NamedTuple):
     keeps: bool
 
 
-class Invalid(NamedTuple):
+class Invalid(Struct, frozen=True):
     """The response is not one that can be sent on.
 
     Attributes:
@@ -56,7 +58,7 @@ class Invalid(NamedTuple):
     why: str
 
 
-class Truncated(NamedTuple):
+class Truncated(Struct, frozen=True):
     """The connection ended before the response did.
 
     Attributes:

@@ -1,8 +1,9 @@
 """The request line and headers, as they are written to the upstream."""
 
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from msgspec import Struct
 from multidict import CIMultiDict
 
 from lifecycle_proxy.exchange.ports import OnInterim, RequestBody, Upgraded, UpstreamRequest
@@ -15,7 +16,7 @@ _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"))
 _FRAMING: Final = ("Content-Length", "Transfer-Encoding")
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Struct, frozen=True):
     """A request that is ready to be sent.
 
     Attributes:
@@ -61,7 +62,12 @@ class RequestWriter:
         Raises:
             ValueError: a header holds a line end.
         """
-        method, _, headers, body, asked_by, _ = request
+        method, headers, body, asked_by = (
+            request.method,
+            request.headers,
+            request.body,
+            request.asked_by,
+        )
         lines = [f"{method} {self._prefix}{target} HTTP/1.1"]
         if "Host" not in headers:
             lines.append(f"Host: {self._host}")
