@@ -216,7 +216,7 @@ async def test_frames_are_those_that_were_written(
     assert told["frames_total", labels()] == frames
     assert told["tool_calls_total", labels("terminal", "ok")] == 1
     lines: list[Any] = [r.msg for r in caplog.records if r.name == "proxy.access"]
-    assert lines[0]["frames"] == frames
+    assert lines[0].frames == frames
 
 
 async def test_frames_that_nobody_got_are_not_counted(upstream: Upstream, proxy: str) -> None:

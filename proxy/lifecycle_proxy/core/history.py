@@ -21,6 +21,7 @@ from lifecycle_proxy.core.complexity import is_too_complex
 from lifecycle_proxy.core.lines import may_hold_lines, without_lines
 
 PREFIX: Final = "htp_"
+_PREFIX: Final = PREFIX.encode()
 
 # Numbers are only ignored. As floats they cannot fail; Python refuses very long integers.
 _DECODER: Final = json.JSONDecoder(parse_int=float)
@@ -31,7 +32,7 @@ _JOINED: Final = frozenset(("role", "content", "tool_calls"))
 
 def may_hold_own_output(body: bytes) -> bool:
     """Whether a request's body may hold what we drew."""
-    return PREFIX.encode() in body or may_hold_lines(body)
+    return body.find(_PREFIX) >= 0 or may_hold_lines(body)  # "in" raises, and catches, an error
 
 
 def without_own_output(body: bytes) -> bytes:
@@ -43,7 +44,7 @@ def without_own_output(body: bytes) -> bytes:
     """
     if may_hold_lines(body):
         body = without_lines(body)
-    if PREFIX.encode() not in body or is_too_complex(body):
+    if _PREFIX not in body or is_too_complex(body):
         return body
     try:
         text = body.decode()

@@ -98,7 +98,7 @@ _LAST_BYTES: Final = re.compile(
 
 def may_hold_lines(body: bytes) -> bool:
     """Whether a look at it is worth while."""
-    return _LITERAL in body or _ESCAPED in body
+    return body.find(_LITERAL) >= 0 or body.find(_ESCAPED) >= 0
 
 
 def without_lines(body: bytes) -> bytes:

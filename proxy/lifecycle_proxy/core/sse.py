@@ -18,6 +18,8 @@ from msgspec import Struct
 from lifecycle_proxy.core.complexity import SIMPLE_BYTES, is_too_complex
 
 _BOM: Final = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # numbers: "in" takes them as they are, and makes an error of bytes first
+_NEXT: Final = b"\ndata:"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end and a blank line. A CR at the end of what has arrived may be half of a CRLF, so the
 # last one counts only when the byte after it is known.
@@ -111,7 +113,7 @@ class Parser:
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the bytes of one read; return the events that end in them."""
-        if b"\r" in data:
+        if _CR in data:
             self._any_line_end = True
         tail = self.tail
         if not tail:
@@ -156,12 +158,15 @@ class Parser:
         """The events that are whole in the buffer, and how many bytes they take."""
         events: list[Event] = []
         start, scan = 0, self._scanned
-        while len(events) < _MAX_EVENTS:
+        while start < len(buffer) and len(events) < _MAX_EVENTS:
             end = self._event_end(buffer, scan)
             stop = end or len(buffer)
-            while len(events) < _MAX_EVENTS and (
-                line_end := self._cut_line(buffer, start, max(start, scan), stop)
-            ):
+            second = buffer.find(_NEXT, max(scan, start + _FIRST_LINE), stop)
+            may_cut = second >= 0 or self._by_line or self._any_line_end
+            while may_cut and len(events) < _MAX_EVENTS:
+                line_end = self._cut_line(buffer, start, max(start, scan), stop)
+                if not line_end:
+                    break
                 events.append(self._event(bytes(buffer[start:line_end]), closed=False))
                 start = scan = line_end
             if not end:
@@ -211,7 +216,7 @@ class Parser:
 
     def _data_line(self, buffer: bytes | bytearray, scan: int, stop: int) -> int:
         """Where a further line of data begins, with its line end; -1 if none does."""
-        at = buffer.find(b"\ndata:", scan, stop)
+        at = buffer.find(_NEXT, scan, stop)
         if at < 0 and self._any_line_end:
             at = buffer.find(b"\rdata:", scan, stop)
         return at
@@ -241,7 +246,7 @@ class Parser:
             block = block.removeprefix(_BOM)
         if block.startswith(b"data: "):
             value = block[6:].rstrip(b"\n")
-            if b"\n" not in value and b"\r" not in value:
+            if _LF not in value and _CR not in value:
                 return Event(raw, b"", value, closed)
         name, data, has_id = _fields(block)
         return Event(raw, name, data, closed, has_id=has_id)

@@ -103,9 +103,11 @@ class ForwardedResponse(web.StreamResponse):
             own["Connection"] = "keep-alive" if self._stays else "close"
         if request.finish_headers is not None:
             request.finish_headers(request, self)
-        lines = [f"{name}: {value}\r\n" for name, value in own.items()]
-        text = f"HTTP/{version[0]}.{version[1]} {self.status} {self.reason}\r\n{''.join(lines)}\r\n"
-        if text.count("\n") != len(lines) + 2 or text.count("\r") != len(lines) + 2:
+        lines = [f"HTTP/{version[0]}.{version[1]} {self.status} {self.reason}"]
+        lines += map(": ".join, own.items())
+        lines += ("", "")
+        text = "\r\n".join(lines)
+        if text.count("\n") + text.count("\r") != 2 * len(lines) - 2:
             raise ValueError("a line break in a header")
         self._head = text.encode("utf-8", "surrogateescape")
         self._transport, self._writer = request.transport, request.writer

@@ -29,7 +29,6 @@ CREDENTIALS: Final = ("Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key")
 _REQUEST_ONLY: Final = frozenset(("host", "content-length", "expect"))
 RESPOND_ASYNC: Final = "respond-async"
 _OWN_PREFIX: Final = "x-lifecycle-"
-_OWN_LENGTH: Final = len(_OWN_PREFIX)
 _OWN: Final = frozenset(("x-event-stream-id", HOPS.lower()))
 _NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | _REQUEST_ONLY | _OWN
 
@@ -47,14 +46,11 @@ def first_header(headers: Headers, name: str) -> str:
 
 def for_upstream(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The request headers to forward."""
-    dropped = _with_listed(_NOT_FOR_UPSTREAM, headers)
-    return CIMultiDict(
-        [
-            (name, value)
-            for name, value in headers.items()
-            if (lower := name.lower()) not in dropped and lower[:_OWN_LENGTH] != _OWN_PREFIX
-        ]
-    )
+    names = list(map(str.lower, headers))
+    dropped = _with_listed(_NOT_FOR_UPSTREAM, headers).intersection(names)
+    if _OWN_PREFIX in " ".join(names):  # seldom
+        dropped |= {name for name in names if name.startswith(_OWN_PREFIX)}
+    return _without(headers, dropped)
 
 
 def add_forwarded(headers: CIMultiDict[str], client: str, scheme: str, host: str) -> None:
@@ -84,9 +80,17 @@ def prefers_async(headers: MultiMapping[str]) -> bool:
 
 def for_client(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The response headers to pass on."""
-    dropped = _with_listed(HOP_BY_HOP, headers)
-    kept = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
-    return CIMultiDict(kept)
+    return _without(
+        headers, _with_listed(HOP_BY_HOP, headers).intersection(map(str.lower, headers))
+    )
+
+
+def _without(headers: MultiMapping[str], names: Iterable[str]) -> CIMultiDict[str]:
+    """A copy that lacks what is there under these names. Faster than to pick all others."""
+    kept = CIMultiDict(headers)
+    for name in names:
+        del kept[name]
+    return kept
 
 
 def _with_listed(names: frozenset[str], headers: MultiMapping[str]) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """How metrics are made: counters, gauges and histograms of one registry, and their children."""
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -25,27 +26,27 @@ class Children(dict[_Labels, _Metric], Generic[_Metric]):
         return child
 
 
-class Sums(dict[_Labels, float]):
-    """What is to be added to the children of a metric, by their labels: ``sums[labels] += 1``.
+class _Sums:
+    """What is to be added to the children of a metric.
 
     An ``inc()`` for each exchange costs four times as much: it checks and locks each time.
 
     Args:
         children: of a counter or a gauge.
+
+    Attributes:
+        numbers: by the labels of the child. A plain one: subscripts of derived classes are slower.
     """
 
     def __init__(self, children: Children[Counter] | Children[Gauge]) -> None:
-        super().__init__()
+        self.numbers: defaultdict[_Labels, float] = defaultdict(int)
         self._children = children
-
-    def __missing__(self, labels: _Labels) -> float:
-        return 0
 
     def flush(self) -> None:
         """Add it."""
-        for labels, number in self.items():
+        for labels, number in self.numbers.items():
             self._children[labels].inc(number)
-        self.clear()
+        self.numbers.clear()
 
 
 class _Histogram(Histogram):
@@ -64,8 +65,8 @@ class _Histogram(Histogram):
         self._sum.inc(total)
 
 
-class Observed(dict[_Labels, list[float]]):
-    """What is to be added to the children of a histogram: see ``Sums``.
+class Observed:
+    """What is to be added to the children of a histogram: see ``_Sums``.
 
     Args:
         children: of the histogram.
@@ -73,13 +74,9 @@ class Observed(dict[_Labels, list[float]]):
     """
 
     def __init__(self, children: Children[_Histogram], bounds: _Bounds) -> None:
-        super().__init__()
         self._children = children
         self._bounds = bounds
-
-    def __missing__(self, labels: _Labels) -> list[float]:
-        row = self[labels] = [0.0] * (len(self._bounds) + 2)  # one above all bounds, and the sum
-        return row
+        self._rows: dict[_Labels, list[float]] = {}
 
     def observe(self, labels: _Labels, value: float) -> None:
         """Count a value.
@@ -88,15 +85,17 @@ class Observed(dict[_Labels, list[float]]):
             labels: of the child.
             value: as is.
         """
-        row = self[labels]
+        row = self._rows.get(labels)
+        if row is None:  # one above all bounds, and the sum
+            row = self._rows[labels] = [0.0] * (len(self._bounds) + 2)
         row[bisect_left(self._bounds, value)] += 1
         row[-1] += value
 
     def flush(self) -> None:
         """Add it."""
-        for labels, (*numbers, total) in self.items():
+        for labels, (*numbers, total) in self._rows.items():
             self._children[labels].add(numbers, total)
-        self.clear()
+        self._rows.clear()
 
 
 class MetricFactory:
@@ -104,12 +103,12 @@ class MetricFactory:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._in = registry
-        self._waiting: list[Sums | Observed] = []
+        self._waiting: list[_Sums | Observed] = []
 
-    def sums(self, children: Children[Counter] | Children[Gauge]) -> Sums:
-        """A metric that every exchange adds to. ``flush`` shows what was added."""
-        self._waiting.append(sums := Sums(children))
-        return sums
+    def sums(self, children: Children[Counter] | Children[Gauge]) -> defaultdict[_Labels, float]:
+        """Numbers by labels, to which every exchange adds. ``flush`` shows what was added."""
+        self._waiting.append(sums := _Sums(children))
+        return sums.numbers
 
     def flush(self) -> None:
         """Add up what has been counted."""

@@ -19,6 +19,9 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
 import orjson
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import Encoder
+from msgspec.structs import asdict
 
 from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.timestamp import iso_utc
@@ -30,25 +33,54 @@ _COLOURS: Final = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b
 _PLAIN: Final = "\x1b[0m"
 _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
+_DELETE: Final = 0x7F
+_JSON: Final = Encoder()
 _WAITING_LINES: Final = 10_000
 _WRITE_EVERY_S: Final = 0.2
 _LAST_WRITE_S: Final = 1.0
 
 
-class Access(dict[str, object]):
-    """The fields of one exchange that has ended. As text, in a compact form."""
+class Access(Struct, kw_only=True):
+    """One exchange that has ended. As text, in a compact form; as JSON, in this order.
+
+    Attributes:
+        ts, level, logger, message: of the record; empty until it is formatted as JSON.
+    """
+
+    ts: str = ""
+    level: str = ""
+    logger: str = ""
+    message: str = ""
+    request_id: str
+    client: str
+    method: str
+    path: str
+    route: str
+    status: int
+    ended: str
+    error: str
+    cause: str
+    duration_ms: int
+    first_byte_ms: int | None
+    sent_bytes: int
+    chunks: int
+    tools: int
+    frames: int
+    dialect: str
+    model: str
+    upstream: str | UnsetType = UNSET
 
     def __str__(self) -> str:
-        first_byte = self["first_byte_ms"]
+        named = [one for one in (self.dialect, self.model, self.upstream or "") if one]
         parts = [
-            *(_shown(self[key] or "") for key in ("method", "path", "status", "ended")),
-            *(_shown(self[key]) for key in ("error", "cause") if self[key]),
-            f"{self['duration_ms']} ms",
-            "" if first_byte is None else f"(first byte {first_byte} ms)",
-            f"{self['sent_bytes']} B",
-            _tools(self["tools"]) if self["tools"] else "",
-            *(_shown(self[key]) for key in ("dialect", "model", "upstream") if self.get(key)),
-            *(_shown(self[key]) for key in ("client", "request_id")),
+            *map(_shown, (self.method, self.path, self.status or "", self.ended)),
+            *map(_shown, filter(None, (self.error, self.cause))),
+            f"{self.duration_ms} ms",
+            "" if self.first_byte_ms is None else f"(first byte {self.first_byte_ms} ms)",
+            f"{self.sent_bytes} B",
+            _tools(self.tools) if self.tools else "",
+            *map(_shown, named),
+            *map(_shown, (self.client, self.request_id)),
         ]
         return " ".join(filter(None, parts))
 
@@ -61,16 +93,22 @@ class JsonFormatter(logging.Formatter):
         self._second = (0, "")  # the latest one, as text: a busy log has many lines of one second
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, Access):  # made here, so there is nothing else in the record
+            seen = record.msg
+            seen.ts, seen.level, seen.logger = self._time(record), record.levelname, record.name
+            seen.message = f"{seen.method} {seen.path} {seen.status} {seen.ended}"
+            with suppress(UnicodeEncodeError):  # lone surrogates
+                if line := _line(_JSON.encode(seen)):
+                    return line
+            return _dump(
+                {name: value for name, value in asdict(seen).items() if value is not UNSET}
+            )
         entry: dict[str, object] = {
             "ts": self._time(record),
             "level": record.levelname,
             "logger": record.name,
+            "message": record.getMessage(),
         }
-        if isinstance(record.msg, Access):  # made here, so there is nothing else in the record
-            seen = record.msg
-            entry["message"] = f"{seen['method']} {seen['path']} {seen['status']} {seen['ended']}"
-            return _dump(entry | seen)
-        entry["message"] = record.getMessage()
         for key, value in _extras(record).items():
             entry.setdefault(key, value)
         if record.exc_info:
@@ -229,12 +267,16 @@ def _dump(entry: dict[str, object]) -> str:
         line = orjson.dumps(entry, default=str)
     except TypeError:  # lone surrogates, huge numbers, keys that are not strings
         line = b""
-    if line and line.isascii() and b"\x7f" not in line:  # as nearly all
-        return line.decode()
-    if line and (text := line.decode()).isprintable():
-        return text
     # JSON may contain control characters, and characters at which str.splitlines splits.
-    return json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
+    return _line(line) or json.dumps(entry, default=str, skipkeys=True).replace("\x7f", "\\u007f")
+
+
+def _line(line: bytes) -> str:
+    """JSON as text, if it is that and one line; else ""."""
+    if line.isascii() and _DELETE not in line:  # as nearly all
+        return line.decode()
+    text = line.decode()
+    return text if text.isprintable() else ""
 
 
 def _shown(value: object) -> str:

@@ -103,7 +103,8 @@ class _Streams:
         self._mean_gap = make.histogram("stream_chunk_gap_mean_seconds", text, _GAP_S)
         text = "Longest time between two chunks of a stream, one value per stream"
         self._longest_gap = make.histogram("stream_chunk_gap_longest_seconds", text, _GAP_S)
-        self._frames = make.counter("frames_total", "Lifecycle frames added to streams")
+        frames = make.counter("frames_total", "Lifecycle frames added to streams")
+        self._frames = make.sums(frames)
         self.failures = make.counter("observer_failures_total", "Observers that were switched off")
         self._oversized = make.counter("events_oversized_total", "Events too long to look into")
         self._undecodable = make.counter("events_undecodable_total", "Events that are not JSON")
@@ -115,9 +116,10 @@ class _Streams:
         if exchange.stream:
             self._duration.observe((exchange.ended or "unknown",), now - exchange.started)
             self._paced(exchange)
+        if exchange.frames:
+            self._frames[()] += exchange.frames
         counts = exchange.counts
         for counter, number in (
-            (self._frames, exchange.frames),
             (self.failures, counts.observer_failures),
             (self._oversized, exchange.oversized),
             (self._undecodable, counts.undecodable),
@@ -140,14 +142,15 @@ class _Tools:
 
     def __init__(self, make: MetricFactory) -> None:
         labels = ("gen_ai_tool_name", "outcome")
-        self._calls = make.counter("tool_calls_total", "Tool calls that are over", *labels)
+        calls = make.counter("tool_calls_total", "Tool calls that are over", *labels)
+        self._calls = make.sums(calls)
         name = "gen_ai_execute_tool_duration_seconds"
         self._duration = make.histogram(name, "From running to completed", _LONG_S, *labels)
         self._names: dict[str, str] = {}
 
     def completed(self, call: ToolCompleted) -> None:
         labels = (self._label(call.tool), call.outcome.value)
-        self._calls[labels].inc()
+        self._calls[labels] += 1
         self._duration.observe(labels, call.duration_ms / 1000)
 
     def _label(self, tool: str) -> str:

@@ -72,9 +72,9 @@ class RequestWriter:
         if "Host" not in headers:
             lines.append(f"Host: {self._host}")
         pieces, length = _framed(method, headers, body)
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += [f"{name}: {value}" for name, value in self._more.items()]
-        lines += ["", ""]
+        lines += map(": ".join, headers.items())
+        lines += map(": ".join, self._more.items())
+        lines += ("", "")
         head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
         if head.count(b"\n") + head.count(b"\r") != 2 * len(lines) - 2:
             raise ValueError("a header of a request must not hold a line end")
