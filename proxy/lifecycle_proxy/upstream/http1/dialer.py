@@ -4,7 +4,7 @@ import asyncio
 import base64
 import socket
 import ssl
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import aiohappyeyeballs
@@ -95,8 +95,7 @@ class Dialer:
         if socket_path:
             await loop.create_unix_connection(lambda: connection, socket_path)
         elif proxy is None:
-            sock = await self._tcp(origin)
-            await self._over(sock, connection, tls, name)
+            await self._tcp(origin, connection, tls, name)
         elif proxy.scheme not in _PROXY_SCHEMES:
             raise ConnectFailedError(f"a proxy of scheme {proxy.scheme} is not supported")
         elif tls is None:
@@ -118,26 +117,42 @@ class Dialer:
 
     async def _to_proxy(self, proxy: URL, connection: HttpConnection) -> None:
         tls = ssl.create_default_context() if proxy.scheme == "https" else None
-        await self._over(await self._tcp(proxy), connection, tls, proxy.host or "")
+        await self._tcp(proxy, connection, tls, proxy.host or "")
 
-    async def _over(
-        self, sock: socket.socket, connection: HttpConnection, tls: ssl.SSLContext | None, name: str
+    async def _tcp(
+        self, to: URL, connection: HttpConnection, tls: ssl.SSLContext | None, name: str
     ) -> None:
-        """Make a connection of a connected socket."""
-        loop = asyncio.get_running_loop()
-        if tls is None:
-            await loop.create_connection(lambda: connection, sock=sock)
-            return
-        await loop.create_connection(
-            lambda: connection,
-            sock=sock,
-            ssl=tls,
-            server_hostname=name,
-            ssl_shutdown_timeout=_TLS_GOODBYE_S,
-        )
+        """Connect.
 
-    async def _tcp(self, to: URL) -> socket.socket:
+        Args:
+            to: has the host and the port.
+            connection: to be.
+            tls: None for none.
+            name: for TLS.
+        """
         loop = asyncio.get_running_loop()
+        own: dict[str, Any] = {}
+        if tls is not None:
+            own = {"ssl": tls, "server_hostname": name, "ssl_shutdown_timeout": _TLS_GOODBYE_S}
+        addresses = await self._resolved(loop, to)
+        family, _, _, _, address = addresses[0]
+        try:
+            if len(addresses) == 1 and family == socket.AF_INET:  # as nearly always
+                host, port = address[:2]
+                await loop.create_connection(lambda: connection, host, port, **own)
+                return
+            sock = await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
+            )
+        except OSError:
+            self._resolved_at = float("-inf")  # it may have moved
+            raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await loop.create_connection(lambda: connection, sock=sock, **own)
+
+    async def _resolved(
+        self, loop: asyncio.AbstractEventLoop, to: URL
+    ) -> list[aiohappyeyeballs.AddrInfoType]:
         if loop.time() - self._resolved_at > self._dns_s:
             self._addresses = [
                 *await loop.getaddrinfo(
@@ -145,15 +160,7 @@ class Dialer:
                 )
             ]
             self._resolved_at = loop.time()
-        try:
-            sock = await aiohappyeyeballs.start_connection(
-                self._addresses, happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
-            )
-        except OSError:
-            self._resolved_at = float("-inf")  # it may have moved
-            raise
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
+        return self._addresses
 
     async def _open_tunnel(self, tunnel: HttpConnection, origin: URL, proxy: URL) -> None:
         """Ask the proxy for a tunnel (RFC 9110 section 9.3.6).
