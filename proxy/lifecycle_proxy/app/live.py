@@ -1,7 +1,6 @@
 """The live page, if there is to be one: what it shows, and who shows it."""
 
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -61,7 +60,7 @@ class LiveParts:
 
         def handle(request: ClientRequest) -> Awaitable[web.StreamResponse]:
             owner, exchange = owner_of(request.headers) if has_keys else "", request.exchange
-            self._exchanges.follow(exchange, owner, partial(stop, exchange))
+            self._exchanges.follow(exchange, owner, stop)
             return forward(request)
 
         return handle

@@ -36,7 +36,7 @@ class OpenCalls:
         self.ended: set[int] = set()
         self.finishing: dict[int, Call] = {}
         self.named = 0
-        self._states = _NOBODY.copy()
+        self._states = _NOBODY  # shared by all streams without a call
         self._groups: dict[tuple[int | None, State], dict[int, Call]] = {}  # of those with a name
         self._appeared = 0
         self._due: dict[int, dict[int, Call]] = {}
@@ -56,6 +56,8 @@ class OpenCalls:
             self._counts.not_followed += 1
             self.ended.add(key)
             return False
+        if self._states is _NOBODY:
+            self._states = _NOBODY.copy()
         self._appeared += 1
         call.key, call.position = key, self._appeared
         self.by_key[key] = call
@@ -124,7 +126,7 @@ class OpenCalls:
         for held in (self.by_key, self.finishing, self._groups, self._due, self._placeholders):
             held.clear()
         self.named = 0
-        self._states = _NOBODY.copy()
+        self._states = _NOBODY
 
     # --- what waits for its arguments -----------------------------------------------------------
 

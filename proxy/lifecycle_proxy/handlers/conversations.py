@@ -113,14 +113,13 @@ class Conversations:
             if other is not None:
                 del asked  # see below
                 return await other
-        opening = self._open(request, path, asked)
         # A 200 that is sent early cannot be taken back: not on a guess.
         keeper = maybe_keeper(request)
         may_be_early = asked.stream and not asked.is_unread and keeper is None
+        head = responses.early_head(request) if may_be_early and self._early_s else None
+        begun = await self._wait(request, self._open(request, path, asked), keeper, head)
         tools, tail = asked.tools, asked.tail
         del asked  # it may be large, and the stream long
-        head = responses.early_head(request) if may_be_early and self._early_s else None
-        begun = await self._wait(request, opening, keeper, head)
         if begun is None:
             assert head is not None
             return head

@@ -73,7 +73,7 @@ class LiveExchanges(Listener):
     # --- what happens ---------------------------------------------------------------------------
 
     def follow(
-        self, exchange: Exchange, owner: str, stop: Callable[[], bool] = lambda: False
+        self, exchange: Exchange, owner: str, stop: Callable[[Exchange], bool] = lambda _: False
     ) -> None:
         """Show an exchange from now on.
 

@@ -140,15 +140,15 @@ class LiveRow:
     """
 
     __slots__ = (
-        *("chunks", "drawn", "exchange", "lane", "over", "owner", "stop", "token", "tools"),
+        *("_stop", "chunks", "drawn", "exchange", "lane", "over", "owner", "token", "tools"),
         *("version", "words"),
     )
 
-    def __init__(self, exchange: Exchange, owner: str, stop: Callable[[], bool]) -> None:
+    def __init__(self, exchange: Exchange, owner: str, stop: Callable[[Exchange], bool]) -> None:
         self.exchange = exchange
         self.token = exchange.token
         self.owner = owner
-        self.stop = stop
+        self._stop = stop
         self.over: float | None = None
         self.drawn: Json | None = None
         self.tools: ToolBars | None = None
@@ -182,7 +182,11 @@ class LiveRow:
     def end(self) -> None:
         """It is over."""
         self.over = time.monotonic()
-        self.stop = _cannot
+        self._stop = _cannot
+
+    def stop(self) -> bool:
+        """End the exchange; whether it could be ended."""
+        return self._stop(self.exchange)
 
     def shown(self) -> Json:
         """The row, in the short names that the page knows."""
@@ -260,7 +264,7 @@ class OtherRow:
         return self._shown
 
 
-def _cannot() -> bool:
+def _cannot(exchange: Exchange) -> bool:
     return False
 
 

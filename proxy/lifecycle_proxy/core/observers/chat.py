@@ -111,7 +111,10 @@ class ChatObserver:
                 return (progress,)
             if event.name == b"error":
                 return (UPSTREAM_ERROR,)
-        return self._observe_chunk(chunk, event.raw)
+        seen = self._observe_chunk(chunk, event.raw)
+        if self._chunk is chunk and isinstance(chunk, dict):  # what is kept is for ``update``
+            chunk.pop("choices", None)
+        return seen
 
     def update(self, envelope: Envelope) -> None:
         """Copy id, created, model and fingerprint of the latest chunk."""
@@ -286,15 +289,7 @@ class ChatObserver:
             call.ends = None
         if not call.over:
             settled = entry.get("index") == LEGACY or call.shares_id
-            piece = CallDelta(
-                call.key,
-                choice.index,
-                None if call.shares_id else call_id,
-                call.name if call.shares_id else name,
-                call.arguments,
-                settled,
-                hosted,
-                call.reused,
-            )
-            seen.append(piece)
+            shown = (None, call.name) if call.shares_id else (call_id, name)
+            rest = (settled, hosted, call.reused)
+            seen.append(CallDelta(call.key, choice.index, *shown, call.arguments, *rest))
         seen += results.of_call(call, body, entry)
