@@ -5,8 +5,7 @@ parts of the body, its end. One parser reads one response. What must not be sent
 ``Invalid``, and the last one.
 """
 
-from enum import Enum, auto
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -71,12 +70,7 @@ class Truncated(Struct, frozen=True):
 Event = ResponseHead | BodyPart | BodyEnd | Invalid | Truncated
 
 
-class _State(Enum):
-    HEAD = auto()
-    LENGTH = auto()
-    CHUNKS = auto()
-    TO_THE_END = auto()  # of the connection
-    OVER = auto()
+_State = Literal["head", "length", "chunks", "to_the_end", "over"]  # to the end of the connection
 
 
 class ResponseParser:
@@ -102,7 +96,7 @@ class ResponseParser:
         self.has_begun = False
         self._method = method
         self._may_switch = may_switch
-        self._state = _State.HEAD
+        self._state: _State = "head"
         self._buffer: bytearray | None = None  # the beginning of a head
         self._chunks: ChunkedBody | None = None
         self._left = 0
@@ -112,7 +106,7 @@ class ResponseParser:
 
     @property
     def is_delimited(self) -> bool:
-        return self._state is not _State.TO_THE_END
+        return self._state != "to_the_end"
 
     def receive_data(self, data: bytes) -> list[Event]:
         """What a read means.
@@ -121,7 +115,7 @@ class ResponseParser:
             data: not empty.
         """
         events: list[Event] = []
-        while data and self._state is _State.HEAD:
+        while data and self._state == "head":
             data = self._read_head(data, events)
         if data:
             self._read_body(data, events)
@@ -129,17 +123,17 @@ class ResponseParser:
 
     def receive_eof(self) -> Event | None:
         """The connection has ended; None if that says nothing new."""
-        state, self._state = self._state, _State.OVER
+        state, self._state = self._state, "over"
         match state:
-            case _State.HEAD:
+            case "head":
                 return Truncated("inside its headers" if self._buffer else "")
-            case _State.LENGTH:
+            case "length":
                 return Truncated("the body is shorter than its content length")
-            case _State.CHUNKS:
+            case "chunks":
                 return Truncated("the last chunk of the transfer did not come")
-            case _State.TO_THE_END:
+            case "to_the_end":
                 return BodyEnd(keeps=False)
-            case _State.OVER:
+            case "over":
                 return None
 
     # --- the head ---------------------------------------------------------------------------------
@@ -172,7 +166,7 @@ class ResponseParser:
         if why := self._begin(head):
             return self._refuse(why, events)
         events.append(head)
-        if self._state is _State.OVER:
+        if self._state == "over":
             events.append(BodyEnd(self._keeps and end == len(data)))
             return b""
         return data[end:]
@@ -184,25 +178,25 @@ class ResponseParser:
             self._keeps &= not head.announces_body  # a contradiction
             return "too many interim responses" if self._interim > _MAX_INTERIM else ""
         if head.status == 101 or (self._method == "CONNECT" and head.status < 300):
-            self._state, self._keeps = _State.TO_THE_END, False
+            self._state, self._keeps = "to_the_end", False
             return "" if self._may_switch else _NOT_ASKED
         is_bodiless = head.has_no_body or self._method == "HEAD"
         # What is announced, and does not belong here, may come all the same, and would be taken for
         # the next response. That the response to a HEAD may announce it is not worth a connection.
         self._keeps &= head.keeps and not (is_bodiless and head.announces_body)
         if is_bodiless or head.length == 0:
-            self._state = _State.OVER
+            self._state = "over"
         elif head.is_chunked:
-            self._state, self._chunks = _State.CHUNKS, ChunkedBody()
+            self._state, self._chunks = "chunks", ChunkedBody()
             self.is_between_chunks = True
         elif head.length is not None:
-            self._state, self._left = _State.LENGTH, head.length
+            self._state, self._left = "length", head.length
         else:
-            self._state = _State.TO_THE_END
+            self._state = "to_the_end"
         return ""
 
     def _refuse(self, why: str, events: list[Event]) -> bytes:
-        self._state = _State.OVER
+        self._state = "over"
         self._buffer = None
         events.append(Invalid(why))
         return b""
@@ -210,19 +204,19 @@ class ResponseParser:
     # --- the body ---------------------------------------------------------------------------------
 
     def _read_body(self, data: bytes, events: list[Event]) -> None:
-        if self._state is _State.TO_THE_END:
+        if self._state == "to_the_end":
             events.append(BodyPart(data))
-        elif self._state is _State.CHUNKS:
+        elif self._state == "chunks":
             assert self._chunks is not None
             self._read_chunks(self._chunks, data, events)
-        elif self._state is _State.LENGTH:
+        elif self._state == "length":
             size = len(data)
             if size > self._left:  # more than was announced: nobody asked for the rest
                 data, self._keeps = data[: self._left], False
             events.append(BodyPart(data))
             self._left -= len(data)
             if not self._left:
-                self._state = _State.OVER
+                self._state = "over"
                 events.append(BodyEnd(self._keeps))
 
     def _read_chunks(self, chunks: ChunkedBody, data: bytes, events: list[Event]) -> None:
@@ -233,5 +227,5 @@ class ResponseParser:
         if chunks.failure:
             self._refuse(chunks.failure, events)
         elif chunks.is_over:
-            self._state = _State.OVER
+            self._state = "over"
             events.append(BodyEnd(self._keeps and not chunks.rest))
