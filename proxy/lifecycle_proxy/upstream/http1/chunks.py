@@ -1,7 +1,7 @@
 """Bodies in HTTP chunks (RFC 9112 section 7.1). No I/O.
 
-While a model writes, nearly every read is one whole chunk. Those do not come here: ``whole_chunk``
-knows them by their size. And a read of several whole chunks is handed on as it came.
+While a model writes, nearly every read is one whole chunk, or a few. Those need no state:
+``whole_chunks`` knows them. And a read of many whole chunks is handed on as it came.
 """
 
 import re
@@ -28,8 +28,8 @@ for _size in range(1, _TABLE_BYTES):
 _SMALL: Final = {b"%x" % size: size for size in range(1, 1024)}
 
 
-def whole_chunk(read: bytes) -> bytes:
-    """The data of one chunk, if a read is that and nothing else; else nothing.
+def whole_chunks(read: bytes) -> bytes:
+    """The data of one chunk, or a few, if a read is that and nothing else; else nothing.
 
     Only sizes as nearly all servers write them, and no large chunks: the rest is not in a hurry.
     """
@@ -38,6 +38,9 @@ def whole_chunk(read: bytes) -> bytes:
         line, start = _LINES[size]
         if read[:start] == line and read[-2:] == b"\r\n":  # faster than startswith, endswith
             return read[start:-2]
+        pieces: list[bytes] = []
+        if _read_small(read, pieces) == size:
+            return b"".join(pieces)
     return b""
 
 

@@ -2,7 +2,7 @@
 
 It does no more than it must for a read: what comes is parsed and pushed to the response's sink
 before the event loop goes on. There is no task, no future and no queue for a chunk; a read that is
-one whole HTTP chunk does not even go through the parser, and goes out as it came.
+whole HTTP chunks does not even go through the parser, and goes out as it came.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from lifecycle_proxy.exchange.errors import ProxyError, cause_of
 from lifecycle_proxy.exchange.ports import OnInterim
 from lifecycle_proxy.upstream import errors
 from lifecycle_proxy.upstream.http1.byte_stream import PART_BYTES, ByteStream
-from lifecycle_proxy.upstream.http1.chunks import whole_chunk
+from lifecycle_proxy.upstream.http1.chunks import whole_chunks
 from lifecycle_proxy.upstream.http1.failures import (
     DisconnectedError,
     InvalidResponseError,
@@ -133,7 +133,7 @@ class HttpConnection(ByteStream):
     # --- what comes -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._direct is not None and (chunk := whole_chunk(data)):
+        if self._direct is not None and (chunk := whole_chunks(data)):
             self._direct(chunk, data)
         elif len(data) <= PART_BYTES and not self._rest:
             self.take(data)
