@@ -9,6 +9,7 @@ from typing import Final
 
 _MAX_LINE: Final = 4096  # a chunk's size and extensions, or a trailer
 _MAX_TRAILERS: Final = 65_536
+_CR, _LF = b"\r\n"
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 # With zeros in front, and extensions, which are dropped. They hold no control characters.
 _LONG_SIZE: Final = re.compile(
@@ -36,7 +37,8 @@ def whole_chunks(read: bytes) -> bytes:
     size = len(read)
     if size < _TABLE_BYTES:
         line, start = _LINES[size]
-        if read[:start] == line and read[-2:] == b"\r\n":  # faster than startswith, endswith
+        # Faster than startswith and endswith.
+        if read[:start] == line and read[-1] == _LF and read[-2] == _CR:
             return read[start:-2]
         pieces: list[bytes] = []
         if _read_small(read, pieces) == size:
