@@ -4,9 +4,11 @@ import io
 import json
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -332,6 +334,23 @@ def test_what_waits_is_written_at_the_end(stuck: Stuck) -> None:
     logging.getLogger("x").info("the last word")
     logs.configure("text")
     assert "the last word" in stuck.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells how often a thread ran")
+def test_while_there_is_nothing_to_write_nothing_runs(stuck: Stuck) -> None:
+    stuck.read_by_somebody.set()
+    logging.getLogger("x").warning("a line")
+    assert stuck.written_to.wait(5)
+    (thread,) = (one for one in threading.enumerate() if one.name == "log")
+    status = Path(f"/proc/self/task/{thread.native_id}/status")
+
+    def turns() -> str:
+        return status.read_text().partition("voluntary_ctxt_switches:")[2]
+
+    time.sleep(0.3)  # it has written, and waits
+    before = turns()
+    time.sleep(0.7)
+    assert turns() == before
 
 
 class Shapeless:

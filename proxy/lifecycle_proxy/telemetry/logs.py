@@ -11,9 +11,7 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
-from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
@@ -25,6 +23,7 @@ from msgspec.structs import asdict
 
 from lifecycle_proxy.core.printable import printable, wants_colour
 from lifecycle_proxy.exchange.timestamp import iso_utc
+from lifecycle_proxy.telemetry.log_handlers import BackgroundLogHandler, LogHandler
 
 Format = Literal["auto", "text", "json"]
 
@@ -35,9 +34,6 @@ _BARE: Final = re.compile(r'[^\s"\\]+')
 _INDENT: Final = "\n    "
 _DELETE: Final = 0x7F
 _JSON: Final = Encoder()
-_WAITING_LINES: Final = 10_000
-_WRITE_EVERY_S: Final = 0.2
-_LAST_WRITE_S: Final = 1.0
 
 
 class Access(Struct, kw_only=True):
@@ -152,78 +148,6 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """A handler that ``configure`` installed: a later call replaces it, and no other handler."""
-
-
-class _BackgroundHandler(_Handler):
-    """Writes from a thread, a few times a second.
-
-    The reader of the log may be slow or stop reading, and a write to a full pipe would stop every
-    stream. So the event loop only appends to a queue; when that is full, the oldest lines are
-    dropped. Writing many lines at once also costs less than writing each alone.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._records: deque[logging.LogRecord] = deque(maxlen=_WAITING_LINES)
-        self._lost = 0
-        self._wake = threading.Event()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """As logging's, without a lock: a deque needs none."""
-        if self.filters and not self.filter(record):
-            return False
-        self.emit(record)
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            if record.args:
-                record.msg, record.args = record.getMessage(), ()  # arguments may change until then
-        except Exception:
-            self.handleError(record)
-            return
-        self._lost += len(self._records) == _WAITING_LINES
-        self._records.append(record)
-        if record.levelno >= logging.WARNING:
-            self._wake.set()
-
-    def close(self) -> None:
-        """Write the lines that wait, if that takes no longer than a second."""
-        self._closing = True
-        self._wake.set()
-        self._thread.join(_LAST_WRITE_S)
-        super().close()
-
-    def _run(self) -> None:
-        while not self._closing:
-            self._wake.wait(_WRITE_EVERY_S)
-            self._wake.clear()
-            self._write()
-        self._write()  # lines that came during the last write
-
-    def _line(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record) + self.terminator
-        except Exception:
-            self.handleError(record)
-            return ""
-
-    def _write(self) -> None:
-        lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
-        if self._lost:
-            lines.append(f"{self._lost} log lines lost: nobody read them in time{self.terminator}")
-            self._lost = 0
-        if lines:
-            with suppress(OSError, ValueError):  # closed: there is no other place to report to
-                self.stream.write("".join(lines))
-                self.stream.flush()
-
-
 def configure(
     format: Format,  # noqa: A002 - the name that logging itself has for it
     level: int = logging.INFO,
@@ -242,7 +166,7 @@ def configure(
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
-    handler = _BackgroundHandler(stream) if background else _Handler(stream)
+    handler = BackgroundLogHandler(stream) if background else LogHandler(stream)
     if format == "text" or (format == "auto" and terminal):
         handler.setFormatter(TextFormatter(coloured=wants_colour(terminal, os.environ)))
     else:
@@ -251,7 +175,7 @@ def configure(
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for other in root.handlers[:]:
-        if isinstance(other, _Handler):
+        if isinstance(other, LogHandler):
             root.removeHandler(other)
             other.close()
     root.addHandler(handler)
