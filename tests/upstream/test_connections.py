@@ -95,6 +95,35 @@ async def test_a_slot_that_was_given_to_one_who_left_is_not_lost(make_pool: Make
         await pool.acquire()
 
 
+async def test_who_leaves_as_a_response_ends_ends_no_other_request(
+    make_pool: MakePool, upstream: Upstream
+) -> None:
+    """By the time it hears of its end, its connection may serve the next one."""
+
+    async def script(request: Request, wire: Wire) -> None:
+        if len(upstream.requests) == 2:
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nb")
+
+    async def take_the_next() -> bytes:
+        assert pool.maybe_idle() is connection
+        return await used(connection)
+
+    def end() -> None:
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
+        first.cancel()
+
+    upstream.script = script
+    pool = make_pool()
+    connection = await pool.acquire()
+    first = asyncio.create_task(asked(connection))
+    await until(lambda: len(upstream.requests) == 1)
+    asyncio.get_running_loop().call_soon(end)
+    second = asyncio.create_task(take_the_next())  # its turn comes before that of the first one
+    async with asyncio.timeout(5):
+        assert await second == b"b"
+    assert first.cancelled()
+
+
 async def test_a_connection_that_could_not_be_made_takes_no_slot(
     make_pool: MakePool, upstream: Upstream
 ) -> None:

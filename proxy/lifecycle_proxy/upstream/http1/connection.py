@@ -98,9 +98,11 @@ class HttpConnection(ByteStream):
         try:
             return await arrived
         except BaseException:
-            if arrived.done() and not arrived.cancelled():
-                arrived.exception()  # is known, if this task is cancelled at the same time
-            self.close()
+            if self._arrived is arrived:
+                self.close()
+            elif not arrived.cancelled() and arrived.exception() is None:
+                # It came as this task was cancelled. Not self: that may serve another by now.
+                arrived.result().close()
             raise
 
     async def _send_body(
