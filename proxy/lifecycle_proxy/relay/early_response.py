@@ -18,6 +18,7 @@ from lifecycle_proxy.exchange.errors import ProxyError, stopped
 from lifecycle_proxy.exchange.handler import ClientRequest
 from lifecycle_proxy.exchange.model import Exchange
 from lifecycle_proxy.relay.detect import Begun
+from lifecycle_proxy.relay.keeping import abandon
 from lifecycle_proxy.relay.sse import HEARTBEAT
 from lifecycle_proxy.upstream.collect import collect
 
@@ -74,14 +75,15 @@ async def open_with_heartbeats(
     Raises:
         ProxyError: it failed before the headers were sent.
     """
-    task = asyncio.ensure_future(opening)
+    task, begun = asyncio.ensure_future(opening), None
     try:
         if start:
             await asyncio.sleep(0)  # the recorder begins, and records it
             await _write(request, head, start)
         while not (await asyncio.wait({task}, timeout=interval_s))[0]:
             await _write(request, head, form.heartbeat)
-        return task.result()
+        begun = task.result()
+        return begun
     except ProxyError as failure:
         if not head.prepared:
             raise
@@ -92,7 +94,8 @@ async def open_with_heartbeats(
             raise  # the client is gone, or has got nothing yet
         return None
     finally:
-        task.cancel()
+        if begun is None:
+            abandon(task)
 
 
 async def send_upstream_error(

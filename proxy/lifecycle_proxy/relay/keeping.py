@@ -72,7 +72,12 @@ async def outlasting(
                 raise
         return task.result()
     except asyncio.CancelledError:
-        task.cancel()
-        if task.done() and not task.cancelled() and task.exception() is None:
-            task.result().answer.close()
+        abandon(task)
         raise
+
+
+def abandon(opening: asyncio.Task[Begun]) -> None:
+    """Nobody wants the response, which may have come in the same moment."""
+    opening.cancel()
+    if opening.done() and not opening.cancelled() and opening.exception() is None:
+        opening.result().answer.close()
