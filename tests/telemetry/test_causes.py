@@ -104,13 +104,13 @@ async def test_a_failure_of_the_upstream_is_a_warning_with_its_cause(
     limits = {"upstream.stall_timeout_s": 0.2, "upstream.first_byte_timeout_s": 0.2}
     url = await start_proxy({**limits, "server.access_log": False})
     await ask(url, "GET", "/v1/x?key=secret")
-    (told,) = access(caplog)
-    assert told.error == code
+    (entry,) = access(caplog)
+    assert entry.error == code
     for cause in causes:
-        assert cause in told.cause
-    assert "secret" not in str(told)
-    assert "\n" not in str(told)
-    assert next(r.levelno for r in caplog.records if r.msg is told) == logging.WARNING
+        assert cause in entry.cause
+    assert "secret" not in str(entry)
+    assert "\n" not in str(entry)
+    assert next(r.levelno for r in caplog.records if r.msg is entry) == logging.WARNING
 
 
 async def test_an_upstream_that_takes_no_connections_is_one(
@@ -118,8 +118,8 @@ async def test_an_upstream_that_takes_no_connections_is_one(
 ) -> None:
     upstream.refuse()
     await chat(proxy)
-    (told,) = access(caplog)
-    assert "ConnectionRefusedError" in told.cause
+    (entry,) = access(caplog)
+    assert "ConnectionRefusedError" in entry.cause
 
 
 async def test_a_refusal_behind_early_heartbeats_is_one(
@@ -132,9 +132,9 @@ async def test_a_refusal_behind_early_heartbeats_is_one(
     upstream.script = script
     early = {"server.heartbeat_before_first_byte": True, "server.heartbeat_s": 0.05}
     await chat(await start_proxy(early))
-    (told,) = access(caplog)
-    assert told.ended == "upstream_error"
-    assert told.cause == "the upstream answered with status 503 and no event stream"
+    (entry,) = access(caplog)
+    assert entry.ended == "upstream_error"
+    assert entry.cause == "the upstream answered with status 503 and no event stream"
 
 
 async def test_what_ends_well_or_is_the_clients_fault_is_none(
@@ -146,5 +146,5 @@ async def test_what_ends_well_or_is_the_clients_fault_is_none(
     assert (await ask(url, "GET", "/v1/x")).end == "clean"
     assert (await chat(url, "X-Lifecycle-Events: nonsense")).status == 400
     assert [r.levelno for r in caplog.records if r.name == "proxy.access"] == 2 * [logging.INFO]
-    assert [told.ended for told in access(caplog)] == ["done", "refused"]
-    assert [told.cause for told in access(caplog)] == ["", ""]
+    assert [entry.ended for entry in access(caplog)] == ["done", "refused"]
+    assert [entry.cause for entry in access(caplog)] == ["", ""]

@@ -86,7 +86,7 @@ class GatewayMiddleware:
         if is_read and routes.maybe_compat(exchange.path) is not None:
             exchange.route = "own"
         exchange.listeners.on_request(exchange)
-        task = asyncio.current_task(request.task.get_loop())  # to find it is a system call
+        task = asyncio.current_task(request.task.get_loop())  # without: a system call
         assert task is not None
         self._active[task] = exchange
         try:

@@ -289,7 +289,10 @@ class ChatObserver:
             call.ends = None
         if not call.over:
             settled = entry.get("index") == LEGACY or call.shares_id
-            shown = (None, call.name) if call.shares_id else (call_id, name)
-            rest = (settled, hosted, call.reused)
-            seen.append(CallDelta(call.key, choice.index, *shown, call.arguments, *rest))
+            if call.shares_id:
+                call_id, name = None, call.name
+            piece = CallDelta(
+                call.key, choice.index, call_id, name, call.arguments, settled, hosted, call.reused
+            )
+            seen.append(piece)
         seen += results.of_call(call, body, entry)

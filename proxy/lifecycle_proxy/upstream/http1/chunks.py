@@ -1,7 +1,7 @@
 """Bodies in HTTP chunks (RFC 9112 section 7.1). No I/O.
 
 While a model writes, nearly every read is one whole chunk, or a few. Those need no state:
-``whole_chunks`` knows them. And a read of many whole chunks is handed on as it came.
+``whole_chunks`` knows them. A read of many whole chunks is passed on unchanged.
 """
 
 import re

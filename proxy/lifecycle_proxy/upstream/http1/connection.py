@@ -2,7 +2,7 @@
 
 It does no more than it must for a read: what comes is parsed and pushed to the response's sink
 before the event loop goes on. There is no task, no future and no queue for a chunk; a read that is
-whole HTTP chunks does not even go through the parser, and goes out as it came.
+whole HTTP chunks skips the parser, and is passed on unchanged.
 """
 
 import asyncio

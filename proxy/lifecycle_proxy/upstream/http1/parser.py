@@ -70,7 +70,8 @@ class Truncated(Struct, frozen=True):
 Event = ResponseHead | BodyPart | BodyEnd | Invalid | Truncated
 
 
-_State = Literal["head", "length", "chunks", "to_the_end", "over"]  # to the end of the connection
+# The body of ``to_the_end`` ends with the connection.
+_State = Literal["head", "length", "chunks", "to_the_end", "over"]
 
 
 class ResponseParser:
